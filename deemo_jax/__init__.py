@@ -1,0 +1,1 @@
+"""DEEMO on JAX: emotion understanding without identity, trained at scale."""

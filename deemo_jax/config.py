@@ -1,0 +1,243 @@
+"""The configuration of one run: frozen dataclasses, read once, unknown keys refused.
+
+A file under `configs/` returns a `ml_collections.ConfigDict`, which the command line
+may override key by key; `from_config_dict` turns it into a `Config` and checks it.
+After that nothing looks a setting up by string and nothing has a second default.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any
+
+import ml_collections
+
+from deemo_jax.architecture import DeemoLlamaConfig
+
+TASKS = ("recognition", "reasoning")
+MODALITIES = ("video", "audio", "text")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot stand: says which, its value, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SyntheticConfig:
+    """The generated corpus, used where `data.path` is empty."""
+
+    train_clips: int
+    test_clips: int
+    train_subjects: int
+    test_subjects: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the records are and how they become rows.
+
+    `path` is a packed TFDS folder; empty means: generate a corpus in the workdir.
+    `tokenizer` is a Hugging Face folder; empty means: train one on the corpus.
+    `num_frames` frames of `image_size` pixels square and `audio_seconds` of sound are
+    taken from a clip, `max_length` tokens is the longest row. `modality_dropout` is
+    the probability, in training, with which each modality of a clip is left out (never
+    all of them); `augment` shifts, flips and adds noise. `workers` is the number of
+    Grain's worker processes, 0 reads in threads of this one.
+    """
+
+    path: str
+    name: str
+    tokenizer: str
+    synthetic: SyntheticConfig
+    tasks: tuple[str, ...]
+    num_frames: int
+    image_size: int
+    audio_seconds: float
+    max_length: int
+    modality_dropout: float
+    augment: bool
+    workers: int
+    prefetch: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; -1, once, takes what is left."""
+
+    data: int
+    fsdp: int
+    tensor: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with a linear warm-up and a cosine down to `end_fraction` of the peak."""
+
+    learning_rate: float
+    warmup_steps: int
+    end_fraction: float
+    b1: float
+    b2: float
+    eps: float
+    weight_decay: float
+    clip_norm: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The loop. `stage` is a row of the freeze table in `train/optimizer.py`.
+
+    `batch_size` is global: rows over all devices and hosts. `dtype` is the dtype of
+    computation; parameters and optimizer state are float32. `remat` is one of
+    `models.layers.REMAT_POLICIES`. `keep` checkpoints are kept, the newest ones.
+    """
+
+    stage: str
+    steps: int
+    batch_size: int
+    dtype: str
+    remat: str
+    log_every: int
+    save_every: int
+    keep: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Evaluation of both tasks on `split`; every `every` steps, 0 for never.
+
+    `ablations` adds recognition by likelihood for every subset of the modalities.
+    """
+
+    split: str
+    every: int
+    batch_size: int
+    max_new_tokens: int
+    ablations: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run, whole. `init_from` is a workdir or a Hugging Face folder, or empty."""
+
+    seed: int
+    init_from: str
+    data: DataConfig
+    model: DeemoLlamaConfig
+    mesh: MeshConfig
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+
+    def __post_init__(self):
+        _require(self.train.steps > 0, "train.steps", self.train.steps, "1 or more")
+        _require(
+            self.train.batch_size > 0, "train.batch_size", self.train.batch_size,
+            "1 or more",
+        )  # fmt: skip
+        for key in ("log_every", "save_every", "keep"):
+            value = getattr(self.train, key)
+            _require(value > 0, f"train.{key}", value, "1 or more")
+        _require(
+            0 <= self.data.modality_dropout < 1, "data.modality_dropout",
+            self.data.modality_dropout, "at least 0 and below 1",
+        )  # fmt: skip
+        for task in self.data.tasks:
+            _require(task in TASKS, "data.tasks", task, "among " + ", ".join(TASKS))
+        _require(
+            self.train.dtype in ("float32", "bfloat16"), "train.dtype",
+            self.train.dtype, "float32 or bfloat16",
+        )  # fmt: skip
+        _require(
+            self.data.image_size == self.model.vision_tower.image_size,
+            "data.image_size", self.data.image_size,
+            f"model.vision_tower.image_size, {self.model.vision_tower.image_size}",
+        )  # fmt: skip
+        axes = (self.mesh.data, self.mesh.fsdp, self.mesh.tensor)
+        _require(
+            all(axis == -1 or axis > 0 for axis in axes) and axes.count(-1) <= 1,
+            "mesh", axes, "sizes of 1 or more, -1 at most once",
+        )  # fmt: skip
+
+
+def from_config_dict(config: ml_collections.ConfigDict) -> Config:
+    """Reads a `ConfigDict` into a `Config`.
+
+    Raises:
+      ConfigError: a key that does not exist (with the nearest that does), a missing
+        key, a value of the wrong type, or values that contradict each other.
+    """
+    try:
+        return _read(Config, config.to_dict(), "")
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain dicts and lists, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`, also for what came back from JSON."""
+    return _read(Config, values, "")
+
+
+def _require(holds: bool, key: str, value: Any, rule: str) -> None:
+    if not holds:
+        raise ConfigError(f"config.{key} is {value!r}; it must be {rule}")
+
+
+def _read(cls: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"config.{prefix[:-1]} is {values!r}; it must be a group")
+    fields = typing.get_type_hints(cls)
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1, cutoff=0)
+            raise ConfigError(
+                f"config.{prefix}{key} does not exist; did you mean "
+                f"config.{prefix}{near[0]}?"
+            )
+    missing = [key for key in fields if key not in values]
+    if missing:
+        raise ConfigError(f"config.{prefix}{missing[0]} is missing; add it")
+    return cls(
+        **{
+            key: _coerce(hint, values[key], f"{prefix}{key}")
+            for key, hint in fields.items()
+        }
+    )
+
+
+def _coerce(hint: Any, value: Any, key: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _read(typing.cast(type, hint), value, key + ".")
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"config.{key} is {value!r}; it must be a tuple")
+        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+        if len(kinds) != len(value):
+            raise ConfigError(
+                f"config.{key} is {value!r}; it must have {len(kinds)} values"
+            )
+        return tuple(
+            _coerce(kind, item, key) for kind, item in zip(kinds, value, strict=True)
+        )
+    if isinstance(hint, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        hint = next(arg for arg in args if arg is not type(None))
+        return _coerce(hint, value, key)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(
+            f"config.{key} is {value!r}, a {type(value).__name__}; "
+            f"it must be of type {hint.__name__}"
+        )
+    return value

@@ -1,0 +1,1 @@
+"""From clips to records, and from records to batches."""

@@ -1,0 +1,1 @@
+"""From a raw clip to one without face or voice identity."""

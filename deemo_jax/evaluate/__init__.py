@@ -1,0 +1,1 @@
+"""Both tasks, their metrics, and the report."""

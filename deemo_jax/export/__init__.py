@@ -1,0 +1,1 @@
+"""From our parameters to a Hugging Face folder that PyTorch runs."""

@@ -1,0 +1,1 @@
+"""Towers, connectors and the decoder, in Flax NNX."""

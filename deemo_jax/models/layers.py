@@ -1,0 +1,65 @@
+"""What every tower is built from: activations, and layers stacked and scanned."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flax import nnx
+import jax
+
+Layer = TypeVar("Layer", bound=nnx.Module)
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """The function that `config.json` calls `name`; refuses a name unknown here."""
+    if name not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ValueError(f"activation {name!r} is not supported; supported: {known}")
+    return ACTIVATIONS[name]
+
+
+def stack(make: Callable[[nnx.Rngs], Layer], count: int, rngs: nnx.Rngs) -> Layer:
+    """`count` layers as one module whose parameters have a leading axis of layers."""
+
+    @nnx.split_rngs(splits=count)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def build(rngs: nnx.Rngs) -> Layer:
+        return make(rngs)
+
+    return build(rngs)
+
+
+def scan(
+    layers: Layer,
+    body: Callable[[Layer, Any, Any], tuple[Any, Any]],
+    carry: Any,
+    xs: Any = None,
+    *,
+    remat: str = "none",
+) -> tuple[Any, Any]:
+    """Runs `carry, y = body(layer, carry, x)` over stacked `layers`, compiled once.
+
+    `xs` is a pytree with a leading axis of layers (a key-value cache, say), and so is
+    the stack of `y` that comes back. `remat` names what the backward pass keeps:
+    "none" recomputes nothing, "dots" keeps the matrix products, "full" only the carry.
+    """
+    graphdef, params = nnx.split(layers)
+
+    def step(carry, inputs):
+        layer_params, x = inputs
+        return body(nnx.merge(graphdef, layer_params), carry, x)
+
+    if remat != "none":
+        step = jax.checkpoint(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    return jax.lax.scan(step, carry, (params, xs))

@@ -1,0 +1,1 @@
+"""The optimizer, the step, and the loop around it."""
