@@ -1,0 +1,36 @@
+# `make demo` and `make test`, each from nothing but Python 3.11 or newer with venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKDIR ?= runs/demo
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/deemo demo --workdir=$(WORKDIR)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
+
+# The stamps are made anew when what they install from changes.
+$(VENV)/.demo: setup.py constraints.txt requirements-media.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q \
+	    -c constraints.txt -e '.[deidentify,export]'
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q \
+	    --no-deps -r requirements-media.txt
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q \
+	    -c constraints.txt -e '.[deidentify,export,dev]'
+	touch $@

