@@ -186,6 +186,22 @@ def from_dict(values: dict[str, Any]) -> Config:
     return _read(Config, values, "")
 
 
+def check_key(path: str) -> None:
+    """Refuses a dotted key that no `Config` has, with the nearest one that exists."""
+    cls, prefix = Config, ""
+    for part in path.split("."):
+        fields = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+        if part not in fields:
+            raise ConfigError(_unknown(prefix, part, fields))
+        cls, prefix = fields[part], f"{prefix}{part}."
+
+
+def _unknown(prefix: str, key: str, fields: dict[str, Any]) -> str:
+    near = difflib.get_close_matches(key, fields, n=1, cutoff=0)
+    hint = f"; did you mean config.{prefix}{near[0]}?" if near else ""
+    return f"config.{prefix}{key} does not exist{hint}"
+
+
 def _require(holds: bool, key: str, value: Any, rule: str) -> None:
     if not holds:
         raise ConfigError(f"config.{key} is {value!r}; it must be {rule}")
@@ -197,11 +213,7 @@ def _read(cls: type, values: Any, prefix: str) -> Any:
     fields = typing.get_type_hints(cls)
     for key in values:
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1, cutoff=0)
-            raise ConfigError(
-                f"config.{prefix}{key} does not exist; did you mean "
-                f"config.{prefix}{near[0]}?"
-            )
+            raise ConfigError(_unknown(prefix, key, fields))
     missing = [key for key in fields if key not in values]
     if missing:
         raise ConfigError(f"config.{prefix}{missing[0]} is missing; add it")

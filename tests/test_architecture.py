@@ -1,0 +1,29 @@
+"""Tower configurations state every constant and agree with each other."""
+
+import dataclasses
+
+import pytest
+
+from configs import tiny
+from deemo_jax import architecture
+from deemo_jax.config import from_config_dict
+
+CONFIGS = [
+    cls
+    for cls in vars(architecture).values()
+    if dataclasses.is_dataclass(cls) and isinstance(cls, type)
+]
+
+
+@pytest.mark.parametrize("cls", CONFIGS)
+def test_no_constant_of_a_checkpoint_has_a_default(cls):
+    for field in dataclasses.fields(cls):
+        assert field.default is dataclasses.MISSING, field.name
+        assert field.default_factory is dataclasses.MISSING, field.name
+
+
+def test_connectors_must_fit_their_towers():
+    model = from_config_dict(tiny.get_config()).model
+    tower = dataclasses.replace(model.vision_tower, hidden_size=32)
+    with pytest.raises(ValueError, match=r"video_connector.encoder_hidden_size is 64"):
+        dataclasses.replace(model, vision_tower=tower)

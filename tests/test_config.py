@@ -1,0 +1,75 @@
+"""The configuration refuses what cannot stand, by name, value and remedy."""
+
+import dataclasses
+import json
+
+import pytest
+
+from configs import tiny
+from deemo_jax import config as configs
+
+
+def changed(key: str, value):
+    config = tiny.get_config()
+    with config.unlocked(), config.ignore_type():
+        group, _, name = key.rpartition(".")
+        target = config
+        for part in group.split(".") if group else []:
+            target = target[part]
+        target[name] = value
+    return config
+
+
+def test_to_dict_and_back_through_json():
+    config = configs.from_config_dict(tiny.get_config())
+    back = configs.from_dict(json.loads(json.dumps(configs.to_dict(config))))
+    assert back == config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.stpes", 3, r"config.train.stpes does not exist; .* config.train.steps"),
+        ("sead", 3, r"config.sead does not exist; did you mean config.seed\?"),
+        ("train.steps", 0, r"config.train.steps is 0; it must be 1 or more"),
+        ("train.steps", "a", r"config.train.steps is 'a', a str; .* type int"),
+        ("train.dtype", "fp8", r"config.train.dtype is 'fp8'; .* float32 or bfloat16"),
+        ("data.modality_dropout", 1.0, r"modality_dropout is 1.0; .* below 1"),
+        ("data.tasks", ("singing",), r"config.data.tasks is 'singing'"),
+        ("data.image_size", 32, r"config.data.image_size is 32; it must be .*64"),
+        ("mesh.fsdp", -1, r"config.mesh is \(-1, -1, 1\); .* at most once"),
+        ("mesh.fsdp", 0, r"config.mesh is \(-1, 0, 1\)"),
+        ("model.image_mean", (0.5,), r"config.model.image_mean .* 3 values"),
+        ("model.audio_connector.encoder_hidden_size", 8, r"encoder_hidden_size is 8"),
+    ],
+)
+def test_refusals(key, value, message):
+    with pytest.raises(configs.ConfigError, match=message):
+        configs.from_config_dict(changed(key, value))
+
+
+def test_a_missing_key_is_named():
+    config = tiny.get_config()
+    with config.unlocked():
+        del config.train.steps
+    with pytest.raises(configs.ConfigError, match=r"config.train.steps is missing"):
+        configs.from_config_dict(config)
+
+
+def test_integers_are_read_as_floats_where_floats_are_meant():
+    config = configs.from_config_dict(changed("data.audio_seconds", 3))
+    assert type(config.data.audio_seconds) is float
+
+
+def test_check_key_walks_to_the_leaf():
+    configs.check_key("model.vision_tower.hidden_size")
+    with pytest.raises(configs.ConfigError, match=r"did you mean config.mesh.fsdp"):
+        configs.check_key("mesh.fsdpp")
+    with pytest.raises(configs.ConfigError, match="config.seed.x does not exist"):
+        configs.check_key("seed.x")
+
+
+def test_every_dataclass_is_frozen():
+    config = configs.from_config_dict(tiny.get_config())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.train.steps = 3  # pyright: ignore[reportAttributeAccessIssue]
