@@ -145,12 +145,16 @@ def test_package_inits_import_nothing():
     [
         (
             "deemo_jax.train.loop",
-            "torch transformers tensorflow_datasets tensorflow av onnx onnxruntime "
-            "tensorboardX matplotlib jinja2 scipy.signal google_crc32c tokenizers",
+            (
+                "torch transformers tensorflow_datasets tensorflow av onnx onnxruntime "
+                "tensorboardX matplotlib jinja2 scipy.signal google_crc32c tokenizers"
+            ),
         ),
         (
-            "deemo_jax.train.step, deemo_jax.models.deemo_llama, deemo_jax.loss, "
-            "deemo_jax.sharding",
+            (
+                "deemo_jax.train.step, deemo_jax.models.deemo_llama, deemo_jax.loss, "
+                "deemo_jax.sharding"
+            ),
             "grain torch transformers tensorflow_datasets tensorflow av onnxruntime",
         ),
     ],
