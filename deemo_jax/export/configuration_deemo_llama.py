@@ -1,0 +1,97 @@
+"""The configuration of DEEMO-LLaMA for `transformers`; travels with exported weights.
+
+This file belongs to an exported folder and depends on `transformers` alone.
+"""
+
+from typing import Any
+
+from transformers import (
+    Blip2QFormerConfig,
+    CLIPVisionConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    WhisperConfig,
+)
+
+__all__ = ["DeemoLlamaConfig"]
+
+
+class DeemoLlamaConfig(PretrainedConfig):
+    """Two towers, a connector each, and the decoder.
+
+    Args:
+      vision_config: fields of `CLIPVisionConfig`, the tower that sees the frames.
+      audio_config: fields of `WhisperConfig`, of which the encoder's half is used.
+      video_connector_config: fields of `Blip2QFormerConfig`, and two more:
+        `num_query_tokens`, the tokens that the connector hands to the decoder, and
+        `max_positions`, the number of learned temporal positions.
+      audio_connector_config: the same for the audio.
+      text_config: fields of `LlamaConfig`, the decoder.
+      vision_feature_layer: which hidden state of the vision tower is used; -1 is the
+        output of its last layer, -2 the one before.
+      image_mean: mean of each colour channel, of pixels between 0 and 1.
+      image_std: standard deviation of each colour channel, likewise.
+      video_token_id: the token whose places in a prompt the video's tokens take.
+      audio_token_id: the token whose places in a prompt the audio's tokens take.
+    """
+
+    model_type = "deemo_llama"
+    # Newer versions derive this name from another; older ones read it from here.
+    sub_configs = {  # noqa: RUF012  # pyright: ignore[reportAssignmentType]
+        "vision_config": CLIPVisionConfig,
+        "audio_config": WhisperConfig,
+        "video_connector_config": Blip2QFormerConfig,
+        "audio_connector_config": Blip2QFormerConfig,
+        "text_config": LlamaConfig,
+    }
+
+    def __init__(
+        self,
+        vision_config: dict[str, Any] | PretrainedConfig | None = None,
+        audio_config: dict[str, Any] | PretrainedConfig | None = None,
+        video_connector_config: dict[str, Any] | PretrainedConfig | None = None,
+        audio_connector_config: dict[str, Any] | PretrainedConfig | None = None,
+        text_config: dict[str, Any] | PretrainedConfig | None = None,
+        vision_feature_layer: int = -1,
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
+        video_token_id: int | None = None,
+        audio_token_id: int | None = None,
+        **kwargs: Any,
+    ):
+        self.vision_config = _config(CLIPVisionConfig, vision_config)
+        self.audio_config = _config(WhisperConfig, audio_config)
+        self.video_connector_config = _connector(video_connector_config)
+        self.audio_connector_config = _connector(audio_connector_config)
+        self.text_config = _config(LlamaConfig, text_config)
+        self.vision_feature_layer = vision_feature_layer
+        self.image_mean = list(image_mean or [0.0, 0.0, 0.0])
+        self.image_std = list(image_std or [1.0, 1.0, 1.0])
+        self.video_token_id = video_token_id
+        self.audio_token_id = audio_token_id
+        kwargs.setdefault("tie_word_embeddings", self.text_config.tie_word_embeddings)
+        for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            kwargs.setdefault(key, getattr(self.text_config, key))
+        super().__init__(**kwargs)
+
+
+def _config(cls: type, fields: dict[str, Any] | PretrainedConfig | None) -> Any:
+    """`fields` as an object of `cls`; what is given as one already stays as it is."""
+    if isinstance(fields, PretrainedConfig):
+        return fields
+    return cls(**(fields or {}))
+
+
+def _connector(fields: dict[str, Any] | PretrainedConfig | None) -> Any:
+    """A Q-Former that cross-attends in every layer and drops nothing."""
+    if isinstance(fields, PretrainedConfig):
+        return fields
+    settled = {
+        "cross_attention_frequency": 1,
+        "use_qformer_text_input": False,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "num_query_tokens": 32,
+        "max_positions": 32,
+    }
+    return Blip2QFormerConfig(**{**settled, **(fields or {})})

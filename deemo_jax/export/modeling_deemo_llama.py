@@ -1,0 +1,360 @@
+"""DEEMO-LLaMA in PyTorch: de-identified video, audio and text into a LLaMA decoder.
+
+This file belongs to an exported folder and depends on `torch` and `transformers` alone:
+
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    inputs = tokenizer(prompts, padding=True, return_tensors="pt")
+    model.generate(**inputs, frames=frames, audio=audio, max_new_tokens=64)
+
+A prompt holds one `video_token_id` for each token of the video connector and one
+`audio_token_id` for each token of the audio connector, where the clip has them. Pixels
+and waveforms go in as they are: frames are normalised, and the log-mel spectrogram is
+computed, inside.
+
+Dimensions: B rows, S tokens of a row, T frames, H and W pixels, N audio samples, L a
+sequence of features, E their width, Q tokens of a connector, D the decoder's width.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    Blip2QFormerModel,
+    GenerationMixin,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+from transformers.audio_utils import mel_filter_bank
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.clip import modeling_clip
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from .configuration_deemo_llama import DeemoLlamaConfig
+
+__all__ = ["DeemoLlamaForConditionalGeneration"]
+
+SAMPLE_RATE = 16_000  # Hz
+WINDOW = 400  # samples, 25 ms
+HOP = 160  # samples, 10 ms
+MEDIA = ("frames", "frame_mask", "audio", "audio_length")
+
+# Since version 5 the vision model carries its transformer's parameters itself.
+VisionTower = getattr(
+    modeling_clip, "CLIPVisionTransformer", modeling_clip.CLIPVisionModel
+)
+
+
+@functools.lru_cache(maxsize=4)
+def _mel_filters(num_mel_bins: int) -> torch.Tensor:
+    """Slaney's triangles `[201, num_mel_bins]`; no buffer, so nothing to restore."""
+    filters = mel_filter_bank(
+        num_frequency_bins=1 + WINDOW // 2,
+        num_mel_filters=num_mel_bins,
+        min_frequency=0.0,
+        max_frequency=SAMPLE_RATE / 2,
+        sampling_rate=SAMPLE_RATE,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return torch.from_numpy(filters).to(torch.float32)
+
+
+def log_mel(audio: torch.Tensor, num_mel_bins: int) -> torch.Tensor:
+    """Whisper's features `[B, num_mel_bins, N // 160]` of a waveform `[B, N]`.
+
+    What `transformers.WhisperFeatureExtractor` computes, for any length: short-time
+    power spectrum, mel scale, log10, everything more than 8 below the row's own maximum
+    raised to that, then `(x + 4) / 4`.
+    """
+    audio = audio.to(torch.float32)
+    window = torch.hann_window(WINDOW, device=audio.device, dtype=torch.float32)
+    spectrum = torch.stft(audio, WINDOW, HOP, window=window, return_complex=True)
+    power = spectrum[..., :-1].abs().square()
+    filters = _mel_filters(num_mel_bins).to(audio.device)
+    features = torch.clamp(filters.T @ power, min=1e-10).log10()
+    loudest = features.amax(dim=(1, 2), keepdim=True)
+    return (torch.maximum(features, loudest - 8.0) + 4.0) / 4.0
+
+
+def merge(
+    embeddings: torch.Tensor, is_place: torch.Tensor, media: torch.Tensor
+) -> torch.Tensor:
+    """Puts the k-th media token of a row at the row's k-th place.
+
+        is_place     .  x  x  .  x        embeddings   a  b  c  d  e
+        media        V0 V1                result       a  V0 V1 d  e
+
+    Places beyond the number of media tokens keep their embedding.
+
+    Args:
+      embeddings: `[B, S, D]`, of the prompt's tokens.
+      is_place: `[B, S]`, bool.
+      media: `[B, Q, D]`.
+    """
+    count = media.shape[1]
+    order = is_place.long().cumsum(dim=1) - 1
+    index = order.clamp(min=0, max=count - 1)[..., None]
+    chosen = media.gather(1, index.expand(-1, -1, media.shape[2]))
+    taken = (is_place & (order < count))[..., None]
+    return torch.where(taken, chosen.to(embeddings.dtype), embeddings)
+
+
+class AudioTower(WhisperEncoder):
+    """Whisper's encoder; shorter windows than its own take the first positions."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Hidden states `[B, ceil(F / 2), D]` of mel features `[B, M, F]`."""
+        hidden = nn.functional.gelu(self.conv1(features.to(self.conv1.weight.dtype)))
+        hidden = nn.functional.gelu(self.conv2(hidden)).transpose(1, 2)
+        length, positions = hidden.shape[1], self.embed_positions.num_embeddings
+        if length > positions:
+            raise ValueError(
+                f"{features.shape[2] * HOP / SAMPLE_RATE:g} s of audio need {length} "
+                f"positions and the audio tower has {positions}; give it at most "
+                f"{2 * positions * HOP / SAMPLE_RATE:g} s"
+            )
+        hidden = hidden + self.embed_positions.weight[:length].to(hidden.dtype)
+        for layer in self.layers:
+            # Older versions want the third argument, and return a tuple.
+            hidden = layer(hidden, None, layer_head_mask=None)
+            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        return self.layer_norm(hidden)
+
+
+class Connector(nn.Module):
+    """A tower's features into a fixed number of tokens: BLIP-2's Q-Former, with time.
+
+    Each feature is normalised and given the learned embedding of its temporal position;
+    the queries attend to them in every layer and are projected to the decoder's width.
+    """
+
+    def __init__(self, config: Any, output_size: int):
+        super().__init__()
+        width = config.encoder_hidden_size
+        self.encoder_layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.position_embedding = nn.Embedding(config.max_positions, width)
+        self.query_tokens = nn.Parameter(
+            torch.empty(config.num_query_tokens, config.hidden_size)
+        )
+        self.qformer = Blip2QFormerModel._from_config(config)
+        self.projection = nn.Linear(config.hidden_size, output_size)
+
+    def forward(
+        self, features: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Tokens `[B, Q, D]` of features `[B, L, E]`; `positions` and `mask` `[B, L]`.
+
+        Masked features leave no trace. A row without any valid feature attends to the
+        zeros that stand there instead, so that its tokens are finite.
+        """
+        features = self.encoder_layernorm(features) + self.position_embedding(positions)
+        features = features.masked_fill(~mask[..., None], 0.0)
+        mask = mask | ~mask.any(dim=1, keepdim=True)
+        tokens = self.qformer(
+            query_embeds=self.query_tokens[None].expand(features.shape[0], -1, -1),
+            encoder_hidden_states=features,
+            encoder_attention_mask=mask.long(),
+            return_dict=True,
+        ).last_hidden_state
+        return self.projection(tokens.to(self.projection.weight.dtype))
+
+
+class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Reads emotion from a clip without identity, and says why, in words."""
+
+    config_class = DeemoLlamaConfig
+    base_model_prefix = "deemo_llama"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_cache_class = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _no_split_modules = [  # noqa: RUF012 (transformers reads it from the class)
+        "CLIPEncoderLayer",
+        "WhisperEncoderLayer",
+        "Blip2QFormerLayer",
+        "LlamaDecoderLayer",
+    ]
+
+    def __init__(self, config: DeemoLlamaConfig):
+        super().__init__(config)
+        width = config.text_config.hidden_size
+        self.vision_tower = VisionTower._from_config(config.vision_config)
+        self.audio_tower = AudioTower._from_config(config.audio_config)
+        self.video_connector = Connector(config.video_connector_config, width)
+        self.audio_connector = Connector(config.audio_connector_config, width)
+        self.language_model = LlamaForCausalLM._from_config(config.text_config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Connector):
+            nn.init.normal_(module.query_tokens, std=0.02)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The decoder's table of token embeddings."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the decoder's table of token embeddings."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The decoder's head."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replaces the decoder's head."""
+        self.language_model.set_output_embeddings(value)
+
+    def encode_video(
+        self, frames: torch.Tensor, frame_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Tokens `[B, Q, D]` of frames.
+
+        Args:
+          frames: `[B, T, H, W, 3]`, uint8, RGB, H and W the vision tower's image size.
+          frame_mask: `[B, T]`, bool; False marks a frame that is not there.
+        """
+        rows, count = frames.shape[:2]
+        limit = self.video_connector.position_embedding.num_embeddings
+        if count > limit:
+            raise ValueError(
+                f"{count} frames were given and the connector has {limit} positions; "
+                f"choose at most {limit} frames of the clip"
+            )
+        scale = {"device": frames.device, "dtype": torch.float32}
+        mean = torch.tensor(self.config.image_mean, **scale)
+        std = torch.tensor(self.config.image_std, **scale)
+        pixels = (frames.to(torch.float32) / 255.0 - mean) / std
+        states = self.vision_tower(
+            pixel_values=pixels.flatten(0, 1).permute(0, 3, 1, 2),
+            output_hidden_states=True,
+            return_dict=True,
+        ).hidden_states[self.config.vision_feature_layer]
+        patches = states[:, 1:]  # the class token says nothing of where
+        features = patches.reshape(rows, count * patches.shape[1], -1)
+        if frame_mask is None:
+            frame_mask = torch.ones((rows, count), device=frames.device)
+        time = torch.arange(count, device=frames.device)
+        time = time.repeat_interleave(patches.shape[1])
+        mask = frame_mask.bool().repeat_interleave(patches.shape[1], dim=1)
+        return self.video_connector(features, time.expand(rows, -1), mask)
+
+    def encode_audio(
+        self, audio: torch.Tensor, audio_length: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Tokens `[B, Q, D]` of sound.
+
+        Args:
+          audio: `[B, N]`, 16 kHz mono between -1 and 1, padded at the end.
+          audio_length: `[B]`, samples that are not padding; 0 where there is no audio.
+
+        The temporal position of an encoder frame is its time, in as many equal parts
+        of the tower's longest input as the connector has positions.
+        """
+        sample = torch.arange(audio.shape[1], device=audio.device)
+        if audio_length is None:
+            audio_length = sample.new_full((audio.shape[0],), audio.shape[1])
+        audio = audio.masked_fill(sample[None] >= audio_length[:, None], 0.0)
+        features = log_mel(audio, self.config.audio_config.num_mel_bins)
+        features = self.audio_tower(features)
+        frame = torch.arange(features.shape[1], device=audio.device)
+        parts = self.audio_connector.position_embedding.num_embeddings
+        time = frame * parts // self.audio_tower.embed_positions.num_embeddings
+        heard = frame[None] * 2 * HOP < audio_length[:, None]
+        return self.audio_connector(features, time.expand(features.shape[0], -1), heard)
+
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        frames: torch.Tensor | None = None,
+        frame_mask: torch.Tensor | None = None,
+        audio: torch.Tensor | None = None,
+        audio_length: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What enters the decoder, `[B, S, D]`: the text, the media in their places."""
+        embeddings: torch.Tensor = self.language_model.get_input_embeddings()(input_ids)
+        if frames is not None:
+            places = input_ids == self.config.video_token_id
+            video = self.encode_video(frames, frame_mask)
+            embeddings = merge(embeddings, places, video)
+        if audio is not None:
+            places = input_ids == self.config.audio_token_id
+            sound = self.encode_audio(audio, audio_length)
+            embeddings = merge(embeddings, places, sound)
+        return embeddings
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        frames: torch.Tensor | None = None,
+        frame_mask: torch.Tensor | None = None,
+        audio: torch.Tensor | None = None,
+        audio_length: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits `[B, S, vocab_size]`, and the loss where `labels` are given.
+
+        Args:
+          input_ids: `[B, S]`, with places for the media.
+          attention_mask: `[B, S]`, 0 for padding, on either side.
+          position_ids: `[B, S]`; counted from the first token of a row unless given.
+          past_key_values: the cache; with one that is not empty, no media are given.
+          inputs_embeds: `[B, S, D]`, instead of `input_ids` and without media.
+          frames: `[B, T, H, W, 3]` uint8; rows without video have no places.
+          frame_mask: `[B, T]` bool; False for frames that are not there.
+          audio: `[B, N]` at 16 kHz; rows without audio have no places.
+          audio_length: `[B]`, samples that are not padding.
+          labels: `[B, S]`, as for any causal language model: -100 is not counted.
+          use_cache: whether to return a cache.
+          logits_to_keep: how many of the last places get logits; 0 for all.
+          kwargs: handed to `LlamaForCausalLM`.
+        """
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("give input_ids or inputs_embeds")
+            inputs_embeds = self.embed(
+                input_ids, frames, frame_mask, audio, audio_length
+            )
+        elif frames is not None or audio is not None:
+            raise ValueError("frames and audio need input_ids, which hold their places")
+        if (
+            position_ids is None
+            and isinstance(attention_mask, torch.Tensor)
+            and attention_mask.dim() == 2
+        ):
+            counted = attention_mask.long().cumsum(dim=1) - 1
+            position_ids = counted.clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        return self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """One step's inputs; the media go in with the prompt and stay in the cache."""
+        prepare = super().prepare_inputs_for_generation  # pyright: ignore
+        inputs = prepare(input_ids, *args, **kwargs)
+        past = inputs.get("past_key_values")
+        if past is not None and past.get_seq_length() > 0:
+            for name in MEDIA:
+                inputs.pop(name, None)
+        return inputs
