@@ -1,0 +1,135 @@
+import dataclasses
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deemo_jax.architecture import ClipVisionConfig
+from deemo_jax.models.clip import ClipVision
+
+CONFIG = ClipVisionConfig(
+    hidden_size=12,
+    intermediate_size=20,
+    num_hidden_layers=3,
+    num_attention_heads=3,
+    image_size=15,
+    patch_size=5,
+    hidden_act="quick_gelu",
+    layer_norm_eps=1e-5,
+)
+LARGE_14 = ClipVisionConfig(
+    hidden_size=1024,
+    intermediate_size=4096,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    image_size=224,
+    patch_size=14,
+    hidden_act="quick_gelu",
+    layer_norm_eps=1e-5,
+)
+PIXELS = jax.random.normal(jax.random.key(1), (2, 15, 15, 3))
+
+
+def receives(gradients) -> dict[str, bool]:
+    return {
+        "/".join(map(str, path)): bool(jnp.abs(gradient[...]).max() > 0)
+        for path, gradient in nnx.to_flat_state(gradients)
+    }
+
+
+def test_a_class_token_and_a_feature_for_each_patch():
+    assert ClipVision(CONFIG, rngs=nnx.Rngs(0))(PIXELS).shape == (2, 10, 12)
+
+
+def test_patches_are_seen_where_they_are():
+    # Before any attention, a patch changes its own place and no other.
+    tower = ClipVision(CONFIG, rngs=nnx.Rngs(0))
+    moved = tower(PIXELS.at[:, 5:10, 10:15].add(1.0), layer=0) != tower(PIXELS, layer=0)
+    row, column = 1, 2
+    assert np.flatnonzero(moved.any(axis=(0, 2))).tolist() == [1 + 3 * row + column]
+
+
+@pytest.mark.parametrize(("positive", "negative"), [(0, -4), (1, -3), (2, -2), (3, -1)])
+def test_layers_count_from_both_ends(positive, negative):
+    tower = ClipVision(CONFIG, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(tower(PIXELS, positive), tower(PIXELS, negative))
+    if positive < 3:
+        assert np.abs(tower(PIXELS, positive) - tower(PIXELS, positive + 1)).max() > 0.1
+
+
+@pytest.mark.parametrize("layer", [-5, 4])
+def test_a_layer_that_is_not_there_is_refused(layer):
+    tower = ClipVision(CONFIG, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=rf"is {layer}, .* hidden states 0 to 3"):
+        tower(PIXELS, layer)
+
+
+def test_an_image_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"15x15 pixels, these have 15x20; set data"):
+        ClipVision(CONFIG, rngs=nnx.Rngs(0))(jnp.ones((1, 15, 20, 3)))
+
+
+def test_patches_that_do_not_fill_the_image_are_refused():
+    with pytest.raises(ValueError, match="15 is no multiple of patch_size 4"):
+        ClipVision(dataclasses.replace(CONFIG, patch_size=4), rngs=nnx.Rngs(0))
+
+
+def test_every_parameter_but_the_pooling_norm_receives_a_gradient():
+    tower = ClipVision(CONFIG, rngs=nnx.Rngs(0))
+    weights = jax.random.normal(jax.random.key(2), (2, 10, 12))
+    gradients = nnx.grad(lambda tower: (tower(PIXELS) * weights).sum())(tower)
+    for path, moved in receives(gradients).items():
+        assert moved == (not path.startswith("post_layernorm")), path
+
+
+def test_layers_after_the_one_asked_for_are_not_run():
+    tower = ClipVision(CONFIG, rngs=nnx.Rngs(0))
+    weights = jax.random.normal(jax.random.key(2), (2, 10, 12))
+    gradients = nnx.grad(lambda tower: (tower(PIXELS, -2) * weights).sum())(tower)
+    kernel = gradients.layers.mlp.fc1.kernel[...]
+    assert (np.abs(kernel).max(axis=(1, 2)) > 0).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_rematerialisation_changes_memory_not_values(remat):
+    def gradients(remat):
+        tower = ClipVision(CONFIG, rngs=nnx.Rngs(0), remat=remat)
+        return nnx.grad(lambda tower: (tower(PIXELS) ** 3).sum())(tower)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        gradients(remat),
+        gradients("none"),
+    )
+
+
+def test_half_precision_computes_in_it_and_stays_near():
+    full = ClipVision(CONFIG, rngs=nnx.Rngs(0))(PIXELS)
+    half = ClipVision(CONFIG, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)(PIXELS)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), full, atol=0.15)
+
+
+def test_the_program_does_not_grow_with_depth():
+    def equations(depth):
+        config = dataclasses.replace(CONFIG, num_hidden_layers=depth)
+        graphdef, params = nnx.split(ClipVision(config, rngs=nnx.Rngs(0)))
+        call = jax.make_jaxpr(lambda p: nnx.merge(graphdef, p)(PIXELS))(params)
+        return len(str(call).splitlines())
+
+    assert equations(9) == equations(3)
+
+
+def test_vit_l_14_has_the_right_shapes_without_memory():
+    tower = nnx.eval_shape(lambda: ClipVision(LARGE_14, rngs=nnx.Rngs(0)))
+    graphdef, params = nnx.split(tower)
+    # openai/clip-vit-large-patch14, its vision half with the pooling norm
+    assert sum(p.size for p in jax.tree.leaves(params)) == 303_179_776
+    features = jax.eval_shape(
+        lambda params, pixels: nnx.merge(graphdef, params)(pixels, -2),
+        params,
+        jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32),
+    )
+    assert features.shape == (2, 257, 1024)

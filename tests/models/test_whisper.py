@@ -1,0 +1,147 @@
+import dataclasses
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deemo_jax.architecture import WhisperEncoderConfig
+from deemo_jax.batch import SAMPLE_RATE
+from deemo_jax.models.whisper import WhisperEncoder, log_mel, mel_filters, sinusoids
+
+CONFIG = WhisperEncoderConfig(
+    d_model=12,
+    encoder_layers=3,
+    encoder_attention_heads=3,
+    encoder_ffn_dim=20,
+    num_mel_bins=7,
+    max_source_positions=25,
+    activation_function="gelu",
+)
+LARGE_V3 = WhisperEncoderConfig(
+    d_model=1280,
+    encoder_layers=32,
+    encoder_attention_heads=20,
+    encoder_ffn_dim=5120,
+    num_mel_bins=128,
+    max_source_positions=1500,
+    activation_function="gelu",
+)
+
+
+def noise(rows: int, samples: int, seed: int = 0) -> jax.Array:
+    return 0.1 * jax.random.normal(jax.random.key(seed), (rows, samples))
+
+
+@pytest.mark.parametrize("samples", [201, 320, 401, 4000, 4079, 4081])
+def test_a_mel_frame_every_ten_milliseconds(samples):
+    assert log_mel(noise(2, samples), 5).shape == (2, samples // 160, 5)
+
+
+def test_a_tone_stands_out_in_the_bin_of_its_frequency():
+    time = np.arange(8000) / SAMPLE_RATE
+    peaks = np.argmax(mel_filters(40), axis=0) * SAMPLE_RATE / 400
+    for hertz in (300, 1000, 3000):
+        tone = jnp.asarray(np.sin(2 * np.pi * hertz * time), jnp.float32)
+        loudest = int(log_mel(tone[None], 40)[0, 25].argmax())
+        assert abs(peaks[loudest] - hertz) <= max(50, 0.06 * hertz)
+
+
+def test_rows_and_far_frames_are_independent():
+    waveform = noise(3, 4000)
+    together = log_mel(waveform, 8)
+    alone = log_mel(waveform[1:2], 8)
+    np.testing.assert_allclose(together[1:2], alone, atol=1e-6)
+    # Silence after the end changes only frames whose window reaches into it.
+    padded = log_mel(jnp.pad(waveform, ((0, 0), (0, 1600))), 8)
+    np.testing.assert_allclose(padded[:, :23], together[:, :23], atol=1e-6)
+
+
+def test_ten_times_as_loud_is_half_a_unit_more():
+    soft = log_mel(noise(1, 3200), 6)
+    np.testing.assert_allclose(log_mel(10 * noise(1, 3200), 6), soft + 0.5, atol=1e-5)
+
+
+def test_silence_is_finite_and_flat():
+    assert np.unique(log_mel(jnp.zeros((2, 3200)), 6)) == [-1.5]
+
+
+def test_a_waveform_too_short_to_mirror_is_refused():
+    with pytest.raises(ValueError, match=r"200 samples is too short.*201"):
+        log_mel(noise(1, 200), 6)
+
+
+@pytest.mark.parametrize(("frames", "length"), [(1, 1), (13, 7), (14, 7), (50, 25)])
+def test_the_encoder_halves_the_frames(frames, length):
+    encoder = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0))
+    assert encoder(jnp.ones((2, frames, 7))).shape == (2, length, 12)
+
+
+def test_an_input_longer_than_the_positions_is_refused():
+    encoder = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"51 mel frames \(0.51 s\).*positions 25"):
+        encoder(jnp.ones((2, 51, 7)))
+
+
+def test_positions_are_sines_and_cosines_of_falling_rate():
+    table = np.asarray(sinusoids(9, 8))
+    angle = np.arange(9)
+    np.testing.assert_allclose(table[:, 0], np.sin(angle), atol=1e-6)
+    np.testing.assert_allclose(table[:, 4], np.cos(angle), atol=1e-6)
+    np.testing.assert_allclose(table[:, 7], np.cos(angle / 10_000), atol=1e-6)
+    np.testing.assert_allclose(table[:, :4] ** 2 + table[:, 4:] ** 2, 1.0, atol=1e-6)
+    with pytest.raises(ValueError, match="even width of at least 4, not 7"):
+        sinusoids(9, 7)
+
+
+def test_every_parameter_but_the_fixed_positions_receives_a_gradient():
+    encoder = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0))
+    mel = jax.random.normal(jax.random.key(1), (2, 21, 7))
+    weights = jax.random.normal(jax.random.key(2), (2, 11, 12))
+    gradients = nnx.grad(lambda encoder: (encoder(mel) * weights).sum())(encoder)
+    for path, gradient in nnx.to_flat_state(gradients):
+        moved = np.abs(gradient[...]).max() > 0
+        assert moved == ("embed_positions" not in path), path
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_rematerialisation_changes_memory_not_values(remat):
+    mel = jax.random.normal(jax.random.key(1), (2, 21, 7))
+
+    def gradients(remat):
+        encoder = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0), remat=remat)
+        return nnx.grad(lambda encoder: (encoder(mel) ** 3).sum())(encoder)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        gradients(remat),
+        gradients("none"),
+    )
+
+
+def test_half_precision_computes_in_it_and_stays_near():
+    mel = jax.random.normal(jax.random.key(1), (2, 20, 7))
+    full = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0))(mel)
+    half = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)(mel)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), full, atol=0.1)
+
+
+def test_a_width_that_the_heads_do_not_divide_is_refused():
+    config = dataclasses.replace(CONFIG, encoder_attention_heads=5)
+    with pytest.raises(ValueError, match="12 does not divide into 5 attention heads"):
+        WhisperEncoder(config, rngs=nnx.Rngs(0))
+
+
+def test_large_v3_has_the_right_shapes_without_memory():
+    encoder = nnx.eval_shape(lambda: WhisperEncoder(LARGE_V3, rngs=nnx.Rngs(0)))
+    count = sum(p.size for p in jax.tree.leaves(nnx.state(encoder)))
+    assert count == 636_968_960  # openai/whisper-large-v3's encoder
+    graphdef, params = nnx.split(encoder)
+    features = jax.eval_shape(
+        lambda params, mel: nnx.merge(graphdef, params)(mel),
+        params,
+        jax.ShapeDtypeStruct((1, 3000, 128), jnp.float32),
+    )
+    assert features.shape == (1, 1500, 1280)
