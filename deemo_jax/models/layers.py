@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from flax import nnx
 import jax
+from jax.typing import DTypeLike
 
 Layer = TypeVar("Layer", bound=nnx.Module)
 
@@ -14,6 +15,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
+
+# The deviation is the `initializer_range` that Hugging Face's configurations share.
+NORMAL = nnx.initializers.normal(0.02)
 
 REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -27,6 +31,15 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
         known = ", ".join(ACTIVATIONS)
         raise ValueError(f"activation {name!r} is not supported; supported: {known}")
     return ACTIVATIONS[name]
+
+
+def linear(
+    inputs: int, outputs: int, *, bias: bool, rngs: nnx.Rngs, dtype: DTypeLike
+) -> nnx.Linear:
+    """A linear map whose new kernel is `NORMAL` and whose new bias is 0."""
+    return nnx.Linear(
+        inputs, outputs, use_bias=bias, kernel_init=NORMAL, dtype=dtype, rngs=rngs
+    )
 
 
 def stack(make: Callable[[nnx.Rngs], Layer], count: int, rngs: nnx.Rngs) -> Layer:
@@ -53,7 +66,13 @@ def scan(
     `xs` is a pytree with a leading axis of layers (a key-value cache, say), and so is
     the stack of `y` that comes back. `remat` names what the backward pass keeps:
     "none" recomputes nothing, "dots" keeps the matrix products, "full" only the carry.
+
+    Raises:
+      ValueError: if `remat` is none of these.
     """
+    if remat not in ("none", *REMAT_POLICIES):
+        known = ", ".join(["none", *REMAT_POLICIES])
+        raise ValueError(f"remat {remat!r} is not a policy; choose one of: {known}")
     graphdef, params = nnx.split(layers)
 
     def step(carry, inputs):

@@ -1,0 +1,75 @@
+"""How a tower comes out of a folder: its constants with their types, its weights."""
+
+from collections.abc import Callable, Mapping, Sequence
+import os
+from typing import Any, TypeVar, get_type_hints
+
+from flax import nnx
+from jax.sharding import Mesh
+
+from deemo_jax import pretrained, sharding
+
+Config = TypeVar("Config")
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def read_fields(
+    cls: type[Config], values: Mapping[str, Any], absent: Mapping[str, Any]
+) -> Config:
+    """The dataclass `cls` from the values of a `config.json` under the same names.
+
+    `absent` says what a missing (or null) value means, for the keys that Hugging Face's
+    own format lets a file leave out; all others must be there.
+
+    Raises:
+      PretrainedError: naming the key that is missing or of the wrong type.
+    """
+    kinds = get_type_hints(cls)
+    found = {}
+    for name, kind in kinds.items():
+        value = values.get(name)
+        if value is None:
+            value = absent.get(name)
+        if value is None:
+            raise pretrained.PretrainedError(
+                f"config.json has no {name!r}; add it, or fetch the file again"
+            )
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise pretrained.PretrainedError(
+                f"{name!r} in config.json is {value!r}; it must be of type "
+                f"{kind.__name__}"
+            )
+        found[name] = value
+    return cls(**found)
+
+
+def load(
+    make: Callable[[], Model],
+    folder: str | os.PathLike,
+    table: pretrained.Table,
+    *,
+    prefixes: Sequence[str] = ("",),
+    foreign: Sequence[str] = (),
+    mesh: Mesh | None = None,
+) -> Model:
+    """The model that `make` builds, with the folder's weights in it.
+
+    The weights that `make` would draw are never computed. With a mesh, each tensor is
+    read into the shards that `sharding.parameter_shardings` gives it, one tensor after
+    another. The other arguments and the errors are those of `pretrained.read`.
+    """
+    graphdef, abstract = nnx.split(nnx.eval_shape(make))
+    shardings = None
+    if mesh is not None:
+        shardings = sharding.parameter_shardings(abstract, mesh)
+    params = pretrained.read(
+        folder,
+        table,
+        abstract,
+        prefixes=prefixes,
+        foreign=foreign,
+        shardings=shardings,
+    )
+    return nnx.merge(graphdef, params)
