@@ -23,13 +23,13 @@ import torch
 from torch import nn
 from transformers import (
     Blip2QFormerModel,
+    CLIPVisionModel,
     GenerationMixin,
     LlamaForCausalLM,
     PreTrainedModel,
 )
 from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.models.clip import modeling_clip
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from .configuration_deemo_llama import DeemoLlamaConfig
@@ -40,11 +40,6 @@ SAMPLE_RATE = 16_000  # Hz
 WINDOW = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
 MEDIA = ("frames", "frame_mask", "audio", "audio_length")
-
-# Since version 5 the vision model carries its transformer's parameters itself.
-VisionTower = getattr(
-    modeling_clip, "CLIPVisionTransformer", modeling_clip.CLIPVisionModel
-)
 
 
 @functools.lru_cache(maxsize=4)
@@ -182,7 +177,9 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def __init__(self, config: DeemoLlamaConfig):
         super().__init__(config)
         width = config.text_config.hidden_size
-        self.vision_tower = VisionTower._from_config(config.vision_config)
+        tower = CLIPVisionModel._from_config(config.vision_config)
+        # Since version 5 it carries the parameters itself, without a layer between.
+        self.vision_tower = getattr(tower, "vision_model", tower)
         self.audio_tower = AudioTower._from_config(config.audio_config)
         self.video_connector = Connector(config.video_connector_config, width)
         self.audio_connector = Connector(config.audio_connector_config, width)
@@ -233,7 +230,6 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         states = self.vision_tower(
             pixel_values=pixels.flatten(0, 1).permute(0, 3, 1, 2),
             output_hidden_states=True,
-            return_dict=True,
         ).hidden_states[self.config.vision_feature_layer]
         patches = states[:, 1:]  # the class token says nothing of where
         features = patches.reshape(rows, count * patches.shape[1], -1)
