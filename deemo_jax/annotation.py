@@ -1,0 +1,387 @@
+"""The annotation file and the taxonomy: what people said of each clip."""
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+from pathlib import Path
+import re
+from typing import Any
+
+DEFAULT_TAXONOMY = Path(__file__).with_name("taxonomy.json")
+SPLITS = ("train", "val", "test")
+CONSENTS = ("granted", "withdrawn")
+# An id names files, so it holds nothing that a file system reads otherwise.
+CLIP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Refusal(ValueError):
+    """An input that is refused: what was wrong with which value, and the remedy."""
+
+    def __init__(self, reason: str, remedy: str):
+        super().__init__(f"{reason}: {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """One line of `rejected.jsonl`: an input left out, by line or clip id."""
+
+    line: int | None = None
+    clip_id: str | None = None
+    reason: str
+    remedy: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields, without those that are not known."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interval:
+    """One instance of body language: a class of the taxonomy, and when (seconds)."""
+
+    label: str
+    start: float
+    end: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Annotation:
+    """One line of `annotations.jsonl`. `None` means: not annotated.
+
+    `media` is a path relative to the file, `start` and `end` are seconds in it
+    (`end` None: to the end of the media); the intervals in `nfbl` count from `start`.
+    """
+
+    clip_id: str
+    media: str
+    subject: str
+    start: float = 0.0
+    end: float | None = None
+    transcript: str | None = None
+    emotion: str | None = None
+    reasoning: str | None = None
+    nfbl: tuple[Interval, ...] = ()
+    consent: str = "granted"
+    split: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of its line; `parse_annotation` reads it back."""
+        fields = dataclasses.asdict(self) | {
+            "nfbl": [dataclasses.asdict(interval) for interval in self.nfbl]
+        }
+        return {k: v for k, v in fields.items() if v is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Taxonomy:
+    """The label sets: emotions, NFBL classes, and the classes of each group.
+
+    The groups are the three that the DEEMO paper names; which class belongs to which
+    is this project's reading, and a class may belong to none.
+    """
+
+    emotions: tuple[str, ...]
+    nfbl: tuple[str, ...]
+    nfbl_groups: dict[str, tuple[str, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of `taxonomy.json`; `load_taxonomy` reads it back."""
+        group = {label: g for g, labels in self.nfbl_groups.items() for label in labels}
+        return {
+            "emotions": list(self.emotions),
+            "nfbl": [
+                {"label": label} | ({"group": group[label]} if label in group else {})
+                for label in self.nfbl
+            ],
+        }
+
+
+def load_taxonomy(path: Path | None = None) -> Taxonomy:
+    """Reads a `taxonomy.json`; None reads the one that ships with the package.
+
+    The file is `{"emotions": ["positive", …], "nfbl": [{"label": "folding arms",
+    "group": "self-protective behaviour"}, …]}`; a group may be left out. The shipped
+    one holds positive and negative, and the 32 classes of iMiGUE (Liu et al., CVPR
+    2021) in its order.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    path = path or DEFAULT_TAXONOMY
+    remedy = 'write {"emotions": [...], "nfbl": [{"label": ..., "group": ...}, ...]}'
+    try:
+        fields = parse_object(path.read_bytes())
+        _known_keys(fields, ("emotions", "nfbl"), ("emotions", "nfbl"))
+        if not isinstance(fields["nfbl"], list):
+            raise Refusal("nfbl is no list", remedy)
+        groups: dict[str, tuple[str, ...]] = {}
+        for row in fields["nfbl"]:
+            if not isinstance(row, dict):
+                raise Refusal(f"nfbl holds {row!r}", remedy)
+            _known_keys(row, ("label", "group"), ("label",))
+            if (group := _text(row, "group")) is not None:
+                groups[group] = (*groups.get(group, ()), row["label"])
+        emotions = _labels(fields["emotions"], "emotions")
+        nfbl = _labels([row["label"] for row in fields["nfbl"]], "nfbl")
+    except (OSError, Refusal) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Taxonomy(emotions=emotions, nfbl=nfbl, nfbl_groups=groups)
+
+
+def folder_taxonomy(folder: Path) -> Taxonomy:
+    """The taxonomy of a folder of clips: its `taxonomy.json`, else the shipped one."""
+    path = folder / "taxonomy.json"
+    return load_taxonomy(path if path.exists() else None)
+
+
+def read_annotations(
+    path: Path, taxonomy: Taxonomy
+) -> tuple[list[Annotation], list[Rejection]]:
+    """Reads `annotations.jsonl`: what is sound, and one rejection for each line left.
+
+    A media path is followed through symbolic links; it must end at a file below the
+    folder of `path`. Of two lines with one clip id the second is refused, even when
+    the first was refused for something else.
+
+    Raises:
+        ValueError: there is no such file, or it is not readable.
+    """
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise ValueError(
+            f"cannot read {path} ({error.strerror}): "
+            "put an annotations.jsonl, one clip a line, beside the media"
+        ) from error
+    annotations, rejections, lines_of = [], [], {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        clip_id = None
+        try:
+            fields = parse_object(line)
+            if isinstance(fields.get("clip_id"), str):
+                clip_id = fields["clip_id"]
+                if (first := lines_of.setdefault(clip_id, number)) != number:
+                    raise Refusal(
+                        f"clip_id {clip_id!r} already stands on line {first}",
+                        "give each clip an id of its own",
+                    )
+            annotation = parse_annotation(fields, taxonomy)
+            check_inside(path.parent, annotation.media)
+            annotations.append(annotation)
+        except Refusal as refusal:
+            rejections.append(reject(refusal, line=number, clip_id=clip_id))
+    return annotations, rejections
+
+
+def parse_annotation(fields: dict[str, Any], taxonomy: Taxonomy) -> Annotation:
+    """One annotation from its JSON object; `Refusal` says what is wrong with it."""
+    known = [field.name for field in dataclasses.fields(Annotation)]
+    _known_keys(fields, known, ("clip_id", "media", "subject"))
+    clip_id = _text(fields, "clip_id") or ""
+    if not CLIP_ID.fullmatch(clip_id):
+        raise Refusal(
+            f"clip_id {clip_id!r} cannot name a file",
+            "use at most 128 letters, digits, '.', '_' or '-', a letter or digit first",
+        )
+    start, end = _seconds(fields, "start") or 0.0, _seconds(fields, "end")
+    if end is not None and end <= start:
+        raise Refusal(
+            f"end {end:g} is not after start {start:g}",
+            "give both in seconds of the media, end after start",
+        )
+    rows = fields.get("nfbl") or []
+    if not isinstance(rows, list):
+        raise Refusal(f"nfbl is {rows!r}", "give a list of {label, start, end}")
+    length = None if end is None else end - start
+    if "consent" in fields and not _text(fields, "consent"):  # unclear is not granted
+        raise Refusal("consent is empty", "write granted or withdrawn, or leave it out")
+    return Annotation(
+        clip_id=clip_id,
+        media=_required_text(fields, "media"),
+        subject=_required_text(fields, "subject"),
+        start=start,
+        end=end,
+        transcript=_text(fields, "transcript"),
+        emotion=_choice(fields, "emotion", taxonomy.emotions),
+        reasoning=_text(fields, "reasoning"),
+        nfbl=tuple(_interval(row, taxonomy, length) for row in rows),
+        consent=_choice(fields, "consent", CONSENTS) or "granted",
+        split=_choice(fields, "split", SPLITS),
+    )
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """A JSON object from its bytes; `Refusal` for anything else, a key twice too."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise Refusal(f"key {twice!r} stands twice in one object", "keep one")
+        return fields
+
+    try:
+        fields = json.loads(line.decode(), object_pairs_hook=once)
+    except UnicodeDecodeError as error:
+        raise Refusal(
+            f"not UTF-8 at byte {error.start}", "save the file as UTF-8"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise Refusal(
+            f"malformed JSON, {error.msg} at column {error.colno}",
+            "write one JSON object a line",
+        ) from error
+    except RecursionError as error:
+        raise Refusal("nested too deeply", "write one flat JSON object") from error
+    if not isinstance(fields, dict):
+        raise Refusal(
+            f"a JSON {type(fields).__name__}, no object",
+            'write {"clip_id": ..., ...}',
+        )
+    return fields
+
+
+def check_inside(folder: Path, relative: str) -> Path:
+    """The file that a relative path names below `folder`; `Refusal` if it is not so."""
+    root = folder.resolve()
+    try:
+        path = (root / relative).resolve()
+        inside = not Path(relative).is_absolute() and path.is_relative_to(root)
+        there = inside and path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # loops, NUL, too long
+        raise Refusal(f"{relative!r} is no path ({error})", "correct it") from error
+    if not inside:
+        raise Refusal(
+            f"path {relative!r} leads out of the folder",
+            "put the file inside it and name it relative to the folder",
+        )
+    if not there:
+        raise Refusal(
+            f"there is no file {relative!r}", "correct the path, or add the file"
+        )
+    return path
+
+
+def reject(
+    refusal: Refusal, *, line: int | None = None, clip_id: str | None = None
+) -> Rejection:
+    """The rejection that a refusal becomes once it is known which input it met."""
+    return Rejection(
+        line=line, clip_id=clip_id, reason=refusal.reason, remedy=refusal.remedy
+    )
+
+
+def write_annotations(path: Path, annotations: list[Annotation]) -> None:
+    """Writes `annotations.jsonl`, whole or not at all."""
+    write_lines(path, [annotation.to_json() for annotation in annotations])
+
+
+def write_taxonomy(path: Path, taxonomy: Taxonomy) -> None:
+    """Writes `taxonomy.json`, whole or not at all."""
+    write_whole(path, json.dumps(taxonomy.to_json(), indent=1, ensure_ascii=False))
+
+
+def write_rejections(path: Path, rejections: list[Rejection]) -> None:
+    """Writes `rejected.jsonl`, whole or not at all; empty if nothing was refused."""
+    write_lines(path, [rejection.to_json() for rejection in rejections])
+
+
+def write_lines(path: Path, objects: list[dict[str, Any]]) -> None:
+    """Writes JSON Lines, whole or not at all."""
+    write_whole(
+        path, "".join(json.dumps(o, ensure_ascii=False) + "\n" for o in objects)
+    )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text beside `path` and renames it there, so that none is ever torn."""
+    beside = path.with_name(f".{path.name}.partial")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _known_keys(fields: dict[str, Any], known, required) -> None:
+    for key in fields:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = (
+                f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            )
+            raise Refusal(f"unknown key {key!r}", hint)
+    for key in required:
+        if fields.get(key) is None:
+            raise Refusal(f"{key} is missing", f"add {key!r}")
+
+
+def _text(fields: dict[str, Any], key: str) -> str | None:
+    """A text; None where it is absent, null or blank."""
+    value = fields.get(key)
+    if value is not None and not isinstance(value, str):
+        raise Refusal(f"{key} is {value!r}", "give a text")
+    if value and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise Refusal(f"{key} holds half a character", "correct the \\u escapes")
+    return value if value and value.strip() else None
+
+
+def _required_text(fields: dict[str, Any], key: str) -> str:
+    if (value := _text(fields, key)) is None:
+        raise Refusal(f"{key} is empty", f"fill in {key!r}")
+    return value
+
+
+def _seconds(fields: dict[str, Any], key: str) -> float | None:
+    value = fields.get(key)
+    if value is None:
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value if abs(value) < 1e12 else math.inf):
+        raise Refusal(f"{key} is {value!r}", "give seconds, such as 1.5")
+    if value < 0:
+        raise Refusal(f"{key} {value:g} is negative", "give seconds from 0 on")
+    return float(value)
+
+
+def _choice(fields: dict[str, Any], key: str, choices: tuple[str, ...]) -> str | None:
+    value = _text(fields, key)
+    if value is not None and value not in choices:
+        near = difflib.get_close_matches(value, choices, n=1)
+        shown = ", ".join(choices[:8]) + (", …" if len(choices) > 8 else "")
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of: {shown}"
+        raise Refusal(f"{key} {value!r} is none of the {len(choices)} known", hint)
+    return value
+
+
+def _labels(values: Any, key: str) -> tuple[str, ...]:
+    texts = isinstance(values, list) and all(isinstance(v, str) and v for v in values)
+    if not texts or len(set(values)) < len(values):
+        raise Refusal(f"{key} is {values!r}", "give distinct texts")
+    return tuple(values)
+
+
+def _interval(row: Any, taxonomy: Taxonomy, length: float | None) -> Interval:
+    if not isinstance(row, dict):
+        raise Refusal(f"nfbl holds {row!r}", "give {label, start, end}")
+    _known_keys(row, ("label", "start", "end"), ("label", "start", "end"))
+    label = _choice(row, "label", taxonomy.nfbl)
+    start, end = _seconds(row, "start") or 0.0, _seconds(row, "end") or 0.0
+    if label is None or end <= start:
+        raise Refusal(
+            f"nfbl {label!r} ends at {end:g}, not after its start {start:g}",
+            "give both in seconds from the clip's start",
+        )
+    if length is not None and start >= length:
+        raise Refusal(
+            f"nfbl {label!r} starts at {start:g}, after the clip's {length:g} s",
+            "give seconds from the clip's start, not the media's",
+        )
+    return Interval(label=label, start=start, end=end)

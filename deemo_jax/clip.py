@@ -1,0 +1,190 @@
+"""Clips before and after de-identification, and the media files behind them."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from deemo_jax.annotation import (
+    Annotation,
+    Refusal,
+    Rejection,
+    Taxonomy,
+    check_inside,
+    folder_taxonomy,
+    parse_annotation,
+    parse_object,
+    reject,
+)
+from deemo_jax.media import (  # the door to media for the other rooms
+    SAMPLE_RATE as SAMPLE_RATE,
+)
+from deemo_jax.media import (
+    MediaError as MediaError,
+)
+from deemo_jax.media import (
+    MediaInfo as MediaInfo,
+)
+from deemo_jax.media import (
+    iter_frames as iter_frames,
+)
+from deemo_jax.media import (
+    mux as mux,
+)
+from deemo_jax.media import (
+    probe as probe,
+)
+from deemo_jax.media import (
+    read_audio as read_audio,
+)
+from deemo_jax.media import (
+    write_audio as write_audio,
+)
+from deemo_jax.media import (
+    write_video as write_video,
+)
+
+MANIFEST = "deidentified.jsonl"
+AGAIN = "run `deemo deidentify` again; only what it wrote can be packed"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clip:
+    """An unprocessed clip: a person's face and voice. It cannot be packed."""
+
+    annotation: Annotation
+    media: Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeidentifiedClip:
+    """A clip without face or voice identity, the only thing that can be packed.
+
+    Its files hold the clip alone, so its annotation's `start` is 0 and its `end` the
+    clip's length in seconds. A part that the clip lacks is None.
+
+    Attributes:
+        annotation: what people said of it; `media` names the first file below.
+        video: MP4 (H.264) with masked faces and no audio track.
+        audio: FLAC, 16 kHz mono, anonymised.
+        sha256: of the files, under "video" and "audio".
+        deidentification: methods and their version, such as "centerface+mcadams/1".
+        verdict: of the audit: "unaudited", or "generated" where there is no person.
+        faces: counts, such as "frames", "frames_with_face", "boxes"; may be empty.
+        source: digest of what it was made from; when that changes, it is made anew.
+    """
+
+    annotation: Annotation
+    video: Path | None
+    audio: Path | None
+    sha256: dict[str, str]
+    deidentification: str
+    verdict: str
+    faces: dict[str, int]
+    source: str = ""
+
+    def to_json(self, folder: Path) -> dict[str, Any]:
+        """The object of its line in the folder's `deidentified.jsonl`."""
+        return {
+            "annotation": self.annotation.to_json(),
+            "video": self.video and self.video.relative_to(folder).as_posix(),
+            "audio": self.audio and self.audio.relative_to(folder).as_posix(),
+            "sha256": self.sha256,
+            "deidentification": self.deidentification,
+            "verdict": self.verdict,
+            "faces": self.faces,
+            "source": self.source,
+        }
+
+    @classmethod
+    def from_json(
+        cls, fields: dict[str, Any], folder: Path, taxonomy: Taxonomy
+    ) -> "DeidentifiedClip":
+        """The clip of such an object; `Refusal` if it is none or a file was changed."""
+        try:
+            names = {part: fields[part] for part in ("video", "audio")}
+            files = {
+                part: check_inside(folder, name) and folder / name
+                for part, name in names.items()
+                if name is not None
+            }
+            annotation = parse_annotation(fields["annotation"], taxonomy)
+            rest = {k: v for k, v in fields.items() if k not in ("annotation", *names)}
+            clip = cls(
+                annotation=annotation,
+                video=files.get("video"),
+                audio=files.get("audio"),
+                **rest,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise Refusal(f"not a de-identified clip ({error})", AGAIN) from error
+        for part, path in files.items():
+            if clip.sha256.get(part) != file_digest(path):
+                raise Refusal(f"{names[part]} is not the file that was written", AGAIN)
+        if not files:
+            raise Refusal("neither video nor audio is listed", AGAIN)
+        return clip
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def append_deidentified(folder: Path, clip: DeidentifiedClip) -> None:
+    """Adds a clip to `folder/deidentified.jsonl`, after whatever stands there.
+
+    A line torn by an interruption is cut off first. A clip that is listed already is
+    superseded: the last line of an id counts. One process writes at a time.
+    """
+    with open(folder / MANIFEST, "ab+") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        line = json.dumps(clip.to_json(folder), ensure_ascii=False)
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_deidentified(
+    folder: Path,
+) -> tuple[list[DeidentifiedClip], list[Rejection]]:
+    """Reads `folder/deidentified.jsonl` and verifies the SHA-256 of every file.
+
+    A clip whose file is missing or was changed, a torn line, a line that is no such
+    clip: each is left out with a rejection. The last line of a clip id counts; clips
+    come in the order of those lines.
+
+    Raises:
+        ValueError: the folder has no `deidentified.jsonl`.
+    """
+    try:
+        lines = (folder / MANIFEST).read_bytes().split(b"\n")
+    except OSError as error:
+        raise ValueError(
+            f"cannot read {folder / MANIFEST} ({error.strerror}): "
+            "write the folder with `deemo deidentify` first"
+        ) from error
+    taxonomy = folder_taxonomy(folder)
+    clips: dict[str | int, DeidentifiedClip] = {}
+    rejections: dict[str | int, Rejection] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        key = number
+        try:
+            fields = parse_object(line)
+            about = fields.get("annotation")
+            if isinstance(about, dict) and isinstance(about.get("clip_id"), str):
+                key = about["clip_id"]
+                clips.pop(key, None)
+                rejections.pop(key, None)
+            clip = DeidentifiedClip.from_json(fields, folder, taxonomy)
+            clips[key] = clip
+        except Refusal as refusal:
+            clip_id = key if isinstance(key, str) else None
+            rejections[key] = reject(refusal, line=number, clip_id=clip_id)
+    return list(clips.values()), list(rejections.values())

@@ -1,0 +1,340 @@
+"""Reading and writing media files: frames, sound, and what is wrong with a file."""
+
+from collections.abc import Iterable, Iterator
+import contextlib
+import dataclasses
+from fractions import Fraction
+from pathlib import Path
+
+from jaxtyping import Float, UInt8
+import numpy as np
+
+from deemo_jax.annotation import Refusal
+
+SAMPLE_RATE = 16_000  # Hz, of all sound after this module
+# Containers whose header declares how long they are; in others it is estimated.
+DECLARES_DURATION = ("mov", "matroska", "avi", "wav", "flac", "asf")
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,mp3,wav,w64,flac,"
+    "ogg,aac,aiff,au,caf,amr,g722"
+)
+MICROSECONDS = 1_000_000  # FFmpeg's unit of a container's times
+TICK = Fraction(1, 90_000)  # seconds; 24, 25, 29.97, 30, 50 and 60 fps are exact in it
+HALF_TICK = 1e-4  # seconds; times that differ by less are one moment
+# Without cpu-independent, one process gave two encodings of the same frames.
+H264 = {"preset": "veryfast", "crf": "20", "x264-params": "cpu-independent=1"}
+BIT_EXACT = {"fflags": "+bitexact", "movflags": "+faststart"}
+RE_ENCODE = "copy it again from its source, or re-encode it (ffmpeg -i IN OUT.mp4)"
+
+
+class MediaError(Refusal):
+    """A media file that cannot be read whole: what is wrong with it, and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MediaInfo:
+    """What a media file holds: pictures as shown (turned), duration in seconds."""
+
+    has_video: bool
+    has_audio: bool
+    width: int
+    height: int
+    duration: float
+
+
+def probe(path: Path) -> MediaInfo:
+    """Walks through a whole media file, without decoding, and says what it holds.
+
+    Raises:
+        MediaError: it is empty, no media, or ends before its own header says.
+    """
+    with _opened(path) as container:
+        video, audio = _stream(container, "video"), _stream(container, "audio")
+        streams = [stream for stream in (video, audio) if stream is not None]
+        ends = dict.fromkeys((stream.index for stream in streams), 0.0)
+        origin = (container.start_time or 0) / MICROSECONDS
+        for packet in container.demux(streams):
+            if packet.is_corrupt:
+                raise MediaError(f"{path.name} is cut off in its data", RE_ENCODE)
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            if stamp is not None and packet.size and packet.time_base is not None:
+                end = float((stamp + (packet.duration or 0)) * packet.time_base)
+                ends[packet.stream.index] = max(ends[packet.stream.index], end - origin)
+        duration = max(ends.values(), default=0.0)
+        declared = (container.duration or 0) / MICROSECONDS
+        if container.format.name.split(",")[0] in DECLARES_DURATION:
+            missing = declared - duration
+            if missing > max(0.5, 0.02 * declared) or _cut_box(path):
+                raise MediaError(
+                    f"{path.name} is cut off: it declares {declared:.2f} s and "
+                    f"holds {duration:.2f} s",
+                    RE_ENCODE,
+                )
+        if duration <= 0:
+            raise MediaError(
+                f"{path.name} holds neither pictures nor sound",
+                "name a file with a video or an audio track",
+            )
+        has_video = video is not None and ends[video.index] > 0
+        height, width = 0, 0
+        if has_video:
+            container.seek(container.start_time or 0)
+            height, width = _upright(next(container.decode(video))).shape[:2]
+        return MediaInfo(
+            has_video=has_video,
+            has_audio=audio is not None and ends[audio.index] > 0,
+            width=width,
+            height=height,
+            duration=duration,
+        )
+
+
+def iter_frames(
+    path: Path, start: float = 0.0, end: float | None = None
+) -> Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]:
+    """Streams the frames shown in `start` <= t < `end`, seconds of the media.
+
+    Yields the time from `start` on in seconds and the frame as RGB, upright: rotation
+    that the container asks for is done. All frames have the first one's size. A file
+    without pictures yields nothing.
+
+    Raises:
+        MediaError: a frame cannot be decoded.
+    """
+    with _opened(path) as container:
+        stream = _stream(container, "video")
+        if stream is None:
+            return
+        stream.thread_type = "AUTO"
+        origin = (container.start_time or 0) / MICROSECONDS
+        container.seek(int((start + origin) * MICROSECONDS))  # the key frame before
+        size: tuple[int, int] | None = None
+        for frame in container.decode(stream):
+            time = (origin if frame.time is None else frame.time) - origin
+            if time < start - HALF_TICK:
+                continue
+            if end is not None and time >= end - HALF_TICK:
+                return
+            if frame.is_corrupt:
+                raise MediaError(f"{path.name} is damaged at {time:.2f} s", RE_ENCODE)
+            size = size or (frame.width, frame.height)
+            yield max(0.0, time - start), _upright(frame, *size)
+
+
+def read_audio(
+    path: Path, start: float = 0.0, end: float | None = None
+) -> Float[np.ndarray, " N"] | None:
+    """The sound from `start` to `end` seconds of the media: float32, 16 kHz, mono.
+
+    Sample 0 is at `start`: where the track begins later, or has a gap, there is
+    silence. None if the file has no audio track, or none of it lies in between.
+
+    Raises:
+        MediaError: it cannot be decoded.
+    """
+    import av
+
+    with _opened(path) as container:
+        stream = _stream(container, "audio")
+        if stream is None:
+            return None
+        origin = (container.start_time or 0) / MICROSECONDS
+        # Codecs need what lies before a moment to render it: start half a second early.
+        container.seek(int((max(0.0, start - 0.5) + origin) * MICROSECONDS))
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        pieces: list[np.ndarray] = []
+        first, expected = None, 0.0
+        for frame in container.decode(stream):
+            time = (expected + origin if frame.time is None else frame.time) - origin
+            if end is not None and time >= end + 0.1:
+                break
+            if first is None:
+                first = expected = time
+            if (gap := time - expected) > 0.05:
+                pieces.append(np.zeros(round(gap * SAMPLE_RATE), np.float32))
+                expected += gap
+            expected += frame.samples / frame.sample_rate
+            pieces += [out.to_ndarray()[0] for out in resampler.resample(frame)]
+        if first is None:
+            return None
+        pieces += [out.to_ndarray()[0] for out in resampler.resample(None)]
+    waveform = np.concatenate(pieces)
+    skip = round((start - first) * SAMPLE_RATE)
+    if skip < 0:
+        waveform = np.concatenate([np.zeros(-skip, np.float32), waveform])
+    length = None if end is None else round((end - start) * SAMPLE_RATE)
+    waveform = waveform[max(0, skip) :][:length]
+    return waveform if len(waveform) else None
+
+
+def write_video(
+    path: Path, frames: Iterable[tuple[float, UInt8[np.ndarray, "H W 3"]]]
+) -> None:
+    """Writes frames, each with its time in seconds, as MP4 (H.264, yuv420p, no sound).
+
+    Times may be unevenly spaced. An odd width or height is padded by repeating the
+    last column or row. Nothing but pictures is stored; one input gives one sequence of
+    bytes. The file appears whole or not at all.
+
+    Raises:
+        ValueError: there is no frame, or a frame's size is not the first one's.
+    """
+    import av
+
+    with (
+        _beside(path) as partial,
+        av.open(str(partial), "w", "mp4", options=BIT_EXACT) as out,
+    ):
+        stream, shape, durations = None, (0, 0, 3), {}
+        for ticks, duration, rgb in _on_ticks(frames):
+            if stream is None:
+                shape = rgb.shape
+                stream = out.add_stream("libx264", rate=30, options=H264)
+                stream.height, stream.width = (n + n % 2 for n in shape[:2])
+                stream.pix_fmt = "yuv420p"
+                stream.codec_context.time_base = TICK
+                stream.codec_context.thread_count = 1  # more encode otherwise
+            if rgb.shape != shape:
+                raise ValueError(f"frame of {rgb.shape} after {shape}: give one size")
+            odd = ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0))
+            frame = av.VideoFrame.from_ndarray(np.pad(rgb, odd, "edge"), format="rgb24")
+            frame.pts, frame.time_base = ticks, TICK
+            durations[ticks] = duration
+            _mux(out, stream.encode(frame), durations)
+        if stream is None:
+            raise ValueError(f"no frame to write to {path.name}: give at least one")
+        _mux(out, stream.encode(None), durations)
+
+
+def write_audio(path: Path, waveform: Float[np.ndarray, " N"]) -> None:
+    """Writes a waveform at 16 kHz as FLAC (mono, 16 bit), whole or not at all.
+
+    Values beyond -1 … 1 are clipped.
+    """
+    import soundfile
+
+    with _beside(path) as partial:
+        clipped = np.clip(waveform, -1.0, 1.0)
+        soundfile.write(partial, clipped, SAMPLE_RATE, "PCM_16", format="FLAC")
+
+
+def mux(video: Path, audio: Path, output: Path) -> None:
+    """Joins the pictures of one file and the sound of another in one MP4.
+
+    Pictures are copied as they are; sound becomes AAC, 16 kHz mono, cut to the length
+    of the pictures.
+
+    Raises:
+        MediaError: one of them cannot be read, or lacks its part.
+    """
+    import av
+
+    sound = read_audio(audio, 0.0, probe(video).duration)
+    with (
+        _opened(video) as source,
+        _beside(output) as partial,
+        av.open(str(partial), "w", "mp4", options=BIT_EXACT) as out,
+    ):
+        pictures = _stream(source, "video")
+        if pictures is None or sound is None:
+            lacking = video if pictures is None else audio
+            raise MediaError(f"{lacking.name} lacks its part", "name another file")
+        copied = out.add_stream_from_template(pictures)
+        encoded = out.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
+        for packet in source.demux(pictures):
+            if packet.dts is not None:
+                packet.stream = copied
+                out.mux(packet)
+        frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = SAMPLE_RATE, 0
+        out.mux(encoded.encode(frame))
+        out.mux(encoded.encode(None))
+
+
+@contextlib.contextmanager
+def _opened(path: Path):
+    """An open container; whatever FFmpeg says of it becomes a `MediaError`."""
+    import av
+    from av.error import FFmpegError
+
+    if not path.is_file():
+        raise MediaError(f"there is no file {path.name}", "correct the path")
+    if path.stat().st_size == 0:
+        raise MediaError(f"{path.name} is empty (0 bytes)", RE_ENCODE)
+    try:
+        # The list keeps out playlists, which would open further files.
+        with av.open(str(path), options={"format_whitelist": CONTAINERS}) as container:
+            yield container
+    except FFmpegError as error:
+        raise MediaError(
+            f"{path.name} cannot be read as media ({error.strerror}): "
+            "it is another kind of file, cut off or damaged",
+            RE_ENCODE,
+        ) from error
+    except UnicodeDecodeError as error:
+        raise MediaError(f"{path.name} holds broken names", RE_ENCODE) from error
+
+
+def _stream(container, kind: str):
+    """The first stream of a kind; a cover picture is none."""
+    from av.stream import Disposition
+
+    streams = getattr(container.streams, kind)
+    shown = [s for s in streams if not s.disposition & Disposition.attached_pic]
+    return shown[0] if shown else None
+
+
+def _upright(frame, width: int | None = None, height: int | None = None) -> np.ndarray:
+    """RGB [H, W, 3] of a decoded frame, turned as the container asks."""
+    rgb = frame.to_ndarray(format="rgb24", width=width, height=height)
+    return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))
+
+
+def _cut_box(path: Path) -> bool:
+    """Whether an MP4 or MOV ends inside one of its outermost boxes."""
+    position, size = 0, path.stat().st_size
+    with open(path, "rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            header = file.read(16)
+            length = int.from_bytes(header[:4], "big")
+            if not header[4:8].isalnum():
+                return False  # not such a file, or padding at its end
+            if length == 1:
+                length = int.from_bytes(header[8:16], "big")
+            elif length == 0:  # to the end of the file
+                return False
+            position += max(length, 8)
+    return position > size
+
+
+def _on_ticks(frames) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(time, duration, frame) in ticks; the last lasts as long as the one before."""
+    held, duration = None, round(1 / 30 / TICK)
+    for time, rgb in frames:
+        ticks = round(time / TICK)
+        if held is not None:
+            ticks = max(ticks, held[0] + 1)
+            duration = ticks - held[0]
+            yield held[0], duration, held[1]
+        held = (ticks, rgb)
+    if held is not None:
+        yield held[0], duration, held[1]
+
+
+def _mux(out, packets, durations: dict[int, int]) -> None:
+    """Writes packets with the durations of their frames, which the encoder forgets."""
+    for packet in packets:
+        packet.duration = durations.pop(packet.pts)
+        out.mux(packet)
+
+
+@contextlib.contextmanager
+def _beside(path: Path):
+    """A path to write to, renamed to `path` at the end, deleted if that fails."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
