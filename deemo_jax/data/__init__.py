@@ -1,1 +1,1 @@
-"""From clips to records, and from records to batches."""
+"""From de-identified clips to batches: records, shards, prompts, the loader."""

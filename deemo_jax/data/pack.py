@@ -1,0 +1,325 @@
+"""Packs de-identified clips into a TFDS folder: splits, pseudonyms, shards, card."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+import functools
+import itertools
+import json
+import os
+from pathlib import Path
+import re
+import secrets
+
+from deemo_jax.annotation import (
+    Refusal,
+    Rejection,
+    Taxonomy,
+    folder_taxonomy,
+    reject,
+    write_rejections,
+    write_whole,
+)
+from deemo_jax.clip import DeidentifiedClip, read_deidentified
+from deemo_jax.data import tfds
+from deemo_jax.data.record import FrameSampling, Record, from_clip, pseudonym
+from deemo_jax.data.shards import Entry, shard_name, write_shard
+
+Progress = Callable[[str, int, int | None], None]
+FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}  # of subjects without a split
+SALT = "salt.txt"  # in the owner's folder, never in the packed one
+AT_ONCE = 32  # clips that are read together; bounds the memory
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What packing did: records and subjects a split, and how many were refused."""
+
+    name: str
+    records: dict[str, int]
+    subjects: dict[str, int]
+    bytes: int
+    rejected: int
+
+    def describe(self) -> str:
+        """A line for people."""
+        splits = ", ".join(
+            f"{count} {split} ({self.subjects[split]} subjects)"
+            for split, count in self.records.items()
+        )
+        return f"{self.name}: {splits}; {self.bytes / 1e6:.1f} MB"
+
+
+def pack_folder(
+    input: Path,
+    output: Path,
+    *,
+    name: str,
+    salt_file: Path | None = None,
+    shards: int = 8,
+    description: str = "",
+    sampling: FrameSampling | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Packs what `deemo deidentify` wrote to `input`; the same input, the same bytes.
+
+    The salt of the pseudonyms is read from `salt_file`, by default `input/salt.txt`,
+    and made where there is none. What is refused stands in `output/rejected.jsonl`,
+    under the owner's own names: it is not part of the data set.
+
+    Raises:
+        ValueError: `input` is no de-identified folder, the name is not one that TFDS
+            takes, the salt would lie in `output`, nothing is left to pack.
+    """
+    input, output = Path(input), Path(output)
+    clips, rejections = read_deidentified(input)
+    salt_path = salt_file or input / SALT
+    if salt_path.resolve().is_relative_to(output.resolve()):
+        raise ValueError(
+            f"the salt {salt_path} would lie in the packed folder, where it undoes "
+            "the pseudonyms: choose another --output or --salt_file"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    entries, refused = write_dataset(
+        clips,
+        output,
+        name=name,
+        salt=read_salt(salt_path),
+        taxonomy=folder_taxonomy(input),
+        shards=shards,
+        description=description,
+        sampling=sampling,
+        progress=progress,
+    )
+    write_rejections(output / "rejected.jsonl", rejections + refused)
+    return Summary(
+        name=name,
+        records={split: len(rows) for split, rows in entries.items()},
+        subjects={split: len({r.subject for r in e}) for split, e in entries.items()},
+        bytes=sum(row.length for rows in entries.values() for row in rows),
+        rejected=len(rejections) + len(refused),
+    )
+
+
+def write_dataset(
+    clips: Iterable[DeidentifiedClip],
+    output: Path,
+    *,
+    name: str,
+    salt: bytes,
+    taxonomy: Taxonomy,
+    shards: int = 8,
+    description: str = "",
+    sampling: FrameSampling | None = None,
+    progress: Progress | None = None,
+) -> tuple[dict[str, list[Entry]], list[Rejection]]:
+    """Writes shards, indexes, taxonomy, card and TFDS's files; refuses what is unfit.
+
+    Anything but a `DeidentifiedClip` is refused. Records are ordered by pseudonym, so
+    that neither the order of the clips nor who is in them shows. `dataset_info.json`
+    is removed first and written last: a folder that has one is whole.
+
+    Returns:
+        The index entries of each split, and a rejection for each clip left out.
+
+    Raises:
+        ValueError: the folder holds another data set, the name is unfit, or nothing
+            is left to pack.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(
+            f"{name!r} is no name for a data set: use a-z, 0-9 and _, such as deemo_mer"
+        )
+    if shards < 1:
+        raise ValueError(f"shards is {shards}: give 1 or more")
+    if (there := tfds.dataset_name(output)) not in (None, name):
+        raise ValueError(
+            f"{output} holds the data set {there}: "
+            "choose another --output, or remove it"
+        )
+    splits, rejections = assign_splits(clips, salt)
+    (output / "dataset_info.json").unlink(missing_ok=True)
+    for old in output.glob(f"{name}-*.tfrecord-*"):
+        old.unlink()
+    read = functools.partial(_read, salt=salt, sampling=sampling)
+    tally = _Tally(progress, sum(map(len, splits.values())), rejections)
+    entries: dict[str, list[Entry]] = {}
+    lengths: dict[str, list[int]] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for split, members in splits.items():
+            results = _in_order(pool, read, members)
+            count = min(shards, len(members))
+            cuts = [len(members) * k // count for k in range(count + 1)]
+            written = []
+            for k in range(count):
+                part = itertools.islice(results, cuts[k + 1] - cuts[k])
+                path = output / shard_name(name, split, k, count)
+                written.append(write_shard(path, tally.sound(part)))
+            if any(written):
+                lengths[split] = [len(shard) for shard in written]
+                entries[split] = [entry for shard in written for entry in shard]
+            else:  # a split whose every clip was refused is none
+                for empty in output.glob(f"{name}-{split}.tfrecord-*"):
+                    empty.unlink()
+    if not entries:
+        write_rejections(output / "rejected.jsonl", rejections)
+        raise ValueError(
+            f"nothing is left to pack, {len(rejections)} clips were refused: see "
+            f"{output / 'rejected.jsonl'}"
+        )
+    write_whole(output / "taxonomy.json", json.dumps(taxonomy.to_json(), indent=1))
+    write_whole(output / "README.md", _card(name, entries, tally.facts, description))
+    num_bytes = {split: sum(e.length for e in rows) for split, rows in entries.items()}
+    tfds.write_metadata(output, name, lengths, num_bytes, description)
+    return entries, rejections
+
+
+def assign_splits(
+    clips: Iterable[DeidentifiedClip], salt: bytes
+) -> tuple[dict[str, list[DeidentifiedClip]], list[Rejection]]:
+    """The clips of each split, in the order of their pseudonyms; no subject in two.
+
+    A subject goes where its annotations say; where none says, a hash decides, by
+    `FRACTIONS`. Refused: what is not de-identified, a withdrawn consent, all clips of
+    a subject that is put into two splits, a clip id that comes again.
+    """
+    sound: dict[str, DeidentifiedClip] = {}
+    rejections: list[Rejection] = []
+    stated: dict[str, set[str]] = {}
+    for clip in clips:
+        clip_id = clip.annotation.clip_id
+        try:
+            if not isinstance(clip, DeidentifiedClip):
+                raise Refusal("it is not de-identified", "run `deemo deidentify` first")
+            if clip.annotation.consent != "granted":
+                raise Refusal("the consent is withdrawn", "delete the clip")
+            if clip_id in sound:
+                raise Refusal(f"clip_id {clip_id!r} comes twice", "name it otherwise")
+        except Refusal as refusal:
+            rejections.append(reject(refusal, clip_id=clip_id))
+            continue
+        sound[clip_id] = clip
+        if clip.annotation.split is not None:
+            stated.setdefault(clip.annotation.subject, set()).add(clip.annotation.split)
+    splits: dict[str, list[DeidentifiedClip]] = {split: [] for split in FRACTIONS}
+    for clip in sorted(
+        sound.values(), key=lambda c: pseudonym(salt, "clip", c.annotation.clip_id)
+    ):
+        subject = clip.annotation.subject
+        said = stated.get(subject, {_drawn_split(pseudonym(salt, "subject", subject))})
+        if len(said) > 1:
+            refusal = Refusal(
+                f"subject {subject!r} stands in {' and '.join(sorted(said))}",
+                "put all clips of a subject into one split",
+            )
+            rejections.append(reject(refusal, clip_id=clip.annotation.clip_id))
+            continue
+        splits[min(said)].append(clip)
+    return {split: members for split, members in splits.items() if members}, rejections
+
+
+def read_salt(path: Path) -> bytes:
+    """The salt of the pseudonyms: 32 bytes, drawn once, readable by the owner only.
+
+    Raises:
+        ValueError: the file is there and holds no salt.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+        beside.rename(path)
+    text = path.read_text(errors="replace").strip()
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError(
+            f"{path} holds no salt (64 hexadecimal digits): restore it, or remove it "
+            "and get new pseudonyms"
+        )
+    return bytes.fromhex(text)
+
+
+class _Tally:
+    """Passes sound records on; counts what they are, and keeps the refused."""
+
+    def __init__(
+        self, progress: Progress | None, total: int, rejections: list[Rejection]
+    ):
+        self.facts: Counter[tuple[str, str]] = Counter()
+        self._progress, self._total, self._done = progress, total, 0
+        self._rejections = rejections
+
+    def sound(self, results: Iterable[Record | Rejection]) -> Iterator[Record]:
+        for result in results:
+            self._done += 1
+            if self._progress:
+                self._progress("packing clips", self._done, self._total)
+            if isinstance(result, Rejection):
+                self._rejections.append(result)
+                continue
+            self.facts["emotion", result.emotion or "not annotated"] += 1
+            self.facts["verdict", result.verdict] += 1
+            self.facts["de-identification", result.deidentification] += 1
+            yield result
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    read: Callable[[DeidentifiedClip], Record | Rejection],
+    clips: Sequence[DeidentifiedClip],
+) -> Iterator[Record | Rejection]:
+    """What is read of each clip, a few clips ahead at most."""
+    for start in range(0, len(clips), AT_ONCE):
+        yield from pool.map(read, clips[start : start + AT_ONCE])
+
+
+def _read(
+    clip: DeidentifiedClip, *, salt: bytes, sampling: FrameSampling | None
+) -> Record | Rejection:
+    try:
+        return from_clip(clip, salt, sampling)
+    except (Refusal, OSError) as error:
+        refusal = error if isinstance(error, Refusal) else Refusal(str(error), "repair")
+        return reject(refusal, clip_id=clip.annotation.clip_id)
+
+
+def _drawn_split(subject: str) -> str:
+    """The split of a subject, by its pseudonym alone: others do not change it."""
+    drawn, edge = int(subject, 16) / 16 ** len(subject), 0.0
+    for split, fraction in FRACTIONS.items():
+        edge += fraction
+        if drawn < edge:
+            return split
+    return next(iter(FRACTIONS))
+
+
+def _card(
+    name: str,
+    entries: Mapping[str, Sequence[Entry]],
+    facts: Mapping[tuple[str, str], int],
+    description: str,
+) -> str:
+    """The data set's card, in Markdown."""
+    lines = [f"# {name}", ""]
+    lines += [description.strip(), ""] if description.strip() else []
+    lines += ["| split | clips | subjects | with video | with audio |", "|-|-|-|-|-|"]
+    for split, rows in entries.items():
+        subjects = len({row.subject for row in rows})
+        video = sum(row.frames > 0 for row in rows)
+        audio = sum(row.samples > 0 for row in rows)
+        lines.append(f"| {split} | {len(rows)} | {subjects} | {video} | {audio} |")
+    lines += ["", "| | | clips |", "|-|-|-|"]
+    lines += [
+        f"| {kind} | {value} | {facts[kind, value]} |" for kind, value in sorted(facts)
+    ]
+    lines += [
+        "",
+        "No subject stands in two splits. Clip and subject names are pseudonyms.",
+        "`rejected.jsonl` is not part of the data set: it names clips as their owner",
+        "does.",
+        "",
+        "Read it with `tfds.builder_from_directory`, or with `deemo_jax.data.shards`.",
+    ]
+    return "\n".join(lines) + "\n"

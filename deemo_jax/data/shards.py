@@ -1,0 +1,245 @@
+"""TFRecord shards with an index beside each: written whole, read in any order."""
+
+from collections.abc import Iterable, Iterator
+import hashlib
+import json
+import mmap
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from deemo_jax.annotation import Taxonomy, load_taxonomy
+from deemo_jax.data import record as records
+from deemo_jax.data.record import Record
+
+INDEX_FORMAT = "deemo-index/1"
+HEADER, FOOTER = 12, 4  # bytes of TFRecord's framing around each record
+AGAIN = "copy it again from where it was packed, or run `deemo pack` again"
+
+
+class Entry(NamedTuple):
+    """What the index says of a record; also the columns of the index file.
+
+    `offset` is where its framing starts in the shard, `length` and `crc32c` are of the
+    record's bytes. `text` is in bytes, `samples` at 16 kHz, `tasks` are those that
+    the record has an answer for, `clip_id` and `subject` are pseudonyms.
+    """
+
+    offset: int
+    length: int
+    crc32c: int
+    text: int
+    frames: int
+    samples: int
+    tasks: tuple[str, ...]
+    clip_id: str
+    subject: str
+
+
+def shard_name(name: str, split: str, shard: int, shards: int) -> str:
+    """The file name that TFDS expects."""
+    return f"{name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
+
+
+def index_path(shard: Path) -> Path:
+    """The index that stands beside a shard."""
+    return shard.with_name(shard.name + ".index")
+
+
+def write_shard(path: Path, rows: Iterable[Record]) -> list[Entry]:
+    """Writes a shard and its index, each beside its name and then renamed.
+
+    The framing is TFRecord's: length (8 bytes), masked CRC32C of those, the record,
+    masked CRC32C of the record; all little-endian.
+    """
+    entries = []
+    beside = path.with_name(f".{path.name}.partial")
+    with open(beside, "wb") as file:
+        for row in rows:
+            data = records.to_bytes(row)
+            length = len(data).to_bytes(8, "little")
+            entries.append(_entry(row, data, file.tell()))
+            file.write(length + _masked(crc32c(length)))
+            file.write(data)
+            file.write(_masked(entries[-1].crc32c))
+        size = file.tell()
+        file.flush()
+        os.fsync(file.fileno())
+    head = {
+        "format": INDEX_FORMAT,
+        "records": len(entries),
+        "bytes": size,
+        "columns": list(Entry._fields),
+    }
+    lines = [json.dumps(head), *(json.dumps(entry) for entry in entries)]
+    beside_index = path.with_name(f".{path.name}.index.partial")
+    beside_index.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    beside.replace(path)
+    beside_index.replace(index_path(path))
+    return entries
+
+
+def read_index(shard: Path) -> list[Entry]:
+    """Reads and checks the index of a shard.
+
+    Raises:
+        ValueError: shard or index is missing, too short, or they contradict.
+    """
+    path = index_path(shard)
+    if not shard.exists():
+        raise ValueError(f"{shard} is missing: {AGAIN}")
+    if not path.exists():
+        raise ValueError(f"{path}, the index of a shard, is missing: {AGAIN}")
+    try:
+        head, *lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+        found, columns = head["format"], head["columns"]
+        count, size = head["records"], head["bytes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or cut short: {AGAIN}") from error
+    if found != INDEX_FORMAT or columns != list(Entry._fields):
+        raise ValueError(f"{path} has format {found!r}, not {INDEX_FORMAT!r}: {AGAIN}")
+    if len(lines) != count:
+        raise ValueError(f"{path} lists {len(lines)} of {count} records: {AGAIN}")
+    if (there := shard.stat().st_size) != size:
+        raise ValueError(f"{shard} has {there} bytes, not {size}: {AGAIN}")
+    made = [Entry._make(line) for line in lines]
+    entries = [entry._replace(tasks=tuple(entry.tasks)) for entry in made]
+    if any(e.offset + HEADER + e.length + FOOTER > size for e in entries):
+        raise ValueError(f"{path} points past the end of its shard: {AGAIN}")
+    return entries
+
+
+class ShardSource:
+    """The records of one split of a packed folder, in any order, checked when read.
+
+    A sequence for Grain: `len(source)`, `source[i]` -> `Record`. It may be pickled
+    and used from several threads; files are mapped when first needed.
+
+    Attributes:
+        name, split: of the data set.
+        entries: what the indexes say of each record.
+        taxonomy: the label sets of the data set.
+        manifest: SHA-256 over the indexes, which hold a checksum of every record.
+    """
+
+    def __init__(self, folder: Path, split: str):
+        folder = Path(folder)
+        self.split = split
+        self.name, shards = _shards(folder, split)
+        self.taxonomy: Taxonomy = load_taxonomy(folder / "taxonomy.json")
+        self.entries: list[Entry] = []
+        self._shards: list[Path] = []
+        self._shard_of: list[int] = []
+        digest = hashlib.sha256()
+        for number, (shard, count) in enumerate(shards):
+            entries = read_index(shard)
+            if len(entries) != count:
+                raise ValueError(
+                    f"{shard} holds {len(entries)} records, dataset_info.json "
+                    f"says {count}: {AGAIN}"
+                )
+            digest.update(index_path(shard).read_bytes())
+            self.entries += entries
+            self._shards.append(shard)
+            self._shard_of += [number] * count
+        self.manifest = digest.hexdigest()
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def __len__(self) -> int:
+        """The number of records."""
+        return len(self.entries)
+
+    def __repr__(self) -> str:
+        """Names it in errors and in Grain's descriptions."""
+        return f"ShardSource({self.name}-{self.split}, {len(self)} records)"
+
+    def __iter__(self) -> Iterator[Record]:
+        """All records, in order."""
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: int) -> Record:
+        """Record `i`.
+
+        Raises:
+            ValueError: its bytes are not those that were packed.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(f"record {i} of {len(self)}")
+        entry, number = self.entries[i], self._shard_of[i]
+        if number not in self._maps:
+            with open(self._shards[number], "rb") as file:
+                self._maps[number] = mmap.mmap(
+                    file.fileno(), 0, access=mmap.ACCESS_READ
+                )
+        start = entry.offset + HEADER
+        data = self._maps[number][start : start + entry.length]
+        if (found := crc32c(data)) != entry.crc32c:
+            raise ValueError(
+                f"{self._shards[number]}: record {i - self._shard_of.index(number)} "
+                f"(clip {entry.clip_id}) is damaged: CRC32C {found:08x}, not "
+                f"{entry.crc32c:08x}: {AGAIN}"
+            )
+        return records.from_bytes(data)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the maps, which no other process could use."""
+        return self.__dict__ | {"_maps": {}}
+
+
+def crc32c(data: bytes) -> int:
+    """CRC32C (Castagnoli) of the bytes."""
+    import google_crc32c
+
+    return google_crc32c.value(data)
+
+
+def _masked(crc: int) -> bytes:
+    """A checksum as TFRecord stores it."""
+    rotated = ((crc >> 15) | (crc << 17)) & 0xFFFFFFFF
+    return ((rotated + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def _entry(row: Record, data: bytes, offset: int) -> Entry:
+    from deemo_jax.data.audio import count_samples
+    from deemo_jax.data.prompt import answered
+
+    texts = (row.transcript, row.reasoning, row.emotion)
+    return Entry(
+        offset=offset,
+        length=len(data),
+        crc32c=crc32c(data),
+        text=sum(len(text.encode()) for text in texts if text),
+        frames=len(row.frames),
+        samples=count_samples(row.audio) if row.audio else 0,
+        tasks=answered(row),
+        clip_id=row.clip_id,
+        subject=row.subject,
+    )
+
+
+def _shards(folder: Path, split: str) -> tuple[str, list[tuple[Path, int]]]:
+    """The data set's name, and (path, records) of each shard of a split."""
+    path = folder / "dataset_info.json"
+    try:
+        info = json.loads(path.read_bytes())
+        lengths = {
+            found["name"]: [int(count) for count in found["shardLengths"]]
+            for found in info["splits"]
+        }
+        name = info["name"]
+    except OSError as error:
+        raise ValueError(
+            f"{folder} holds no data set (dataset_info.json, written last, is not "
+            "there): write it with `deemo pack`, again if it was interrupted"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {AGAIN}") from error
+    if split not in lengths:
+        raise ValueError(
+            f"{folder} has no split {split!r}; it has {', '.join(sorted(lengths))}"
+        )
+    counts = lengths[split]
+    return name, [
+        (folder / shard_name(name, split, number, len(counts)), count)
+        for number, count in enumerate(counts)
+    ]

@@ -1,0 +1,96 @@
+"""The two files by which TensorFlow Datasets knows a packed folder."""
+
+from collections.abc import Mapping, Sequence
+import json
+from pathlib import Path
+import tempfile
+from typing import Any
+
+from deemo_jax.data.shards import shard_name
+
+VERSION = "1.0.0"
+TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+
+
+def features() -> Any:
+    """The features of a record, as `tfds.features.FeaturesDict`.
+
+    What a clip lacks is an empty text, an empty list, or empty bytes.
+    """
+    import numpy as np
+    import tensorflow_datasets as tfds
+
+    kinds = tfds.features
+    return kinds.FeaturesDict(
+        {
+            "clip_id": kinds.Text(doc="pseudonym"),
+            "subject": kinds.Text(doc="pseudonym"),
+            "duration": kinds.Scalar(np.float32, doc="seconds"),
+            "frames": kinds.Sequence(
+                kinds.Image(shape=(None, None, 3), encoding_format="jpeg")
+            ),
+            "frame_times": kinds.Sequence(np.float32),
+            "audio": kinds.Scalar(np.object_, doc="a FLAC file, 16 kHz mono"),
+            "transcript": kinds.Text(),
+            "emotion": kinds.Text(),
+            "reasoning": kinds.Text(),
+            "nfbl": kinds.Sequence(
+                {"label": kinds.Text(), "start": np.float32, "end": np.float32}
+            ),
+            "verdict": kinds.Text(doc="of the de-identification's audit"),
+            "deidentification": kinds.Text(doc="methods and their version"),
+        }
+    )
+
+
+def write_metadata(
+    folder: Path,
+    name: str,
+    shard_lengths: Mapping[str, Sequence[int]],
+    num_bytes: Mapping[str, int],
+    description: str,
+) -> None:
+    """Writes `features.json`, then `dataset_info.json`, each whole or not at all.
+
+    `shard_lengths` are the records of each shard of each split; the shards have the
+    names that `shard_name` gives.
+    """
+    import tensorflow_datasets as tfds
+
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".metadata") as beside:
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=beside,  # pyright: ignore[reportArgumentType]  it converts
+            dataset_name=name,
+            template=TEMPLATE,
+            filetype_suffix="tfrecord",
+        )
+        splits = [
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=list(lengths),
+                num_bytes=num_bytes[split],
+                filename_template=template,
+            )
+            for split, lengths in shard_lengths.items()
+        ]
+        # TFDS derives the data set's name from a file that it finds in the folder.
+        first, lengths = next(iter(shard_lengths.items()))
+        (Path(beside) / shard_name(name, first, 0, len(lengths))).touch()
+        tfds.folder_dataset.write_metadata(
+            data_dir=beside,
+            features=features(),
+            split_infos=splits,
+            version=VERSION,
+            check_data=False,
+            description=description,
+        )
+        for file in ("features.json", "dataset_info.json"):
+            (Path(beside) / file).replace(folder / file)
+
+
+def dataset_name(folder: Path) -> str | None:
+    """The name of the data set that a folder holds, or None if it holds none."""
+    try:
+        return str(json.loads((folder / "dataset_info.json").read_bytes())["name"])
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,112 @@
+"""A small packed folder without media files: records are made directly."""
+
+import io
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+import soundfile
+
+from deemo_jax.annotation import Interval, load_taxonomy
+from deemo_jax.config import DataConfig, SyntheticConfig
+from deemo_jax.data import prompt, tfds
+from deemo_jax.data.record import Record
+from deemo_jax.data.shards import ShardSource, shard_name, write_shard
+from deemo_jax.data.tokenizer import train_tokenizer
+
+SPANS = prompt.Spans(video=4, audio=2)
+
+
+def jpeg(rng, width=20, height=16):
+    pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+def flac(rng, samples=8000):
+    file = io.BytesIO()
+    sound = rng.uniform(-0.5, 0.5, samples)
+    soundfile.write(file, sound, 16_000, "PCM_16", format="FLAC")
+    return file.getvalue()
+
+
+def make_record(i, **changes):
+    """Clip `i`: all parts, unless `changes` leave one out."""
+    rng = np.random.default_rng(i)
+    emotion = ("negative", "positive")[i % 2]
+    fields = {
+        "clip_id": f"clip{i:03}",
+        "subject": f"subject{i % 3}",
+        "duration": 2.0,
+        "frames": tuple(jpeg(rng) for _ in range(5)),
+        "frame_times": tuple(0.5 * k for k in range(5)),
+        "audio": flac(rng),
+        "transcript": f"Number {i} was {('bad', 'good')[i % 2]}.",
+        "emotion": emotion,
+        "reasoning": f"The arms are {('low', 'high')[i % 2]}, so it is {emotion}.",
+        "nfbl": (Interval(label="crossing fingers", start=0.5, end=1.25),),
+        "verdict": "generated",
+        "deidentification": "generated/1",
+    }
+    return Record(**fields | changes)
+
+
+def pack(folder, rows, *, split="train", shards=2, name="tiny"):
+    """Writes records into a packed folder of one split, without media or salt."""
+    cuts = [len(rows) * k // shards for k in range(shards + 1)]
+    counts = [
+        len(
+            write_shard(
+                folder / shard_name(name, split, k, shards), rows[cuts[k] : cuts[k + 1]]
+            )
+        )
+        for k in range(shards)
+    ]
+    (folder / "taxonomy.json").write_text(json.dumps(load_taxonomy().to_json()))
+    tfds.write_metadata(folder, name, {split: counts}, {split: 1}, "made by a test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rows():
+    missing = {3: {"frames": (), "frame_times": ()}, 4: {"audio": None}}
+    missing |= {5: {"transcript": None}, 6: {"reasoning": None}, 7: {"nfbl": ()}}
+    return [make_record(i, **missing.get(i, {})) for i in range(13)]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory, rows):
+    return pack(tmp_path_factory.mktemp("packed"), rows)
+
+
+@pytest.fixture
+def source(folder):
+    return ShardSource(folder, "train")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(rows):
+    return train_tokenizer(prompt.corpus_texts(rows, ("negative", "positive")), 400)
+
+
+@pytest.fixture
+def config():
+    return DataConfig(
+        path="",
+        name="tiny",
+        tokenizer="",
+        synthetic=SyntheticConfig(
+            train_clips=1, test_clips=1, train_subjects=1, test_subjects=1
+        ),
+        tasks=("recognition", "reasoning"),
+        num_frames=3,
+        image_size=16,
+        audio_seconds=0.75,
+        max_length=96,
+        modality_dropout=0.3,
+        augment=True,
+        workers=0,
+        prefetch=2,
+    )

@@ -1,0 +1,301 @@
+import dataclasses
+import itertools
+
+from conftest import SPANS, make_record, pack
+import numpy as np
+import pytest
+
+from deemo_jax.data import loader, prompt
+from deemo_jax.data.loader import Batches, evaluation_batches
+from deemo_jax.data.shards import ShardSource
+
+FIELDS = [field.name for field in dataclasses.fields(loader.Batch)]
+
+
+def take(batches, count, start=0):
+    return list(itertools.islice(batches.iterate(start), count))
+
+
+def same(one, other):
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
+
+
+def joined(parts):
+    """What several processes read, side by side."""
+    return loader.Batch(
+        **{name: np.concatenate([getattr(p, name) for p in parts]) for name in FIELDS}
+    )
+
+
+@pytest.fixture
+def straight(source, config, tokenizer):
+    batches = Batches(source, config, tokenizer, SPANS, seed=7, batch_size=4)
+    return take(batches, 9)
+
+
+def test_shapes_and_types(straight):
+    kinds = {name: (getattr(straight[0], name)) for name in FIELDS}
+    assert {k: (v.shape, v.dtype.name) for k, v in kinds.items()} == {
+        "tokens": ((4, 96), "int32"),
+        "positions": ((4, 96), "int32"),
+        "segment_ids": ((4, 96), "int32"),
+        "loss_mask": ((4, 96), "bool"),
+        "frames": ((4, 3, 16, 16, 3), "uint8"),
+        "frame_mask": ((4, 3), "bool"),
+        "audio": ((4, 12000), "float32"),
+        "audio_length": ((4,), "int32"),
+        "index": ((4,), "int32"),
+    }
+
+
+def test_each_epoch_holds_each_record_once_in_another_order(straight):
+    order = np.concatenate([batch.index for batch in straight]).tolist()
+    first, second = order[:13], order[13:26]
+    assert sorted(first) == sorted(second) == list(range(13))
+    assert first != second
+    assert first != sorted(first)
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 7])
+def test_resumed_anywhere_equals_straight_through(
+    start, straight, source, config, tokenizer
+):
+    again = Batches(source, config, tokenizer, SPANS, seed=7, batch_size=4)
+    for one, other in zip(straight[start:], take(again, 9 - start, start), strict=True):
+        same(one, other)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_number_of_processes_changes_nothing(
+    count, straight, source, config, tokenizer
+):
+    parts = [
+        take(
+            Batches(
+                source, config, tokenizer, SPANS, seed=7, batch_size=4,
+                process_index=index, process_count=count,
+            ),
+            9,
+        )
+        for index in range(count)
+    ]  # fmt: skip
+    for whole, shares in zip(straight, zip(*parts, strict=True), strict=True):
+        assert all(len(share.index) == 4 // count for share in shares)
+        same(whole, joined(shares))
+
+
+@pytest.mark.parametrize("prefetch", [0, 5])
+def test_threads_change_nothing(prefetch, straight, source, config, tokenizer):
+    config = dataclasses.replace(config, prefetch=prefetch)
+    batches = Batches(source, config, tokenizer, SPANS, seed=7, batch_size=4)
+    for one, other in zip(straight, take(batches, 9), strict=True):
+        same(one, other)
+
+
+def test_the_seed_changes_the_order(straight, source, config, tokenizer):
+    other = Batches(source, config, tokenizer, SPANS, seed=8, batch_size=4)
+    orders = [
+        np.concatenate([batch.index for batch in batches]).tolist()
+        for batches in (straight, take(other, 9))
+    ]
+    assert orders[0] != orders[1]
+
+
+def test_each_epoch_varies_a_record_anew(source, config, tokenizer):
+    config = dataclasses.replace(config, modality_dropout=0.0)
+    batches = Batches(source, config, tokenizer, SPANS, seed=0, batch_size=13)
+    one, two = (b for b in take(batches, 2))
+    for name in ("frames", "audio"):
+        rows = [getattr(batch, name)[np.argsort(batch.index)] for batch in (one, two)]
+        changed = (rows[0] != rows[1]).reshape(13, -1).any(axis=1)
+        assert changed.sum() >= 11, name  # two of 13 lack a modality or repeat a draw
+
+
+def test_a_row_is_its_conversation(straight, rows, tokenizer):
+    for batch in straight:
+        for row, index in enumerate(batch.index):
+            record, there = rows[index], batch.segment_ids[row] == 1
+            length = there.sum()
+            assert there[:length].all()
+            assert batch.positions[row].tolist() == [
+                *range(length), *[0] * (96 - length),
+            ]  # fmt: skip
+            assert (batch.tokens[row][~there] == 0).all()
+            learned = tokenizer.decode(batch.tokens[row][batch.loss_mask[row]])
+            answers = [a for a in (record.emotion, record.reasoning) if a]
+            assert sorted(learned.strip().split("</s>")[:-1]) == sorted(answers)
+            media = [(batch.tokens[row] == token).sum() for token in (3, 4)]
+            assert media == [
+                4 * batch.frame_mask[row].any(), 2 * (batch.audio_length[row] > 0)
+            ]  # fmt: skip
+
+
+def test_tasks_come_in_both_orders(straight):
+    firsts = [
+        batch.tokens[row][batch.loss_mask[row]].tolist()[1] == 2  # a label, then </s>
+        for batch in straight
+        for row in range(4)
+        if batch.loss_mask[row].sum() > 4
+    ]
+    assert 0 < sum(firsts) < len(firsts)
+
+
+def test_dropout_leaves_one_modality_at_least():
+    rng = np.random.default_rng(0)
+    kept = [
+        loader.drop_modalities(("video", "audio", "text"), 0.5, rng)
+        for _ in range(4000)
+    ]
+    assert min(map(len, kept)) == 1
+    share = np.mean(["audio" in names for names in kept])
+    assert abs(share - (0.5 + 0.5**3 / 3)) < 0.03
+    assert loader.drop_modalities(("text",), 0.9, rng) == ("text",)
+    assert loader.drop_modalities((), 0.9, rng) == ()
+    assert loader.drop_modalities(("a", "b"), 0.0, rng) == ("a", "b")
+
+
+def test_without_augmentation_frames_are_the_stored_ones(source, config, tokenizer):
+    config = dataclasses.replace(config, augment=False, modality_dropout=0.0)
+    batches = Batches(source, config, tokenizer, SPANS, seed=0, batch_size=13)
+    (one, two) = take(batches, 2)
+    for name in ("frames", "audio", "frame_mask", "audio_length"):
+        np.testing.assert_array_equal(
+            getattr(one, name)[np.argsort(one.index)],
+            getattr(two, name)[np.argsort(two.index)],
+        )
+    order = np.argsort(one.index)
+    assert not one.frame_mask[order][3].any()
+    assert one.audio_length[order][4] == 0
+
+
+def test_records_without_answer_are_passed_over(source, config, tokenizer):
+    config = dataclasses.replace(config, tasks=("reasoning",))
+    batches = Batches(source, config, tokenizer, SPANS, seed=0, batch_size=4)
+    assert batches.records == 12
+    assert 6 not in np.concatenate([batch.index for batch in take(batches, 3)])
+
+
+@pytest.mark.parametrize("size", [4, 5, 13])
+def test_evaluation_reads_every_record_once(size, source, config, tokenizer):
+    batches = list(
+        evaluation_batches(
+            source, config, tokenizer, SPANS, task="recognition", batch_size=size
+        )
+    )
+    order = np.concatenate([batch.index for batch in batches])
+    assert order[:13].tolist() == list(range(13))
+    assert (order[13:] == -1).all()
+    assert all(len(batch.index) == size for batch in batches)
+    filling = [np.concatenate([getattr(b, n) for b in batches])[13:] for n in FIELDS]
+    for name, values in zip(FIELDS, filling, strict=True):
+        assert name == "index" or not values.any()
+
+
+def test_prompts_end_where_the_likelihood_of_an_answer_begins(
+    source, config, tokenizer
+):
+    arguments = {"task": "recognition", "batch_size": 13}
+    (asked,) = evaluation_batches(source, config, tokenizer, SPANS, **arguments)
+    (given,) = evaluation_batches(
+        source, config, tokenizer, SPANS, answer="positive", **arguments
+    )
+    assert not asked.loss_mask.any()
+    for row in range(13):
+        length = asked.segment_ids[row].sum()
+        assert asked.segment_ids[row][-length:].all()
+        assert asked.positions[row][-length:].tolist() == list(range(length))
+        prompt_tokens = asked.tokens[row][-length:]
+        np.testing.assert_array_equal(given.tokens[row][:length], prompt_tokens)
+        answer = given.tokens[row][given.loss_mask[row]]
+        assert tokenizer.decode(answer) == "positive</s>"
+        assert given.loss_mask[row].argmax() == length
+
+
+@pytest.mark.parametrize("modalities", [("text",), ("audio", "video"), ()])
+def test_modalities_left_out_leave_no_trace(modalities, source, config, tokenizer):
+    (batch,) = evaluation_batches(
+        source, config, tokenizer, SPANS, task="recognition", batch_size=13,
+        modalities=modalities,
+    )  # fmt: skip
+    if "video" not in modalities:
+        assert not batch.frames.any()
+        assert not batch.frame_mask.any()
+        assert not (batch.tokens == 3).any()
+    if "audio" not in modalities:
+        assert not batch.audio.any()
+        assert not batch.audio_length.any()
+        assert not (batch.tokens == 4).any()
+    texts = [tokenizer.decode(row) for row in batch.tokens]
+    assert any("Transcript" in text for text in texts) == ("text" in modalities)
+
+
+def test_evaluation_is_shared_among_processes(source, config, tokenizer):
+    arguments = {"task": "reasoning", "batch_size": 4}
+    whole = list(evaluation_batches(source, config, tokenizer, SPANS, **arguments))
+    parts = [
+        evaluation_batches(
+            source, config, tokenizer, SPANS, **arguments,
+            process_index=index, process_count=2,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
+        same(batch, joined(shares))
+
+
+def test_rows_that_do_not_fit_are_refused_before_the_run(
+    tmp_path, source, config, tokenizer
+):
+    fits = Batches(source, config, tokenizer, SPANS, seed=0, batch_size=4)._reader
+    longest = max(fits.length(i) for i in range(13))
+    exact = dataclasses.replace(config, max_length=longest)
+    Batches(source, exact, tokenizer, SPANS, seed=0, batch_size=4)
+    short = dataclasses.replace(config, max_length=longest - 1)
+    with pytest.raises(ValueError, match=f"config.data.max_length.*{longest} or more"):
+        Batches(source, short, tokenizer, SPANS, seed=0, batch_size=4)
+    tiny = dataclasses.replace(config, max_length=8)
+    with pytest.raises(ValueError, match="clip clip000"):
+        next(
+            evaluation_batches(
+                source, tiny, tokenizer, SPANS, task="recognition", batch_size=4
+            )
+        )
+
+
+def test_no_text_is_longer_in_tokens_than_the_index_allows(source, config, tokenizer):
+    reader = loader.Reader(
+        source=source, config=config, tokenizer=tokenizer, spans=SPANS
+    )
+    for i, entry in enumerate(source.entries):
+        assert reader.length(i) <= entry.text + reader.overhead()
+
+
+def test_what_cannot_be_learned_or_shared_is_refused(
+    tmp_path, source, config, tokenizer
+):
+    with pytest.raises(ValueError, match="batch_size is 4, which 3 processes"):
+        Batches(source, config, tokenizer, SPANS, seed=0, batch_size=4, process_count=3)
+    silent = [make_record(i, emotion=None, reasoning=None) for i in range(2)]
+    silent = ShardSource(pack(tmp_path, silent, shards=1), "train")
+    with pytest.raises(ValueError, match="no record .* has an answer for recognition"):
+        Batches(silent, config, tokenizer, SPANS, seed=0, batch_size=1)
+
+
+def test_worker_processes_change_nothing(straight, source, config, tokenizer):
+    config = dataclasses.replace(config, workers=2)
+    batches = Batches(source, config, tokenizer, SPANS, seed=7, batch_size=4)
+    for one, other in zip(straight[2:], take(batches, 7, 2), strict=True):
+        same(one, other)
+
+
+def test_evaluation_prompt_is_the_first_turn_of_training(rows, tokenizer):
+    emotions = ("negative", "positive")
+    turns = [("recognition", None)], [("recognition", rows[0].emotion)]
+    asked, told = (
+        prompt.encode(
+            prompt.conversation(rows[0], turn, tokenizer, SPANS, emotions), tokenizer
+        )[0]
+        for turn in turns
+    )
+    np.testing.assert_array_equal(told[: len(asked)], asked)
