@@ -305,7 +305,7 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Args:
           input_ids: `[B, S]`, with places for the media.
           attention_mask: `[B, S]`, 0 for padding, on either side.
-          position_ids: `[B, S]`; counted from the first token of a row unless given.
+          position_ids: `[B, S]`; 0, 1, 2 and so on unless given.
           past_key_values: the cache; with one that is not empty, no media are given.
           inputs_embeds: `[B, S, D]`, instead of `input_ids` and without media.
           frames: `[B, T, H, W, 3]` uint8; rows without video have no places.
@@ -325,13 +325,6 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         elif frames is not None or audio is not None:
             raise ValueError("frames and audio need input_ids, which hold their places")
-        if (
-            position_ids is None
-            and isinstance(attention_mask, torch.Tensor)
-            and attention_mask.dim() == 2
-        ):
-            counted = attention_mask.long().cumsum(dim=1) - 1
-            position_ids = counted.clamp(min=0)[:, -inputs_embeds.shape[1] :]
         return self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

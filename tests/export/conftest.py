@@ -86,7 +86,9 @@ def make_twin():
         model = DeemoLlamaForConditionalGeneration(config).eval()
         with torch.no_grad():  # far enough from zero for every part to be heard
             for name, parameter in model.named_parameters():
-                if "embed_positions" not in name and parameter.ndim > 1:
+                if parameter.ndim == 1:
+                    parameter.add_(torch.randn_like(parameter), alpha=0.2)
+                elif "embed_positions" not in name:
                     parameter.mul_(5.0)
         return model
 

@@ -1,0 +1,188 @@
+"""The model card of an exported folder: what is known of it, and nothing else."""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+from typing import Any
+
+from deemo_jax.architecture import DeemoLlamaConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card:
+    """What the exporter knows of a model; what it does not know stays empty.
+
+    `data` names the data set, `about_data` says of it what a reader must know (that it
+    was generated, say), `deidentification` lists the versions found in its records.
+    `config` is the run's configuration as nested dicts, `metrics` measured results,
+    nested likewise: groups of numbers, of which only the numbers are shown.
+    `instructions` are the questions the model was trained on, by task.
+    """
+
+    name: str
+    data: str
+    about_data: str = ""
+    deidentification: tuple[str, ...] = ()
+    steps: int | None = None
+    init_from: str = ""
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    instructions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def write_card(
+    card: Card,
+    config: DeemoLlamaConfig,
+    *,
+    parameters: int,
+    video_token: str,
+    audio_token: str,
+    parity: Mapping[str, Any] | None,
+) -> str:
+    """The card as Markdown; `parity` is what `verify` returned, None if not run."""
+    sections = [
+        _front(card),
+        _introduction(card, config, parameters),
+        _use(card, config, video_token, audio_token),
+        _data(card),
+        _results(card),
+        _parity(parity),
+        _training(card),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front(card: Card) -> str:
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "tags: [emotion-recognition, de-identified, video, audio, deemo]",
+            "---",
+            "",
+            f"# {card.name}",
+        ]
+    )
+
+
+def _introduction(card: Card, config: DeemoLlamaConfig, parameters: int) -> str:
+    llama, clip = config.language_model, config.vision_tower
+    start = (
+        f"Training started from `{card.init_from}`, whose licence applies."
+        if card.init_from
+        else "Every weight was trained from random values."
+    )
+    return (
+        "A DEEMO-LLaMA model (method: arXiv 2504.19549; these are not its authors' "
+        "weights): it reads emotion from clips whose faces are masked and whose voices "
+        "are changed, and answers in words. It was trained with deemo-jax.\n\n"
+        f"{parameters:,} parameters: a CLIP vision tower ({clip.num_hidden_layers} "
+        f"layers, {clip.image_size} pixels), a Whisper encoder "
+        f"({config.audio_tower.encoder_layers} layers), a Q-Former each, and a LLaMA "
+        f"decoder ({llama.num_hidden_layers} layers, {llama.hidden_size} wide). {start}"
+    )
+
+
+def _use(
+    card: Card, config: DeemoLlamaConfig, video_token: str, audio_token: str
+) -> str:
+    video, audio = config.video_connector, config.audio_connector
+    seconds = config.audio_tower.max_source_positions * 0.02
+    size = config.vision_tower.image_size
+    media = (
+        f'"{video_token}" * {video.num_query_tokens} + '
+        f'"{audio_token}" * {audio.num_query_tokens}'
+    )
+    lines = [
+        "## Use",
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        "model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        f"media = {media}",
+        'messages = [{"role": "user", "content": media + transcript + question}]',
+        "inputs = tokenizer.apply_chat_template(",
+        "    messages,",
+        "    add_generation_prompt=True,",
+        "    return_dict=True,",
+        '    return_tensors="pt",',
+        ")",
+        "answer = model.generate(",
+        "    **inputs, frames=frames, audio=audio, max_new_tokens=64",
+        ")",
+        "```",
+        "",
+        f"`frames` is uint8 `[1, T, {size}, {size}, 3]`, RGB, T at most",
+        f"{video.max_positions}; `audio` is float32 `[1, N]`, 16 kHz mono, at most",
+        f"{seconds:g} s. Both go in as they are. A clip without one of them has no",
+        "token of it in its prompt.",
+    ]
+    if card.instructions:
+        lines += ["", "Questions it was trained on:", ""]
+        lines += [f"- {task}: {text}" for task, text in card.instructions.items()]
+    return "\n".join(lines)
+
+
+def _data(card: Card) -> str:
+    versions = ", ".join(f"`{version}`" for version in card.deidentification)
+    lines = ["## Data", "", f"Trained on `{card.data}`. {card.about_data}".strip()]
+    lines += ["", f"De-identification of its records: {versions or 'not recorded'}."]
+    return "\n".join(lines)
+
+
+def _results(card: Card) -> str:
+    rows = list(_leaves(card.metrics))
+    if not rows:
+        return "## Results\n\nNo metrics were given at export: nothing is claimed."
+    table = ["## Results", "", "| measured | value |", "|---|---|"]
+    return "\n".join(table + [f"| {name} | {value:.6g} |" for name, value in rows])
+
+
+def _parity(parity: Mapping[str, Any] | None) -> str:
+    if parity is None:
+        return (
+            "## Agreement with the model that was trained\n\n"
+            "Not measured at this export."
+        )
+    return (
+        "## Agreement with the model that was trained\n\n"
+        f"Measured at export, PyTorch against JAX in {parity['dtype']}, on "
+        f"{parity['tokens']} tokens of {parity['rows']} rows: logits differ by at most "
+        f"{parity['max_abs_difference']:.2g}, the most likely token is the same for "
+        f"{parity['top1_agreement']:.2%}, and the {parity['greedy_tokens']} tokens "
+        "answered greedily are the same. Details and versions: `parity.json`."
+    )
+
+
+def _training(card: Card) -> str:
+    lines = ["## Training", ""]
+    if card.steps is not None:
+        lines += [f"{card.steps:,} steps.", ""]
+    settings = [
+        f"{name} = {value!r}"
+        for group in ("seed", "train", "optimizer", "data", "mesh")
+        if group in card.config
+        for name, value in _settings(card.config[group], group)
+    ]
+    if not settings:
+        return "\n".join([*lines, "The configuration was not given at export."])
+    return "\n".join([*lines, "```", *settings, "```"])
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of nested groups, by dotted name."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{name}", value
+
+
+def _settings(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Nested settings, by dotted name; paths of the machine stay out of a card."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _settings(inner, f"{name}.{key}")
+    elif not (isinstance(value, str) and "/" in value):
+        yield name, value

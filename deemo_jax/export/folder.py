@@ -1,0 +1,179 @@
+"""The exported folder: weights, code, tokenizer, card and proof, all or nothing."""
+
+from collections.abc import Mapping, Sequence
+import copy
+import json
+from pathlib import Path
+import shutil
+import tempfile
+from typing import Any
+
+from flax import nnx
+import jax
+
+from deemo_jax.annotation import Taxonomy, write_taxonomy
+from deemo_jax.batch import Batch
+from deemo_jax.export import parity
+from deemo_jax.export.card import Card, write_card
+from deemo_jax.export.parity import ExportError
+from deemo_jax.models.deemo_llama import DeemoLlama
+
+CODE = ("configuration_deemo_llama.py", "modeling_deemo_llama.py")
+AUTO_MAP = {
+    "AutoConfig": "configuration_deemo_llama.DeemoLlamaConfig",
+    "AutoModelForCausalLM": "modeling_deemo_llama.DeemoLlamaForConditionalGeneration",
+}
+
+
+def export(
+    model: DeemoLlama,
+    tokenizer: Any,
+    output: Path,
+    *,
+    card: Card,
+    taxonomy: Taxonomy | None = None,
+    batches: Sequence[Batch] = (),
+    verify: bool = True,
+    max_new_tokens: int = 32,
+) -> Mapping[str, Any] | None:
+    """Writes `model` as a Hugging Face folder that PyTorch runs.
+
+    The folder is written beside `output` and takes its place once it is proved, so
+    that what stands at `output` is always whole. `tokenizer` is a tokenizer of
+    `transformers`, `card` what the model card says, `taxonomy` the label sets.
+
+    With `verify`, the folder's PyTorch model and ours answer `batches` (without any, a
+    batch of noise), each row with up to `max_new_tokens` greedy tokens.
+
+    Returns:
+      What `parity.verify` measured, also written to `parity.json`; None if not run.
+
+    Raises:
+      ExportError: `output` holds something that is no export of ours, the tokenizer
+        does not fit the model, or PyTorch does not compute the same (logits off by
+        1e-4 or more, or another greedy answer). Then `output` stays as it was.
+    """
+    _check_output(output)
+    _check_tokenizer(model, tokenizer)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=output.parent, prefix=f".{output.name}-", ignore_cleanup_errors=True
+    ) as beside:
+        partial = Path(beside) / output.name
+        model.save_pretrained(partial)
+        _write_config(partial, tokenizer)
+        _write_tokenizer(partial, tokenizer)
+        for name in CODE:
+            shutil.copyfile(Path(__file__).with_name(name), partial / name)
+        if taxonomy is not None:
+            write_taxonomy(partial / "taxonomy.json", taxonomy)
+        measured = None
+        if verify:
+            measured = _prove(partial, model, tokenizer, batches, max_new_tokens)
+            _write_json(partial / "parity.json", measured)
+        (partial / "README.md").write_text(
+            write_card(
+                card,
+                model.config,
+                parameters=_count(model),
+                video_token=_token(tokenizer, model.config.video_token_id),
+                audio_token=_token(tokenizer, model.config.audio_token_id),
+                parity=measured,
+            ),
+            encoding="utf-8",
+        )
+        if output.exists():
+            output.replace(Path(beside) / "previous")
+        partial.replace(output)
+    return measured
+
+
+def _prove(
+    folder: Path,
+    model: DeemoLlama,
+    tokenizer: Any,
+    batches: Sequence[Batch],
+    max_new_tokens: int,
+) -> dict[str, Any]:
+    measured = parity.verify(
+        folder,
+        model,
+        batches or [parity.random_batch(model.config, seed=0)],
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=max_new_tokens,
+    )
+    if not measured["passed"]:
+        same = "the same" if measured["greedy_text_equal"] else "another"
+        raise ExportError(
+            f"PyTorch does not compute what was trained: logits differ by up to "
+            f"{measured['max_abs_difference']:.3g} (allowed: less than "
+            f"{measured['tolerance']:g}) and the greedy text is {same}; nothing was "
+            f"exported. Compare versions: {measured['versions']}"
+        )
+    return measured
+
+
+def _check_output(output: Path) -> None:
+    """Refuses to replace anything but an earlier export."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise ExportError(f"{output} is a file; choose a folder that does not exist")
+    ours = all((output / name).is_file() for name in (*CODE, "config.json"))
+    if any(output.iterdir()) and not ours:
+        raise ExportError(
+            f"{output} is not empty and no earlier export; choose another folder"
+        )
+
+
+def _check_tokenizer(model: DeemoLlama, tokenizer: Any) -> None:
+    size = model.config.language_model.vocab_size
+    if len(tokenizer) > size:
+        raise ExportError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model's vocab_size is "
+            f"{size}; export with the tokenizer that the model was trained with"
+        )
+    for name in ("pad_token_id", "eos_token_id"):
+        if getattr(tokenizer, name) is None:
+            raise ExportError(
+                f"the tokenizer has no {name}, which answers end with or are padded "
+                f"by; set it and export again"
+            )
+
+
+def _write_config(folder: Path, tokenizer: Any) -> None:
+    """Completes the model's `config.json` for `AutoModelForCausalLM`."""
+    path = folder / "config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    special = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id")
+        for name in ("pad", "bos", "eos")
+    }
+    text = fields["text_config"] | special
+    # Versions before 5 read the one, later ones the other.
+    theta = text.get("rope_theta") or text["rope_parameters"]["rope_theta"]
+    text["rope_theta"] = theta
+    text.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": theta})
+    fields |= special | {"text_config": text, "auto_map": AUTO_MAP, "dtype": "float32"}
+    _write_json(path, fields)
+    _write_json(folder / "generation_config.json", special | {"do_sample": False})
+
+
+def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Saves the tokenizer so that it pads on the left, as generation needs it."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(folder)
+
+
+def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def _token(tokenizer: Any, token_id: int) -> str:
+    return str(tokenizer.convert_ids_to_tokens(token_id))
+
+
+def _count(model: DeemoLlama) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -1,0 +1,139 @@
+"""The model card says what is known, and claims nothing else."""
+
+import re
+
+from deemo_jax.architecture import (
+    ClipVisionConfig,
+    DeemoLlamaConfig,
+    LlamaConfig,
+    QFormerConfig,
+    WhisperEncoderConfig,
+)
+from deemo_jax.export.card import Card, write_card
+
+CONNECTOR = QFormerConfig(
+    hidden_size=12,
+    intermediate_size=20,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    encoder_hidden_size=14,
+    max_positions=5,
+    num_query_tokens=3,
+    hidden_act="gelu",
+    layer_norm_eps=1e-12,
+)
+CONFIG = DeemoLlamaConfig(
+    vision_tower=ClipVisionConfig(
+        hidden_size=14,
+        intermediate_size=22,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=15,
+        patch_size=5,
+        hidden_act="quick_gelu",
+        layer_norm_eps=1e-5,
+    ),
+    audio_tower=WhisperEncoderConfig(
+        d_model=14,
+        encoder_layers=2,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=26,
+        num_mel_bins=11,
+        max_source_positions=150,
+        activation_function="gelu",
+    ),
+    video_connector=CONNECTOR,
+    audio_connector=CONNECTOR,
+    language_model=LlamaConfig(
+        vocab_size=37,
+        hidden_size=24,
+        intermediate_size=34,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        hidden_act="silu",
+        max_position_embeddings=64,
+        rms_norm_eps=1e-5,
+        rope_theta=5_000.0,
+        attention_bias=False,
+        mlp_bias=False,
+        tie_word_embeddings=False,
+    ),
+    vision_feature_layer=-2,
+    image_mean=(0.5, 0.5, 0.5),
+    image_std=(0.25, 0.25, 0.25),
+    video_token_id=3,
+    audio_token_id=4,
+)
+PARITY = {
+    "dtype": "float32",
+    "tokens": 93,
+    "rows": 4,
+    "max_abs_difference": 3.1e-6,
+    "top1_agreement": 1.0,
+    "greedy_tokens": 40,
+}
+
+
+def text(card, parity=None):
+    return write_card(
+        card,
+        CONFIG,
+        parameters=12_345,
+        video_token="<video>",
+        audio_token="<audio>",
+        parity=parity,
+    )
+
+
+def test_what_is_known_is_said():
+    card = Card(
+        name="deemo-tiny",
+        data="deemo_synthetic",
+        about_data="It was generated; no person is in it.",
+        deidentification=("centerface+mcadams/1", "generated/1"),
+        steps=1_500,
+        init_from="some/llama",
+        config={"seed": 7, "train": {"batch_size": 32}, "data": {"path": "/home/me/x"}},
+        metrics={"recognition": {"accuracy": 0.91, "confusion": [[1, 2], [3, 4]]}},
+        instructions={"recognition": "Which emotion is it?"},
+    )
+    found = text(card, PARITY)
+    for words in (
+        "# deemo-tiny",
+        "12,345 parameters",
+        "Trained on `deemo_synthetic`. It was generated; no person is in it.",
+        "`centerface+mcadams/1`, `generated/1`",
+        "1,500 steps",
+        "Training started from `some/llama`, whose licence applies",
+        "seed = 7",
+        "train.batch_size = 32",
+        "| recognition.accuracy | 0.91 |",
+        "- recognition: Which emotion is it?",
+        "logits differ by at most 3.1e-06",
+        'media = "<video>" * 3 + "<audio>" * 3',
+        "at most\n3 s",
+    ):
+        assert words in found, words
+    assert "/home/me" not in found
+    assert "confusion" not in found
+
+
+def test_what_is_not_known_is_not_claimed():
+    found = text(Card(name="deemo", data="mine"))
+    for words in (
+        "No metrics were given at export",
+        "De-identification of its records: not recorded",
+        "Not measured at this export",
+        "The configuration was not given",
+        "Every weight was trained from random values",
+    ):
+        assert words in found, words
+    assert not re.search(r"accura|F1|%|steps\.", found.lower())
+
+
+def test_the_front_matter_is_yaml_that_ends():
+    lines = text(Card(name="deemo", data="mine")).splitlines()
+    assert lines[0] == "---"
+    assert "---" in lines[1:6]

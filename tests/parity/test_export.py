@@ -1,0 +1,350 @@
+"""A model of random weights and odd sizes, exported, is the same model in PyTorch."""
+
+import dataclasses
+import json
+from pathlib import Path
+import shutil
+
+from flax import nnx
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+import transformers
+
+from deemo_jax.architecture import (
+    ClipVisionConfig,
+    DeemoLlamaConfig,
+    LlamaConfig,
+    QFormerConfig,
+    WhisperEncoderConfig,
+)
+from deemo_jax.export import parity
+from deemo_jax.export.card import Card
+from deemo_jax.export.folder import AUTO_MAP, CODE, export
+from deemo_jax.export.parity import ExportError
+from deemo_jax.models.deemo_llama import DeemoLlama
+
+transformers.utils.logging.disable_progress_bar()
+
+VIDEO = QFormerConfig(
+    hidden_size=12,
+    intermediate_size=20,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    encoder_hidden_size=14,
+    max_positions=5,
+    num_query_tokens=3,
+    hidden_act="gelu",
+    layer_norm_eps=1e-12,
+)
+ODD = DeemoLlamaConfig(
+    vision_tower=ClipVisionConfig(
+        hidden_size=14,
+        intermediate_size=22,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=15,
+        patch_size=5,
+        hidden_act="quick_gelu",
+        layer_norm_eps=1e-3,
+    ),
+    audio_tower=WhisperEncoderConfig(
+        d_model=18,
+        encoder_layers=2,
+        encoder_attention_heads=3,
+        encoder_ffn_dim=26,
+        num_mel_bins=11,
+        max_source_positions=31,
+        activation_function="gelu",
+    ),
+    video_connector=VIDEO,
+    audio_connector=dataclasses.replace(
+        VIDEO, encoder_hidden_size=18, num_query_tokens=2, max_positions=7
+    ),
+    language_model=LlamaConfig(
+        vocab_size=41,
+        hidden_size=24,
+        intermediate_size=34,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=10,
+        hidden_act="silu",
+        max_position_embeddings=64,
+        rms_norm_eps=1e-3,
+        rope_theta=500.0,
+        attention_bias=False,
+        mlp_bias=False,
+        tie_word_embeddings=False,
+    ),
+    vision_feature_layer=-2,
+    image_mean=(0.5, 0.4, 0.3),
+    image_std=(0.25, 0.3, 0.2),
+    video_token_id=3,
+    audio_token_id=4,
+)
+OTHER = dataclasses.replace(
+    ODD,
+    vision_tower=dataclasses.replace(
+        ODD.vision_tower, num_hidden_layers=1, hidden_act="gelu", patch_size=3
+    ),
+    audio_tower=dataclasses.replace(
+        ODD.audio_tower, num_mel_bins=80, max_source_positions=40
+    ),
+    audio_connector=dataclasses.replace(
+        ODD.audio_connector, num_hidden_layers=1, max_positions=3
+    ),
+    language_model=dataclasses.replace(
+        ODD.language_model,
+        num_key_value_heads=4,
+        head_dim=6,
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=True,
+        rope_theta=10_000.0,
+    ),
+    vision_feature_layer=-1,
+)
+
+
+class Words:
+    """As much of a tokenizer as a folder needs."""
+
+    pad_token_id, bos_token_id, eos_token_id, padding_side = 0, 1, 2, "right"
+
+    def __len__(self):
+        return 41
+
+    def convert_ids_to_tokens(self, token_id):
+        return f"<{token_id}>"
+
+    def save_pretrained(self, folder):
+        (folder / "tokenizer_config.json").write_text("{}")
+
+
+def make(config, seed=0):
+    """Every weight and bias far enough from zero to be heard."""
+    model = DeemoLlama(config, rngs=nnx.Rngs(seed))
+    draw = np.random.default_rng(seed)
+
+    def louder(path, variable):
+        value = np.asarray(variable.get_value())
+        if "embed_positions" in path:
+            return variable
+        noise = draw.normal(scale=0.2, size=value.shape).astype(value.dtype)
+        return variable.replace(jax.numpy.asarray(value + noise))
+
+    state = nnx.state(model, nnx.Param)
+    flat = [(path, louder(path, leaf)) for path, leaf in nnx.to_flat_state(state)]
+    nnx.update(model, nnx.from_flat_state(flat))
+    return model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_module_cache(tmp_path_factory):
+    """The folders' code is imported from a cache that goes with the tests."""
+    cache = str(tmp_path_factory.mktemp("modules"))
+    patch = pytest.MonkeyPatch()
+    patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
+    patch.syspath_prepend(cache)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module", params=[ODD, OTHER], ids=["odd", "other"])
+def exported(request, tmp_path_factory):
+    """A model, its folder, and what was measured."""
+    model = make(request.param)
+    folder = tmp_path_factory.mktemp("export") / "model"
+    batches = [parity.random_batch(request.param, seed=seed) for seed in (1, 2)]
+    measured = export(
+        model,
+        Words(),
+        folder,
+        card=Card(name="tiny", data="noise"),
+        batches=batches,
+        max_new_tokens=12,
+    )
+    return model, folder, measured
+
+
+def test_logits_and_greedy_text_are_the_same(exported):
+    _, folder, measured = exported
+    assert measured["passed"]
+    assert measured["max_abs_difference"] < 1e-4
+    assert measured["greedy_text_equal"]
+    assert measured["top1_agreement"] == 1.0
+    assert measured["kl"] < 1e-9
+    assert measured["rows"] == 8
+    assert measured["greedy_tokens"] > 40
+    assert json.loads((folder / "parity.json").read_text()) == measured
+
+
+def test_the_folder_comes_back_into_jax(exported):
+    model, folder, _ = exported
+    again = DeemoLlama.from_pretrained(folder)
+    batch = parity.random_batch(model.config, seed=3)
+    np.testing.assert_array_equal(
+        np.asarray(parity._logits(model, batch)),
+        np.asarray(parity._logits(again, batch)),
+    )
+
+
+def test_parity_is_measured_in_float32_only(exported):
+    _, folder, _ = exported
+    half = DeemoLlama(ODD, rngs=nnx.Rngs(0), dtype=jax.numpy.bfloat16)
+    with pytest.raises(ValueError, match="bfloat16"):
+        check(folder, half)
+
+
+def check(folder, model, batch=None):
+    return parity.verify(
+        folder,
+        model,
+        [batch or parity.random_batch(model.config, seed=1)],
+        eos_token_id=2,
+        pad_token_id=0,
+        max_new_tokens=2,
+    )
+
+
+def set_config(*keys, value):
+    def plant(folder: Path):
+        path = folder / "config.json"
+        fields = json.loads(path.read_text())
+        inner = fields
+        for key in keys[:-1]:
+            inner = inner[key]
+        assert inner[keys[-1]] != value
+        inner[keys[-1]] = value
+        path.write_text(json.dumps(fields))
+
+    return plant
+
+
+def edit(change):
+    def plant(folder: Path):
+        path = folder / "model.safetensors"
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path, metadata={"format": "pt"})
+
+    return plant
+
+
+def swap(tensors, left, right):
+    tensors[left], tensors[right] = tensors[right], tensors[left]
+
+
+def nudge(tensors, name):
+    tensors[name] = tensors[name] + np.float32(0.05)
+
+
+def transpose(tensors, name):
+    tensors[name] = np.ascontiguousarray(tensors[name].T)
+
+
+def recode(old, new):
+    """Changes the model's code; a new configuration's class makes it be looked at."""
+
+    def plant(folder: Path):
+        with (folder / CODE[0]).open("a") as file:
+            file.write(f"# {new}\n")
+        path = folder / CODE[1]
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return plant
+
+
+SQUARE = "video_connector.qformer.encoder.layer.1.attention.attention.value.weight"
+POSITIONS = "audio_connector.position_embedding.weight"
+FAULTS = {
+    "rope theta": set_config(
+        "text_config",
+        "rope_parameters",
+        value={"rope_type": "default", "rope_theta": 10_000.0},
+    ),
+    "gelu for quick_gelu": set_config("vision_config", "hidden_act", value="gelu"),
+    "decoder's eps": set_config("text_config", "rms_norm_eps", value=1e-6),
+    "tower's eps": set_config("vision_config", "layer_norm_eps", value=1e-5),
+    "hidden layer off by one": set_config("vision_feature_layer", value=-1),
+    "channels' mean": set_config("image_mean", value=[0.5, 0.5, 0.5]),
+    "queries for keys": edit(
+        lambda t: swap(
+            t,
+            "audio_tower.layers.0.self_attn.q_proj.weight",
+            "audio_tower.layers.0.self_attn.k_proj.weight",
+        )
+    ),
+    "transposed kernel": edit(lambda t: transpose(t, SQUARE)),
+    "one bias": edit(lambda t: nudge(t, "audio_connector.projection.bias")),
+    "one norm": edit(lambda t: nudge(t, "video_connector.encoder_layernorm.weight")),
+    "one position": edit(lambda t: nudge(t, POSITIONS)),
+    "order of media": recode("order < count", "order < count - 1"),
+    "unmasked frames": recode("frame_mask.bool()", "torch.ones_like(frame_mask)"),
+    "unmasked audio": recode("heard = frame", "heard = 0 * frame"),
+    "mel floor": recode("loudest - 8.0", "loudest - 4.0"),
+}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """The odd model and a sound folder of it, for errors to be planted in copies."""
+    model = make(ODD)
+    folder = tmp_path_factory.mktemp("sound") / "model"
+    export(model, Words(), folder, card=Card(name="t", data="n"), verify=False)
+    return model, folder
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_planted_error_is_caught(sound, tmp_path, fault):
+    model, folder = sound
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    fault(copy)
+    measured = check(copy, model)
+    assert not measured["passed"]
+    assert measured["max_abs_difference"] > parity.TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("plant", "words"),
+    [
+        (edit(lambda t: t.pop("audio_tower.conv1.bias")), "missing keys"),
+        (edit(lambda t: t.update(extra=np.zeros(3, np.float32))), "unexpected keys"),
+    ],
+    ids=["missing", "left over"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_tensor_missing_or_left_over_is_named(sound, tmp_path, plant, words):
+    model, folder = sound
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    plant(copy)
+    with pytest.raises(ExportError, match=words):
+        check(copy, model)
+
+
+def test_an_export_that_differs_is_not_left_behind(sound, tmp_path, monkeypatch):
+    model, _ = sound
+    output = tmp_path / "model"
+    verify = parity.verify
+
+    def another(folder, model, *args, **kwargs):
+        return verify(folder, make(ODD, seed=1), *args, **kwargs)
+
+    monkeypatch.setattr("deemo_jax.export.parity.verify", another)
+    with pytest.raises(ExportError, match="logits differ by up to"):
+        export(model, Words(), output, card=Card(name="t", data="n"), max_new_tokens=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_map_names_classes_of_the_code():
+    for name in AUTO_MAP.values():
+        module, cls = name.split(".")
+        assert f"{module}.py" in CODE
+        text = (Path(parity.__file__).parent / f"{module}.py").read_text()
+        assert f"class {cls}(" in text
