@@ -1,16 +1,97 @@
 """CLIP's vision tower (Radford et al., 2021), frame by frame."""
 
+from collections.abc import Mapping
+import dataclasses
+import os
+from typing import Any
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from deemo_jax.architecture import ClipVisionConfig
 from deemo_jax.models.attention import Attention, dot_product_attention
-from deemo_jax.models.layers import activation, scan, stack
+from deemo_jax.models.layers import NORMAL, activation, scan, stack
+from deemo_jax.models.loading import load, read_fields
+from deemo_jax.models.names import attention_rows, linear_rows, norm_rows
 from deemo_jax.models.self_attention import SelfAttention
+from deemo_jax.pretrained import PretrainedError, Row, prefixed, read_config, write
 from deemo_jax.sharding import constrain
+
+_LAYER = "encoder.layers.{layer}."
+# Hugging Face's names, as `CLIPVisionModel` has them, beside ours.
+TABLE = (
+    Row("embeddings.class_embedding", "embeddings/class_embedding"),
+    Row(
+        "embeddings.patch_embedding.weight",
+        "embeddings/patch_embedding/kernel",
+        "conv2d",
+    ),
+    Row(
+        "embeddings.position_embedding.weight",
+        "embeddings/position_embedding/embedding",
+    ),
+    *norm_rows("pre_layrnorm", "pre_layrnorm"),
+    *norm_rows(f"{_LAYER}layer_norm1", "layers/layer_norm1"),
+    *attention_rows(f"{_LAYER}self_attn", "layers/self_attn"),
+    *norm_rows(f"{_LAYER}layer_norm2", "layers/layer_norm2"),
+    *linear_rows(f"{_LAYER}mlp.fc1", "layers/mlp/fc1"),
+    *linear_rows(f"{_LAYER}mlp.fc2", "layers/mlp/fc2"),
+    *norm_rows("post_layernorm", "post_layernorm"),
+)
+PREFIXES = ("vision_model.", "")
+FOREIGN = (  # the text half of a whole CLIP, and a constant in older files
+    "text_model.*",
+    "text_projection.*",
+    "visual_projection.*",
+    "logit_scale",
+    "*.position_ids",
+)
+# A file leaves out what is as in `transformers.CLIPVisionConfig()`, CLIP ViT-B/32.
+ABSENT = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+
+
+def config_from_dict(values: Mapping[str, Any]) -> ClipVisionConfig:
+    """Reads a Hugging Face `config.json` of a vision tower or of a whole CLIP.
+
+    Raises:
+      PretrainedError: if it is of another model, or a value is not supported here.
+    """
+    values = values.get("vision_config", values)
+    if values.get("model_type") not in ("clip_vision_model", "clip"):
+        raise PretrainedError(
+            f"model_type {values.get('model_type')!r} in config.json is not supported "
+            f"as a vision tower; supported: clip, clip_vision_model"
+        )
+    if values.get("num_channels", 3) != 3:
+        raise PretrainedError(
+            f"num_channels {values['num_channels']} in config.json is not supported; "
+            f"frames are RGB, so take a tower of 3 channels"
+        )
+    return read_fields(ClipVisionConfig, values, ABSENT)
+
+
+def config_to_dict(config: ClipVisionConfig) -> dict[str, Any]:
+    """The inverse of `config_from_dict`."""
+    return {
+        "model_type": "clip_vision_model",
+        "architectures": ["CLIPVisionModel"],
+        **dataclasses.asdict(config),
+        "num_channels": 3,
+        "dtype": "float32",
+    }
 
 
 class ClipEmbeddings(nnx.Module):
@@ -23,9 +104,8 @@ class ClipEmbeddings(nnx.Module):
                 f"{config.patch_size}; CLIP would leave out the rest of the image"
             )
         width, patch = config.hidden_size, config.patch_size
-        normal = nnx.initializers.normal
         self.class_embedding = nnx.Param(
-            normal(width**-0.5)(rngs.params(), (width,), jnp.float32)
+            nnx.initializers.normal(width**-0.5)(rngs.params(), (width,), jnp.float32)
         )
         self.patch_embedding = nnx.Conv(
             3,
@@ -40,7 +120,7 @@ class ClipEmbeddings(nnx.Module):
         self.position_embedding = nnx.Embed(
             (config.image_size // patch) ** 2 + 1,
             width,
-            embedding_init=normal(0.02),
+            embedding_init=NORMAL,
             dtype=dtype,
             rngs=rngs,
         )
@@ -161,6 +241,40 @@ class ClipVision(nnx.Module):
             remat=self.remat,
         )
         return x
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike,
+        *,
+        dtype: DTypeLike | None = None,
+        mesh: Mesh | None = None,
+    ) -> "ClipVision":
+        """Reads a Hugging Face folder; with a mesh, each tensor into its shards.
+
+        Takes a vision tower alone or a whole CLIP, whose text half it leaves.
+
+        Raises:
+          PretrainedError: if the folder holds no such tower.
+        """
+        config = config_from_dict(read_config(folder))
+        return load(
+            lambda: cls(config, rngs=nnx.Rngs(0), dtype=dtype or jnp.float32),
+            folder,
+            TABLE,
+            prefixes=PREFIXES,
+            foreign=FOREIGN,
+            mesh=mesh,
+        )
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes a Hugging Face folder that `transformers.CLIPVisionModel` reads."""
+        write(
+            folder,
+            prefixed(TABLE, "vision_model.", ""),
+            nnx.state(self),
+            config_to_dict(self.config),
+        )
 
 
 def _norm(config: ClipVisionConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:

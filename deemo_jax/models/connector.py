@@ -1,6 +1,9 @@
 """The connector: a Q-Former that turns a tower's features into the decoder's tokens."""
 
+from collections.abc import Mapping
+import dataclasses
 import functools
+from typing import Any
 
 from flax import nnx
 import jax.numpy as jnp
@@ -9,8 +12,83 @@ from jaxtyping import Array, Bool, Float, Int
 
 from deemo_jax.architecture import QFormerConfig
 from deemo_jax.models.attention import Attention, dot_product_attention
-from deemo_jax.models.layers import activation, scan, stack
+from deemo_jax.models.layers import NORMAL, activation, scan, stack
+from deemo_jax.models.loading import read_fields
+from deemo_jax.models.names import linear_rows, norm_rows
+from deemo_jax.pretrained import PretrainedError, Row
 from deemo_jax.sharding import constrain
+
+_LAYER = "qformer.encoder.layer.{layer}."
+# The names of the connector in our PyTorch model, whose `qformer` is transformers'
+# `Blip2QFormerModel`, beside ours.
+TABLE = (
+    *norm_rows("encoder_layernorm", "encoder_layernorm"),
+    Row("position_embedding.weight", "position_embedding/embedding"),
+    Row("query_tokens", "query_tokens"),
+    *norm_rows("qformer.layernorm", "layernorm"),
+    *(
+        row
+        for attention in ("attention", "crossattention")
+        for part in ("query", "key", "value")
+        for row in linear_rows(
+            f"{_LAYER}{attention}.attention.{part}", f"layers/{attention}/{part}"
+        )
+    ),
+    *linear_rows(
+        f"{_LAYER}intermediate_query.dense", "layers/intermediate_query/dense"
+    ),
+    *(
+        row
+        for name in ("attention.output", "crossattention.output", "output_query")
+        for path in ["layers/" + name.replace(".", "/")]
+        for row in (
+            *linear_rows(f"{_LAYER}{name}.dense", f"{path}/dense"),
+            *norm_rows(f"{_LAYER}{name}.LayerNorm", f"{path}/LayerNorm"),
+        )
+    ),
+    *linear_rows("projection", "projection"),
+)
+# A file leaves out what is as in `transformers.Blip2QFormerConfig()`.
+ABSENT = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "encoder_hidden_size": 1408,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+}
+
+
+def config_from_dict(values: Mapping[str, Any]) -> QFormerConfig:
+    """Reads the part of a whole model's `config.json` that describes a connector.
+
+    Raises:
+      PretrainedError: if it is of another kind, or a value is not supported here.
+    """
+    if values.get("model_type") != "blip_2_qformer":
+        raise PretrainedError(
+            f"model_type {values.get('model_type')!r} in config.json is not supported "
+            f"as a connector; supported: blip_2_qformer"
+        )
+    if values.get("cross_attention_frequency") != 1:
+        raise PretrainedError(
+            f"cross_attention_frequency {values.get('cross_attention_frequency')!r} in "
+            f"config.json is not supported; our connectors have 1, every layer"
+        )
+    return read_fields(QFormerConfig, values, ABSENT)
+
+
+def config_to_dict(config: QFormerConfig) -> dict[str, Any]:
+    """The inverse of `config_from_dict`."""
+    return {
+        "model_type": "blip_2_qformer",
+        **dataclasses.asdict(config),
+        "cross_attention_frequency": 1,
+        "use_qformer_text_input": False,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
 
 
 class QFormerOutput(nnx.Module):
@@ -138,13 +216,12 @@ class QFormer(nnx.Module):
         self.remat = remat
         self.dtype = dtype
         width, source = config.hidden_size, config.encoder_hidden_size
-        normal = nnx.initializers.normal(0.02)
         self.encoder_layernorm = _norm(source, config, dtype, rngs)
         self.position_embedding = nnx.Embed(
-            config.max_positions, source, embedding_init=normal, dtype=dtype, rngs=rngs
+            config.max_positions, source, embedding_init=NORMAL, dtype=dtype, rngs=rngs
         )
         self.query_tokens = nnx.Param(
-            normal(rngs.params(), (config.num_query_tokens, width), jnp.float32)
+            NORMAL(rngs.params(), (config.num_query_tokens, width), jnp.float32)
         )
         self.layernorm = _norm(width, config, dtype, rngs)
         self.layers = stack(
@@ -155,7 +232,7 @@ class QFormer(nnx.Module):
             rngs,
         )
         self.projection = nnx.Linear(
-            width, output_size, kernel_init=normal, dtype=dtype, rngs=rngs
+            width, output_size, kernel_init=NORMAL, dtype=dtype, rngs=rngs
         )
 
     def __call__(

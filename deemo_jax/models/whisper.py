@@ -1,11 +1,16 @@
 """Whisper's audio tower: log-mel features and the encoder (Radford et al., 2022)."""
 
+from collections.abc import Mapping
+import dataclasses
 import functools
 import math
+import os
+from typing import Any
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 import numpy as np
@@ -14,13 +19,68 @@ from deemo_jax.architecture import WhisperEncoderConfig
 from deemo_jax.batch import SAMPLE_RATE
 from deemo_jax.models.attention import Attention, dot_product_attention
 from deemo_jax.models.layers import activation, scan, stack
+from deemo_jax.models.loading import load, read_fields
+from deemo_jax.models.names import attention_rows, linear_rows, norm_rows
 from deemo_jax.models.self_attention import SelfAttention
+from deemo_jax.pretrained import PretrainedError, Row, read_config, write
 from deemo_jax.sharding import constrain
 
 WINDOW = 400  # samples: 25 ms, the length of the Fourier transform
 HOP = 160  # samples: 10 ms between mel frames
 CONVOLUTION_STRIDE = 2  # mel frames an encoder frame: 20 ms
 LAYER_NORM_EPS = 1e-5  # fixed by the architecture, not a field of config.json
+
+_LAYER = "layers.{layer}."
+# Hugging Face's names, as `WhisperEncoder` has them, beside ours.
+TABLE = (
+    Row("conv1.weight", "conv1/kernel", "conv1d"),
+    Row("conv1.bias", "conv1/bias"),
+    Row("conv2.weight", "conv2/kernel", "conv1d"),
+    Row("conv2.bias", "conv2/bias"),
+    Row("embed_positions.weight", "embed_positions/embedding"),
+    *norm_rows(f"{_LAYER}self_attn_layer_norm", "layers/self_attn_layer_norm"),
+    *attention_rows(f"{_LAYER}self_attn", "layers/self_attn"),
+    *norm_rows(f"{_LAYER}final_layer_norm", "layers/final_layer_norm"),
+    *linear_rows(f"{_LAYER}fc1", "layers/fc1"),
+    *linear_rows(f"{_LAYER}fc2", "layers/fc2"),
+    *norm_rows("layer_norm", "layer_norm"),
+)
+PREFIXES = ("model.encoder.", "encoder.", "")
+FOREIGN = ("model.decoder.*", "decoder.*", "proj_out.weight")
+# A file leaves out what is as in `transformers.WhisperConfig()`, Whisper tiny.
+ABSENT = {
+    "d_model": 384,
+    "encoder_layers": 4,
+    "encoder_attention_heads": 6,
+    "encoder_ffn_dim": 1536,
+    "num_mel_bins": 80,
+    "max_source_positions": 1500,
+    "activation_function": "gelu",
+}
+
+
+def config_from_dict(values: Mapping[str, Any]) -> WhisperEncoderConfig:
+    """Reads the encoder's half of a Hugging Face `config.json` of Whisper.
+
+    Raises:
+      PretrainedError: if it is of another model, or a value is not supported here.
+    """
+    if values.get("model_type") != "whisper":
+        raise PretrainedError(
+            f"model_type {values.get('model_type')!r} in config.json is not supported "
+            f"as an audio tower; supported: whisper"
+        )
+    return read_fields(WhisperEncoderConfig, values, ABSENT)
+
+
+def config_to_dict(config: WhisperEncoderConfig) -> dict[str, Any]:
+    """The inverse of `config_from_dict`."""
+    return {
+        "model_type": "whisper",
+        "architectures": ["WhisperEncoder"],
+        **dataclasses.asdict(config),
+        "dtype": "float32",
+    }
 
 
 def log_mel(
@@ -238,6 +298,35 @@ class WhisperEncoder(nnx.Module):
             remat=self.remat,
         )
         return self.layer_norm(x)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike,
+        *,
+        dtype: DTypeLike | None = None,
+        mesh: Mesh | None = None,
+    ) -> "WhisperEncoder":
+        """Reads a Hugging Face folder; with a mesh, each tensor into its shards.
+
+        Takes an encoder alone or a whole Whisper, whose decoder it leaves.
+
+        Raises:
+          PretrainedError: if the folder holds no such tower.
+        """
+        config = config_from_dict(read_config(folder))
+        return load(
+            lambda: cls(config, rngs=nnx.Rngs(0), dtype=dtype or jnp.float32),
+            folder,
+            TABLE,
+            prefixes=PREFIXES,
+            foreign=FOREIGN,
+            mesh=mesh,
+        )
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes a Hugging Face folder that `transformers`' `WhisperEncoder` reads."""
+        write(folder, TABLE, nnx.state(self), config_to_dict(self.config))
 
 
 def _norm(width: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
