@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
@@ -102,9 +102,7 @@ def config_to_dict(config: LlamaConfig) -> dict[str, Any]:
     }
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cache:
+class Cache(NamedTuple):
     """Keys and values of the places a decoder has seen, room for more behind them.
 
     `segment_ids` is 0 for padding and for places not yet filled; `length` places of
