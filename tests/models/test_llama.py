@@ -7,6 +7,7 @@ import json
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from deemo_jax.models.attention import dot_product_attention
 from deemo_jax.models.layers import REMAT_POLICIES
 from deemo_jax.models.llama import Llama, config_from_dict, config_to_dict
 from deemo_jax.pretrained import PretrainedError
+from deemo_jax.sharding import parameter_shardings
 
 CONFIG = LlamaConfig(
     vocab_size=29,
@@ -320,3 +322,18 @@ def test_unsupported_activation_is_refused_by_name(model, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="activation 'relu6' is not supported"):
         Llama.from_pretrained(tmp_path)
+
+
+def test_read_onto_a_mesh_it_lies_as_the_table_says_and_computes_the_same(
+    model, tmp_path
+):
+    model.save_pretrained(tmp_path)
+    axes = ("data", "fsdp", "tensor")
+    mesh = jax.make_mesh((2, 2, 2), axes, axis_types=(AxisType.Auto,) * 3)
+    placed = Llama.from_pretrained(tmp_path, mesh=mesh)
+    expected = jax.tree.leaves(parameter_shardings(nnx.state(model), mesh))
+    found = jax.tree.leaves(nnx.state(placed))
+    assert [leaf.sharding for leaf in found] == expected
+    split = [leaf for leaf in found if not leaf.sharding.is_fully_replicated]
+    assert len(split) > 6
+    np.testing.assert_allclose(run(placed, draw()), run(model, draw()), atol=1e-5)
