@@ -99,7 +99,7 @@ def _use(
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         "model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)",
         f"media = {media}",
         'messages = [{"role": "user", "content": media + transcript + question}]',
         "inputs = tokenizer.apply_chat_template(",

@@ -1,7 +1,6 @@
 """The exported folder: weights, code, tokenizer, card and proof, all or nothing."""
 
 from collections.abc import Mapping, Sequence
-import copy
 import json
 from pathlib import Path
 import shutil
@@ -162,9 +161,10 @@ def _write_config(folder: Path, tokenizer: Any) -> None:
 
 def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
     """Saves the tokenizer so that it pads on the left, as generation needs it."""
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.padding_side = "left"
     tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    _write_json(path, fields | {"padding_side": "left"})
 
 
 def _write_json(path: Path, fields: Mapping[str, Any]) -> None:

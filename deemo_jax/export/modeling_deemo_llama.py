@@ -3,7 +3,7 @@
 This file belongs to an exported folder and depends on `torch` and `transformers` alone:
 
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     inputs = tokenizer(prompts, padding=True, return_tensors="pt")
     model.generate(**inputs, frames=frames, audio=audio, max_new_tokens=64)
 
