@@ -140,8 +140,9 @@ def write_dataset(
         )
     splits, rejections = assign_splits(clips, salt)
     (output / "dataset_info.json").unlink(missing_ok=True)
-    for old in output.glob(f"{name}-*.tfrecord-*"):
-        old.unlink()
+    for pattern in (f"{name}-*.tfrecord-*", f".{name}-*.partial"):
+        for old in output.glob(pattern):
+            old.unlink()
     read = functools.partial(_read, salt=salt, sampling=sampling)
     tally = _Tally(progress, sum(map(len, splits.values())), rejections)
     entries: dict[str, list[Entry]] = {}

@@ -73,9 +73,9 @@ def write_metadata(
             )
             for split, lengths in shard_lengths.items()
         ]
-        # TFDS derives the data set's name from a file that it finds in the folder.
-        first, lengths = next(iter(shard_lengths.items()))
-        (Path(beside) / shard_name(name, first, 0, len(lengths))).touch()
+        # TFDS derives names of data set and splits from the files that it finds.
+        for split, lengths in shard_lengths.items():
+            (Path(beside) / shard_name(name, split, 0, len(lengths))).touch()
         tfds.folder_dataset.write_metadata(
             data_dir=beside,
             features=features(),

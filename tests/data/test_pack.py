@@ -1,0 +1,226 @@
+import dataclasses
+import json
+from pathlib import Path
+import stat
+from typing import Any
+
+from conftest import flac
+import numpy as np
+import pytest
+
+from deemo_jax.annotation import Annotation, load_taxonomy
+from deemo_jax.clip import Clip, DeidentifiedClip, append_deidentified, file_digest
+from deemo_jax.data import pack
+from deemo_jax.data.pack import assign_splits, pack_folder, read_salt
+from deemo_jax.data.record import pseudonym
+from deemo_jax.data.shards import ShardSource
+from deemo_jax.media import write_video
+
+SALT = bytes(range(32))
+
+
+def clip(clip_id, subject="anna", split=None, consent="granted", **fields):
+    annotation = Annotation(
+        clip_id=clip_id, media=f"media/{clip_id}.flac", subject=subject, end=0.5,
+        split=split, consent=consent, emotion="positive",
+    )  # fmt: skip
+    rest: dict[str, Any] = {"video": None, "audio": None, "sha256": {}, "faces": {}}
+    rest |= {"deidentification": "generated/1", "verdict": "generated"}
+    return DeidentifiedClip(annotation=annotation, **rest | fields)
+
+
+@pytest.fixture
+def input(tmp_path):
+    """A de-identified folder: 12 clips of 4 subjects, two with pictures."""
+    folder = tmp_path / "deidentified"
+    (folder / "media").mkdir(parents=True)
+    for i in range(12):
+        one = clip(f"clip{i}", f"subject{i % 4}", ("train", "test")[i % 4 == 3])
+        sound = folder / one.annotation.media
+        sound.write_bytes(flac(np.random.default_rng(i)))
+        files = {"audio": sound}
+        if i < 2:
+            files["video"] = folder / "media" / f"clip{i}.mp4"
+            pixels = np.full((16, 16, 3), 20 * i, np.uint8)
+            write_video(files["video"], ((k / 10, pixels) for k in range(5)))
+        digests = {part: file_digest(path) for part, path in files.items()}
+        append_deidentified(folder, dataclasses.replace(one, sha256=digests, **files))
+    return folder
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_folder_is_packed_and_read(tmp_path, input):
+    output, steps = tmp_path / "packed", []
+    summary = pack_folder(
+        input, output, name="mer", shards=2, description="Cues decide.",
+        progress=lambda *step: steps.append(step),
+    )  # fmt: skip
+    assert summary.records == {"train": 9, "test": 3}
+    assert summary.subjects == {"train": 3, "test": 1}
+    assert summary.rejected == 0
+    assert "mer: 9 train (3 subjects), 3 test (1 subjects)" in summary.describe()
+    assert steps == [("packing clips", k, 12) for k in range(1, 13)]
+    train, test = (ShardSource(output, split) for split in ("train", "test"))
+    assert sorted(len(row.frames) for row in train) == [0] * 7 + [5, 5]
+    assert {row.emotion for row in test} == {"positive"}
+    card = (output / "README.md").read_text()
+    assert "Cues decide." in card
+    assert "| train | 9 | 3 | 2 | 9 |" in card
+    assert "| verdict | generated | 12 |" in card
+    assert train.taxonomy == load_taxonomy()
+
+
+def test_packing_again_gives_the_same_bytes(tmp_path, input):
+    for name in ("one", "two"):
+        pack_folder(input, tmp_path / name, name="mer", shards=2)
+    lines = (input / "deidentified.jsonl").read_text().splitlines()
+    (input / "deidentified.jsonl").write_text("\n".join(reversed(lines)) + "\n")
+    pack_folder(input, tmp_path / "one", name="mer", shards=3)
+    pack_folder(input, tmp_path / "one", name="mer", shards=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_names_and_salt_stay_with_the_owner(tmp_path, input):
+    output = tmp_path / "packed"
+    pack_folder(input, output, name="mer")
+    packed = b"".join(contents(output).values())
+    salt = read_salt(input / "salt.txt")
+    assert stat.S_IMODE((input / "salt.txt").stat().st_mode) == 0o600
+    for secret in (b"subject0", b"clip0", salt, salt.hex().encode()):
+        assert secret not in packed
+    assert pseudonym(salt, "clip", "clip0").encode() in packed
+    with pytest.raises(ValueError, match="would lie in the packed folder"):
+        pack_folder(input, output, name="mer", salt_file=output / "salt")
+    with pytest.raises(ValueError, match="would lie in the packed folder"):
+        pack_folder(input, input, name="mer")
+    assert not (output / "salt").exists()
+
+
+def test_another_salt_gives_other_pseudonyms(tmp_path, input):
+    names = []
+    for name in ("one", "two"):
+        pack_folder(
+            input, tmp_path / name, name="mer", salt_file=tmp_path / f"{name}.s"
+        )
+        source = ShardSource(tmp_path / name, "train")
+        names.append({entry.clip_id for entry in source.entries})
+    assert not names[0] & names[1]
+
+
+@pytest.mark.parametrize("text", ["", "zz" * 32, "ab" * 31])
+def test_what_is_no_salt_is_refused(tmp_path, text):
+    (tmp_path / "salt").write_text(text)
+    with pytest.raises(ValueError, match="holds no salt"):
+        read_salt(tmp_path / "salt")
+    assert (tmp_path / "salt").read_text() == text
+
+
+def test_a_changed_file_is_refused_by_name(tmp_path, input):
+    (input / "media" / "clip5.flac").write_bytes(b"something else")
+    (input / "media" / "clip6.flac").unlink()
+    summary = pack_folder(input, tmp_path / "packed", name="mer")
+    assert (summary.rejected, sum(summary.records.values())) == (2, 10)
+    lines = (tmp_path / "packed" / "rejected.jsonl").read_text().splitlines()
+    assert [json.loads(line)["clip_id"] for line in lines] == ["clip5", "clip6"]
+
+
+def test_an_unreadable_clip_does_not_stop_the_others(tmp_path, input):
+    bad = input / "media" / "bad.mp4"
+    bad.write_bytes(b"no video")
+    append_deidentified(
+        input, clip("bad", video=bad, sha256={"video": file_digest(bad)})
+    )
+    summary = pack_folder(input, tmp_path / "packed", name="mer")
+    assert (summary.rejected, sum(summary.records.values())) == (1, 12)
+    (line,) = (tmp_path / "packed" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(line)["clip_id"] == "bad"
+    assert json.loads(line)["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("clips", "kept", "reason"),
+    [
+        ([clip("a", split="train"), clip("b", split="test")], [], "stands in test and"),
+        ([clip("a", consent="withdrawn"), clip("b")], ["b"], "consent is withdrawn"),
+        ([clip("a"), clip("a", "eve")], ["a"], "comes twice"),
+        (
+            [clip("a"), Clip(annotation=clip("raw").annotation, media=Path("x"))],
+            ["a"],
+            "not de-identified",
+        ),
+    ],
+)
+def test_what_is_unfit_is_refused(clips, kept, reason):
+    assign = getattr(assign_splits, "__wrapped__", assign_splits)
+    splits, rejections = assign(clips, SALT)
+    found = [c.annotation.clip_id for members in splits.values() for c in members]
+    assert sorted(found) == kept
+    assert len(rejections) == len(clips) - len(kept)
+    assert all(reason in r.reason and r.remedy for r in rejections)
+
+
+def test_no_subject_stands_in_two_splits():
+    clips = [clip(f"{i}-{k}", f"subject{i}") for i in range(400) for k in range(2)]
+    clips += [clip(f"{i}-x", f"subject{i}", split="val") for i in range(40)]
+    splits, rejections = assign_splits(clips, SALT)
+    subjects = {
+        split: {c.annotation.subject for c in members}
+        for split, members in splits.items()
+    }
+    assert not rejections
+    assert sum(map(len, subjects.values())) == 400
+    assert len(set().union(*subjects.values())) == 400
+    assert {f"subject{i}" for i in range(40)} <= subjects["val"]
+    drawn = len(subjects["train"]) / 360
+    assert abs(drawn - pack.FRACTIONS["train"]) < 0.08
+
+
+def test_a_subject_keeps_its_split_when_others_come():
+    few = assign_splits([clip(f"{i}", f"s{i}") for i in range(20)], SALT)[0]
+    many = assign_splits([clip(f"{i}", f"s{i}") for i in range(60)], SALT)[0]
+    for split, members in few.items():
+        assert {c.annotation.clip_id for c in members} <= {
+            c.annotation.clip_id for c in many[split]
+        }
+
+
+def test_an_interrupted_packing_is_no_data_set(tmp_path, input):
+    output = tmp_path / "packed"
+    pack_folder(input, output, name="mer", shards=2)
+    whole = contents(output)
+
+    def interrupt(description, done, total):
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack_folder(input, output, name="mer", shards=2, progress=interrupt)
+    with pytest.raises(ValueError, match="again if it was interrupted"):
+        ShardSource(output, "train")
+    pack_folder(input, output, name="mer", shards=2)
+    assert contents(output) == whole
+
+
+def test_a_folder_of_another_data_set_is_left_alone(tmp_path, input):
+    output = tmp_path / "packed"
+    pack_folder(input, output, name="mer")
+    before = contents(output)
+    with pytest.raises(ValueError, match="holds the data set mer"):
+        pack_folder(input, output, name="nfbl")
+    for name in ("Mer", "deemo-mer", ""):
+        with pytest.raises(ValueError, match="is no name for a data set"):
+            pack_folder(input, output, name=name)
+    with pytest.raises(ValueError, match="shards is 0"):
+        pack_folder(input, output, name="mer", shards=0)
+    assert contents(output) == before
+
+
+def test_nothing_to_pack_is_an_error(tmp_path):
+    (tmp_path / "deidentified.jsonl").write_text("")
+    with pytest.raises(ValueError, match="nothing is left to pack"):
+        pack_folder(tmp_path, tmp_path / "packed", name="mer")
+    with pytest.raises(ValueError, match=r"deemo deidentify"):
+        pack_folder(tmp_path / "nowhere", tmp_path / "packed", name="mer")

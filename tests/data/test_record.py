@@ -1,0 +1,126 @@
+import dataclasses
+import io
+
+from conftest import flac
+import numpy as np
+from PIL import Image
+import pytest
+
+from deemo_jax.annotation import Annotation, Refusal
+from deemo_jax.clip import Clip, DeidentifiedClip
+from deemo_jax.data import record
+from deemo_jax.data.record import FrameSampling, sample_frames
+from deemo_jax.media import write_video
+
+SALT = bytes(32)
+
+
+def deidentified(folder, *, seconds=2.0, audio=True, frames=20, **fields):
+    """A clip whose frame `k` of a grey that grows with k, and noise for a voice."""
+    video = None
+    if frames:
+        video = folder / "clip.mp4"
+        pixels = np.ones((32, 48, 3), np.uint8)
+        write_video(
+            video, ((k * seconds / frames, pixels * (4 * k)) for k in range(frames))
+        )
+    sound = None
+    if audio:
+        sound = folder / "clip.flac"
+        sound.write_bytes(flac(np.random.default_rng(0)))
+    annotation = Annotation(
+        **{"clip_id": "a", "media": "clip.mp4", "subject": "anna", "end": seconds}
+        | fields
+    )
+    return DeidentifiedClip(
+        annotation=annotation, video=video, audio=sound, sha256={},
+        deidentification="generated/1", verdict="generated", faces={},
+    )  # fmt: skip
+
+
+def test_bytes_hold_the_whole_record(rows):
+    for row in rows:
+        assert record.from_bytes(record.to_bytes(row)) == row
+
+
+def test_a_clip_becomes_a_record(tmp_path):
+    clip = deidentified(tmp_path, transcript="Hm.", emotion="positive")
+    row = record.from_clip(clip, SALT, FrameSampling(min_frames=4, fps=2.0))
+    assert row.frame_times == pytest.approx((0.2, 0.7, 1.2, 1.7), abs=0.051)
+    greys = [np.asarray(Image.open(io.BytesIO(f))).mean() for f in row.frames]
+    assert greys == pytest.approx([40 * t for t in row.frame_times], abs=3)
+    assert row.audio == (tmp_path / "clip.flac").read_bytes()
+    assert (row.transcript, row.emotion, row.reasoning) == ("Hm.", "positive", None)
+
+
+def test_no_name_of_a_person_or_clip_is_packed(tmp_path):
+    clip = deidentified(tmp_path, clip_id="anna-17")
+    data = record.to_bytes(record.from_clip(clip, SALT))
+    assert b"anna" not in data
+    again = record.from_clip(clip, b"another salt")
+    assert again.subject != record.from_clip(clip, SALT).subject
+    names = {record.pseudonym(SALT, kind, "anna") for kind in ("clip", "subject")}
+    assert len(names) == 2
+
+
+def test_missing_parts_are_absent(tmp_path):
+    silent = record.from_clip(deidentified(tmp_path, audio=False), SALT)
+    assert silent.audio is None
+    assert len(silent.frames) == 16
+    unseen = record.from_clip(deidentified(tmp_path, frames=0), SALT)
+    assert unseen.frames == unseen.frame_times == ()
+    short = deidentified(tmp_path, frames=3, seconds=0.12)
+    assert len(record.from_clip(short, SALT).frames) == 3
+
+
+def test_only_what_is_deidentified_is_read(tmp_path):
+    clip = deidentified(tmp_path)
+    raw = Clip(annotation=clip.annotation, media=tmp_path)
+    read = record.from_clip
+    read = getattr(read, "__wrapped__", read)  # without the run-time type check
+    with pytest.raises(TypeError, match="Clip is not de-identified"):
+        read(raw, SALT)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_clip_without_length_is_refused(tmp_path):
+    with pytest.raises(Refusal, match="length is not stated"):
+        record.from_clip(deidentified(tmp_path, end=None), SALT)
+
+
+def picked(times, duration, **sampling):
+    pixel = np.zeros((1, 1, 3), np.uint8)
+    frames = ((float(time), pixel) for time in times)
+    return [t for t, _ in sample_frames(frames, duration, FrameSampling(**sampling))]
+
+
+@pytest.mark.parametrize(
+    ("times", "duration", "sampling", "expected"),
+    [
+        (range(8), 8.0, {"min_frames": 3, "fps": 0.1}, [1, 4, 6]),
+        (range(8), 8.0, {"min_frames": 1, "fps": 0.5}, [1, 3, 5, 7]),
+        (range(8), 8.0, {"min_frames": 16}, list(range(8))),
+        (range(8), 8.0, {"min_frames": 1, "fps": 9.0, "max_frames": 2}, [2, 6]),
+        ([0, 7], 8.0, {"min_frames": 4}, [0, 7]),
+        ([], 8.0, {}, []),
+        ([0], 0.04, {}, [0]),
+    ],
+)
+def test_frames_are_those_that_show_in_the_middles(times, duration, sampling, expected):
+    assert picked(times, duration, **sampling) == expected
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [(64, 64, (64, 64)), (800, 400, (384, 768)), (500, 1000, (768, 384))],
+)
+def test_frames_are_made_smaller_and_never_larger(height, width, expected):
+    file = record.encode_jpeg(np.zeros((height, width, 3), np.uint8), FrameSampling())
+    assert Image.open(io.BytesIO(file)).size == expected
+
+
+def test_equal_clips_give_equal_bytes(tmp_path):
+    clip = deidentified(tmp_path)
+    one, two = (record.to_bytes(record.from_clip(clip, SALT)) for _ in range(2))
+    assert one == two
+    changed = dataclasses.replace(clip, verdict="unaudited")
+    assert record.to_bytes(record.from_clip(changed, SALT)) != one

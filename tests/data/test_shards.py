@@ -1,0 +1,173 @@
+import json
+import pickle
+import random
+import threading
+
+from conftest import make_record, pack
+import pytest
+
+from deemo_jax.data import shards
+from deemo_jax.data.shards import ShardSource, index_path, read_index, shard_name
+
+
+@pytest.fixture
+def copy(tmp_path, rows):
+    return pack(tmp_path, rows)
+
+
+def damaged(path, offset):
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def test_records_come_in_any_order(source, rows):
+    order = random.Random(0).sample(range(len(rows)), len(rows))
+    assert [source[i] for i in order] == [rows[i] for i in order]
+    assert list(source) == rows
+    assert len(source) == 13
+
+
+def test_the_framing_is_tensorflows(copy, rows):
+    import grain
+
+    path = copy / shard_name("tiny", "train", 0, 2)
+    entries = read_index(path)
+    read = list(grain.experimental.TFRecordIterDataset(str(path)))
+    assert [len(data) for data in read] == [entry.length for entry in entries]
+    data = path.read_bytes()
+    for entry, found in zip(entries, read, strict=True):
+        assert shards.crc32c(found) == entry.crc32c
+        header = data[entry.offset : entry.offset + 12]
+        footer = data[entry.offset + 12 + entry.length :][:4]
+        for checked, stored in ((header[:8], header[8:]), (found, footer)):
+            crc = shards.crc32c(checked)
+            rotated = (crc >> 15 | crc << 17) & 0xFFFFFFFF
+            masked = (rotated + 0xA282EAD8) % 2**32
+            assert int.from_bytes(stored, "little") == masked
+
+
+def test_crc32c_is_the_published_one():
+    assert shards.crc32c(b"123456789") == 0xE3069283  # RFC 3720, appendix B.4's CRC
+
+
+def test_the_index_says_what_is_in_a_record(source, rows):
+    for entry, row in zip(source.entries, rows, strict=True):
+        assert entry.clip_id == row.clip_id
+        assert entry.subject == row.subject
+        assert entry.frames == len(row.frames)
+        assert entry.samples == (8000 if row.audio else 0)
+        texts = (row.transcript, row.emotion, row.reasoning)
+        assert entry.text == sum(len(text or "") for text in texts)
+        assert entry.tasks == ("recognition", "reasoning")[: 1 + bool(row.reasoning)]
+
+
+def test_every_damaged_byte_of_a_record_is_noticed(copy, rows):
+    path = copy / shard_name("tiny", "train", 1, 2)
+    entry = read_index(path)[2]  # record 8 of all: 6 stand in the shard before
+    for offset in (0, 1, entry.length // 2, entry.length - 1):
+        damaged(path, entry.offset + 12 + offset)
+        source = ShardSource(copy, "train")
+        with pytest.raises(ValueError, match=r"00001-of-00002: record 2 \(clip .*008"):
+            source[8]
+        assert [source[i] for i in (0, 7, 9)] == [rows[i] for i in (0, 7, 9)]
+        damaged(path, entry.offset + 12 + offset)
+    assert ShardSource(copy, "train")[8] == rows[8]
+
+
+def test_a_pickled_source_reads_on(source, rows):
+    source[0]
+    again = pickle.loads(pickle.dumps(source))
+    assert again[1] == rows[1]
+    assert again.manifest == source.manifest
+
+
+def test_threads_may_share_a_source(folder, rows):
+    source, wrong = ShardSource(folder, "train"), []
+
+    def read():
+        wrong.extend(i for i in range(13) for _ in range(20) if source[i] != rows[i])
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_the_manifest_depends_on_every_record(tmp_path, rows, source):
+    changed = [*rows[:-1], make_record(12, emotion="positive", transcript="Other.")]
+    other = ShardSource(pack(tmp_path, changed), "train")
+    assert other.manifest != source.manifest
+
+
+def edit_index(path, change):
+    head, *lines = index_path(path).read_text().splitlines()
+    index_path(path).write_text("\n".join(change(head, lines)) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda p: index_path(p).unlink(), "the index of a shard, is missing"),
+        (lambda p: p.unlink(), "00000-of-00002 is missing"),
+        (lambda p: edit_index(p, lambda h, r: [h, *r[:-1]]), "lists 5 of 6 records"),
+        (lambda p: index_path(p).write_bytes(b""), "damaged or cut short"),
+        (
+            lambda p: index_path(p).write_bytes(index_path(p).read_bytes()[:-9]),
+            "damaged or cut short",
+        ),
+        (lambda p: p.write_bytes(p.read_bytes()[:-1]), "bytes, not"),
+        (
+            lambda p: edit_index(p, lambda h, r: [h.replace("/1", "/9"), *r]),
+            "has format 'deemo-index/9', not 'deemo-index/1'",
+        ),
+        (
+            lambda p: edit_index(p, lambda h, r: [h, *r[:-1], "[999999" + r[-1][1:]]),
+            "past the end of its shard",
+        ),
+    ],
+)  # fmt: skip
+def test_a_missing_or_short_file_is_named(copy, harm, message):
+    harm(copy / shard_name("tiny", "train", 0, 2))
+    with pytest.raises(ValueError, match=message) as caught:
+        ShardSource(copy, "train")
+    assert "tiny-train.tfrecord-00000-of-00002" in str(caught.value)
+    assert "deemo pack" in str(caught.value)
+
+
+def test_a_folder_without_data_set_is_refused(tmp_path, copy):
+    with pytest.raises(ValueError, match="holds no data set"):
+        ShardSource(tmp_path / "nowhere", "train")
+    with pytest.raises(ValueError, match="has no split 'test'; it has train"):
+        ShardSource(copy, "test")
+    (copy / "dataset_info.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        ShardSource(copy, "train")
+
+
+def test_an_index_of_another_packing_is_refused(copy):
+    info = json.loads((copy / "dataset_info.json").read_text())
+    info["splits"][0]["shardLengths"] = ["6", "9"]
+    (copy / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match="holds 7 records, dataset_info.json says 9"):
+        ShardSource(copy, "train")
+
+
+def test_positions_outside_are_refused(source):
+    for i in (-1, 13):
+        with pytest.raises(IndexError):
+            source[i]
+
+
+def test_a_shard_appears_whole_or_not_at_all(tmp_path, rows):
+    def interrupted():
+        yield rows[0]
+        raise KeyboardInterrupt
+
+    path = tmp_path / "tiny-train.tfrecord-00000-of-00001"
+    with pytest.raises(KeyboardInterrupt):
+        shards.write_shard(path, interrupted())
+    assert not path.exists()
+    assert not index_path(path).exists()
