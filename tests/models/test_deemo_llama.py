@@ -113,7 +113,17 @@ BATCH = make_batch()
 
 @pytest.fixture(scope="module")
 def model() -> DeemoLlama:
-    return DeemoLlama(CONFIG, rngs=nnx.Rngs(0))
+    return nnx.jit(lambda: DeemoLlama(CONFIG, rngs=nnx.Rngs(0)))()
+
+
+# Compiled once for all tests; one compares it with the model called plainly.
+logits = nnx.jit(lambda model, batch: model(batch))
+
+
+@nnx.jit
+def gradients(model, batch):
+    weights = jax.random.normal(jax.random.key(0), (3, 10, 23))
+    return nnx.grad(lambda model: (model(batch) * weights).sum())(model)
 
 
 def test_media_take_their_places():
@@ -160,16 +170,24 @@ def test_places_beyond_the_media_keep_their_embedding():
 
 
 def test_logits_for_each_place_in_float32(model):
-    logits = model(BATCH)
-    assert logits.shape == (3, 10, 23)
-    assert logits.dtype == jnp.float32
-    assert np.isfinite(logits).all()
+    plain = model(BATCH)
+    assert plain.shape == (3, 10, 23)
+    assert plain.dtype == jnp.float32
+    assert np.isfinite(plain).all()
+    np.testing.assert_allclose(logits(model, BATCH), plain, atol=1e-5)
 
 
 def test_media_given_are_not_computed_again(model):
-    np.testing.assert_array_equal(
-        model.embed_batch(BATCH, model.encode(BATCH)), model.embed_batch(BATCH)
+    media = nnx.jit(DeemoLlama.encode)(model, BATCH)
+    none = Media(video=0 * media.video, audio=0 * media.audio)
+    embed = nnx.jit(DeemoLlama.embed_batch)
+    np.testing.assert_allclose(
+        embed(model, BATCH, media), embed(model, BATCH), atol=1e-6
     )
+    given = embed(model, BATCH, none)
+    places = np.isin(BATCH.tokens, (VIDEO, AUDIO))
+    np.testing.assert_array_equal(given[places], 0)
+    assert np.abs(given[~places]).max() > 0
 
 
 def changed(**arrays) -> Batch:
@@ -181,7 +199,7 @@ def test_what_is_masked_does_not_matter(model):
     heard = np.arange(BATCH.audio.shape[1])[None] < BATCH.audio_length[:, None]
     audio = np.where(heard, BATCH.audio, 7.0).astype(np.float32)
     for other in (changed(frames=frames), changed(audio=audio)):
-        np.testing.assert_array_equal(model(other), model(BATCH))
+        np.testing.assert_array_equal(logits(model, other), logits(model, BATCH))
 
 
 def test_what_is_not_masked_does(model):
@@ -191,7 +209,9 @@ def test_what_is_not_masked_does(model):
     audio[1, :1600] = 0.0
     expected = {"frames": [True, False, False], "audio": [False, True, False]}
     for name, other in {"frames": frames, "audio": audio}.items():
-        difference = np.abs(model(changed(**{name: other})) - model(BATCH))
+        difference = np.abs(
+            logits(model, changed(**{name: other})) - logits(model, BATCH)
+        )
         assert (difference.max(axis=(1, 2)) > 1e-6).tolist() == expected[name]
 
 
@@ -201,12 +221,7 @@ def test_media_without_places_do_not_matter(model):
         frame_mask=np.array([[1, 1, 1], [1, 1, 1], [1, 1, 0]], bool),
         audio_length=np.array([4801, 3300, 4000], np.int32),
     )
-    np.testing.assert_array_equal(model(other), model(BATCH))
-
-
-def gradients(model, batch):
-    weights = jax.random.normal(jax.random.key(0), (3, 10, 23))
-    return nnx.grad(lambda model: (model(batch) * weights).sum())(model)
+    np.testing.assert_array_equal(logits(model, other), logits(model, BATCH))
 
 
 def test_every_parameter_receives_a_gradient(model):
@@ -248,12 +263,6 @@ def test_more_frames_than_positions_are_refused(model):
     frames = np.zeros((3, 4, 10, 10, 3), np.uint8)
     with pytest.raises(ValueError, match=r"4 frames .* is 3; lower data.num_frames"):
         model(changed(frames=frames, frame_mask=np.ones((3, 4), bool)))
-
-
-def test_jit_changes_nothing(model):
-    graphdef, params = nnx.split(model)
-    jitted = jax.jit(lambda params, batch: nnx.merge(graphdef, params)(batch))
-    np.testing.assert_allclose(jitted(params, BATCH), model(BATCH), atol=1e-5)
 
 
 def test_the_configuration_survives_its_file():

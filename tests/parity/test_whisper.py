@@ -1,0 +1,128 @@
+"""Agreement with transformers' Whisper: the features, and the encoder both ways."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+from transformers.models.whisper import modeling_whisper
+
+from deemo_jax.models.whisper import WhisperEncoder, log_mel, sinusoids
+from deemo_jax.pretrained import PretrainedError
+
+SIZES: dict[str, Any] = {
+    "d_model": 18,
+    "encoder_layers": 3,
+    "encoder_attention_heads": 3,
+    "encoder_ffn_dim": 26,
+    "num_mel_bins": 11,
+    "max_source_positions": 17,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 3,
+    "decoder_ffn_dim": 8,
+    "vocab_size": 13,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
+MEL = np.random.default_rng(0).standard_normal((2, 34, 11)).astype(np.float32)
+
+
+def sound(samples: int) -> np.ndarray:
+    """Two rows: a gliding voice with harmonics, and hiss that ends half-way."""
+    generator = np.random.default_rng(samples)
+    time = np.arange(samples) / 16_000
+    phase = 2 * np.pi * (120 * time + 2 * time**2)
+    voice = 0.2 * sum(np.sin(phase * k) / k for k in range(1, 30))
+    hiss = np.where(time < time[-1] / 2, 0.3, 0.0)
+    rows = np.stack([voice, np.zeros(samples)])
+    noise = np.stack([np.full(samples, 0.003), hiss])
+    return (rows + noise * generator.standard_normal((2, samples))).astype(np.float32)
+
+
+@pytest.mark.parametrize("num_mel_bins", [40, 80, 128])
+@pytest.mark.parametrize("samples", [16_000, 47_993, 480_000])
+def test_log_mel_is_the_feature_extractors(num_mel_bins, samples):
+    waveform = sound(samples)
+    extractor = WhisperFeatureExtractor(feature_size=num_mel_bins)
+    expected = extractor(
+        list(waveform), sampling_rate=16_000, padding="do_not_pad", return_tensors="np"
+    )["input_features"]
+    features = log_mel(jnp.asarray(waveform), num_mel_bins)
+    np.testing.assert_allclose(features, expected.transpose(0, 2, 1), rtol=0, atol=1e-4)
+
+
+def test_log_mel_of_a_padded_clip_is_the_feature_extractors():
+    waveform = sound(20_001)
+    extractor = WhisperFeatureExtractor(feature_size=80)
+    expected = extractor(list(waveform), sampling_rate=16_000, return_tensors="np")
+    padded = np.pad(waveform, ((0, 0), (0, 480_000 - 20_001)))
+    np.testing.assert_allclose(
+        log_mel(jnp.asarray(padded), 80),
+        expected["input_features"].transpose(0, 2, 1),
+        rtol=0,
+        atol=1e-4,
+    )
+
+
+def randomise(model: Any) -> Any:
+    """Every parameter drawn anew, the norms' and the biases' too."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter + 0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def last_hidden_state(model: Any, mel: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.from_numpy(mel).transpose(1, 2)).last_hidden_state.numpy()
+
+
+@pytest.mark.parametrize("activation_function", ["gelu", "silu"])
+def test_the_encoder_agrees_both_ways(activation_function, tmp_path):
+    config = WhisperConfig(activation_function=activation_function, **SIZES)
+    theirs = randomise(modeling_whisper.WhisperEncoder(config))
+    expected = last_hidden_state(theirs, MEL)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = WhisperEncoder.from_pretrained(tmp_path / "theirs")
+    np.testing.assert_allclose(ours(jnp.asarray(MEL)), expected, rtol=0, atol=1e-4)
+    ours.save_pretrained(tmp_path / "ours")
+    reader: Any = modeling_whisper.WhisperEncoder
+    again, loading = reader.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(loading.values()), loading
+    np.testing.assert_array_equal(last_hidden_state(again.eval(), MEL), expected)
+
+
+def test_a_shorter_input_takes_the_first_positions(tmp_path):
+    theirs = randomise(modeling_whisper.WhisperEncoder(WhisperConfig(**SIZES)))
+    theirs.save_pretrained(tmp_path)
+    ours = WhisperEncoder.from_pretrained(tmp_path)(jnp.asarray(MEL[:, :22]))
+    # Theirs insists on its full length: the same model with a table of that length.
+    table = theirs.embed_positions
+    table.weight = torch.nn.Parameter(table.weight[:11])
+    table.num_embeddings = theirs.config.max_source_positions = 11
+    expected = last_hidden_state(theirs, MEL[:, :22])
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+
+
+def test_a_whole_whisper_gives_its_encoder(tmp_path):
+    whole = randomise(WhisperModel(WhisperConfig(**SIZES)))
+    whole.save_pretrained(tmp_path)
+    ours = WhisperEncoder.from_pretrained(tmp_path)
+    expected = last_hidden_state(whole.get_encoder(), MEL)
+    np.testing.assert_allclose(ours(jnp.asarray(MEL)), expected, rtol=0, atol=1e-4)
+
+
+def test_new_positions_are_those_of_transformers():
+    theirs = modeling_whisper.sinusoids(1500, 64).numpy()
+    np.testing.assert_allclose(sinusoids(1500, 64), theirs, rtol=0, atol=1e-4)
+
+
+def test_another_model_is_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "hubert"}')
+    with pytest.raises(PretrainedError, match="'hubert'.*audio tower"):
+        WhisperEncoder.from_pretrained(tmp_path)
