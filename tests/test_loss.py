@@ -32,7 +32,7 @@ def test_agrees_with_pytorch():
 
 def test_expected_values_by_hand():
     #         predicts:   1     2     0
-    chances = [[.1, .8, .1], [.3, .5, .2], [.6, .2, .2], [1., 1., 1.]]  # fmt: skip
+    chances = [[.1, .8, .1], [.3, .5, .2], [.6, .2, .2], [.1, .2, .7]]  # fmt: skip
     logits = jnp.log(jnp.asarray([chances]))
     tokens = jnp.asarray([[2, 1, 2, 0]])
     table = [
