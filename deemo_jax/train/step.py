@@ -1,0 +1,169 @@
+"""One training step as a pure function of state and batch, and how its state lies."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import optax
+
+from deemo_jax.batch import Batch
+from deemo_jax.config import Config
+from deemo_jax.loss import cross_entropy_sums
+from deemo_jax.models.deemo_llama import DeemoLlama
+from deemo_jax.sharding import parameter_shardings
+from deemo_jax.train.optimizer import learning_rate, make_optimizer, split_params
+
+Sums = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """Everything that a step changes.
+
+    `params` holds trained and frozen parameters, `opt_state` the optimizer's state of
+    the trained ones alone, `step` (int32) the number of steps done, which is also the
+    position in the data. Leaves are arrays, or their shapes, or their shardings.
+    """
+
+    params: nnx.State
+    opt_state: Any
+    step: Any
+
+
+def make_model(config: Config, rngs: nnx.Rngs) -> DeemoLlama:
+    """The model as a run trains it."""
+    return DeemoLlama(
+        config.model,
+        rngs=rngs,
+        dtype=jnp.dtype(config.train.dtype),
+        remat=config.train.remat,
+    )
+
+
+def split_model(config: Config) -> tuple[nnx.GraphDef, nnx.State]:
+    """The model's structure, and its parameters as shapes; nothing is computed."""
+    model = nnx.eval_shape(lambda: make_model(config, nnx.Rngs(0)))
+    graphdef, params = nnx.split(model)
+    return graphdef, params
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    config: Config,
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Sums]:
+    """Moves the trained parameters once, down the gradient of the batch's mean loss.
+
+    Returns:
+      The next state, and of this batch under the given state: the sums of
+      `loss.cross_entropy_sums`, `row_tokens` (all tokens of its rows but padding,
+      int32), the `grad_norm` before clipping and the `learning_rate` (float32).
+    """
+    trained, frozen = split_params(config.train.stage, state.params)
+
+    def mean_loss(trained: nnx.State) -> tuple[jax.Array, Sums]:
+        model = nnx.merge(graphdef, trained, frozen)
+        tokens = jnp.asarray(batch.tokens)
+        sums = cross_entropy_sums(model(batch), tokens, jnp.asarray(batch.loss_mask))
+        # A batch without anything to predict has loss 0, not 0 / 0.
+        return sums["loss"] / jnp.maximum(sums["tokens"], 1), sums
+
+    gradients, sums = jax.grad(mean_loss, has_aux=True)(trained)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+    trained = jax.tree.map(jnp.add, trained, updates)
+    rate = learning_rate(config.optimizer, config.train.steps)
+    sums |= {
+        "row_tokens": (jnp.asarray(batch.segment_ids) != 0).sum(dtype=jnp.int32),
+        "grad_norm": optax.global_norm(gradients),
+        "learning_rate": rate(state.step),
+    }
+    params = nnx.merge_state(trained, frozen)
+    return TrainState(params=params, opt_state=opt_state, step=state.step + 1), sums
+
+
+def make_train_step(
+    config: Config, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+    """`train_step` of a run, compiled for the mesh; it takes over the state's memory.
+
+    Call it under `jax.set_mesh(mesh)`, which `sharding.constrain` reads.
+    """
+    graphdef, _ = split_model(config)
+    step = functools.partial(
+        train_step,
+        config=config,
+        graphdef=graphdef,
+        optimizer=make_optimizer(config.optimizer, config.train.steps),
+    )
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere))
+
+
+def abstract_state(config: Config, mesh: Mesh) -> TrainState:
+    """The state of a run as shapes and shardings; nothing is computed.
+
+    The optimizer's moments of a parameter lie as the parameter does.
+    """
+    _, params = split_model(config)
+    shardings = parameter_shardings(params, mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    trained, _ = split_params(config.train.stage, params)
+    placed, _ = split_params(config.train.stage, shardings)
+    opt_state = jax.eval_shape(optimizer.init, trained)
+    return TrainState(
+        params=jax.tree.map(_lay, params, shardings),
+        opt_state=optax.tree.map_params(
+            optimizer,
+            _lay,
+            opt_state,
+            placed,
+            transform_non_params=lambda leaf: _lay(leaf, everywhere),
+        ),
+        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
+    )
+
+
+def init_state(
+    config: Config, mesh: Mesh, params: nnx.State | None = None
+) -> TrainState:
+    """The state before the first step, made in its shards.
+
+    Given no `params`, they are drawn from `config.seed`: the same on any mesh.
+    """
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+
+    def draw() -> nnx.State:
+        return nnx.state(make_model(config, nnx.Rngs(config.seed)))
+
+    if params is None:
+        # It runs once: optimising it would take longer than it saves.
+        options = {"xla_backend_optimization_level": 0}
+        params = jax.jit(
+            draw, out_shardings=shardings.params, compiler_options=options
+        )()
+    assert params is not None
+
+    def start(params: nnx.State) -> tuple[Any, jax.Array]:
+        trained, _ = split_params(config.train.stage, params)
+        return optimizer.init(trained), jnp.zeros((), jnp.int32)
+
+    opt_state, step = jax.jit(
+        start, out_shardings=(shardings.opt_state, shardings.step)
+    )(params)
+    return TrainState(params=params, opt_state=opt_state, step=step)
+
+
+def _lay(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
