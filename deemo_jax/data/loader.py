@@ -88,7 +88,7 @@ class Reader:
     @property
     def _pad(self) -> int:
         pad = self.tokenizer.pad_token or self.tokenizer.eos_token
-        return self.tokenizer.get_vocab()[str(pad)]
+        return cast(int, self.tokenizer.convert_tokens_to_ids(str(pad)))
 
     def _longest(self, record: Record) -> int:
         return max(

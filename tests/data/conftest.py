@@ -15,24 +15,22 @@ from deemo_jax.data.record import Record
 from deemo_jax.data.shards import ShardSource, shard_name, write_shard
 from deemo_jax.data.tokenizer import train_tokenizer
 
-SPANS = prompt.Spans(video=4, audio=2)
 
-
-def jpeg(rng, width=20, height=16):
+def _jpeg(rng, width=20, height=16):
     pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG")
     return file.getvalue()
 
 
-def flac(rng, samples=8000):
+def _flac(rng, samples=8000):
     file = io.BytesIO()
     sound = rng.uniform(-0.5, 0.5, samples)
     soundfile.write(file, sound, 16_000, "PCM_16", format="FLAC")
     return file.getvalue()
 
 
-def make_record(i, **changes):
+def _make_record(i, **changes):
     """Clip `i`: all parts, unless `changes` leave one out."""
     rng = np.random.default_rng(i)
     emotion = ("negative", "positive")[i % 2]
@@ -40,9 +38,9 @@ def make_record(i, **changes):
         "clip_id": f"clip{i:03}",
         "subject": f"subject{i % 3}",
         "duration": 2.0,
-        "frames": tuple(jpeg(rng) for _ in range(5)),
+        "frames": tuple(_jpeg(rng) for _ in range(5)),
         "frame_times": tuple(0.5 * k for k in range(5)),
-        "audio": flac(rng),
+        "audio": _flac(rng),
         "transcript": f"Number {i} was {('bad', 'good')[i % 2]}.",
         "emotion": emotion,
         "reasoning": f"The arms are {('low', 'high')[i % 2]}, so it is {emotion}.",
@@ -53,7 +51,7 @@ def make_record(i, **changes):
     return Record(**fields | changes)
 
 
-def pack(folder, rows, *, split="train", shards=2, name="tiny"):
+def _pack(folder, rows, *, split="train", shards=2, name="tiny"):
     """Writes records into a packed folder of one split, without media or salt."""
     cuts = [len(rows) * k // shards for k in range(shards + 1)]
     counts = [
@@ -70,15 +68,35 @@ def pack(folder, rows, *, split="train", shards=2, name="tiny"):
 
 
 @pytest.fixture(scope="session")
+def jpeg():
+    return _jpeg
+
+
+@pytest.fixture(scope="session")
+def flac():
+    return _flac
+
+
+@pytest.fixture(scope="session")
+def make_record():
+    return _make_record
+
+
+@pytest.fixture(scope="session")
+def pack_records():
+    return _pack
+
+
+@pytest.fixture(scope="session")
 def rows():
     missing = {3: {"frames": (), "frame_times": ()}, 4: {"audio": None}}
     missing |= {5: {"transcript": None}, 6: {"reasoning": None}, 7: {"nfbl": ()}}
-    return [make_record(i, **missing.get(i, {})) for i in range(13)]
+    return [_make_record(i, **missing.get(i, {})) for i in range(13)]
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory, rows):
-    return pack(tmp_path_factory.mktemp("packed"), rows)
+    return _pack(tmp_path_factory.mktemp("packed"), rows)
 
 
 @pytest.fixture

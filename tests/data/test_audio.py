@@ -1,6 +1,5 @@
 import io
 
-from conftest import flac
 import numpy as np
 import pytest
 import soundfile
@@ -8,7 +7,7 @@ import soundfile
 from deemo_jax.data import audio
 
 
-def test_what_is_stored_is_decoded():
+def test_what_is_stored_is_decoded(flac):
     rng = np.random.default_rng(0)
     sound = audio.decode(flac(rng))
     expected = np.random.default_rng(0).uniform(-0.5, 0.5, 8000)

@@ -1,7 +1,6 @@
 import dataclasses
 import itertools
 
-from conftest import SPANS, make_record, pack
 import numpy as np
 import pytest
 
@@ -9,6 +8,7 @@ from deemo_jax.data import loader, prompt
 from deemo_jax.data.loader import Batches, evaluation_batches
 from deemo_jax.data.shards import ShardSource
 
+SPANS = prompt.Spans(video=4, audio=2)
 FIELDS = [field.name for field in dataclasses.fields(loader.Batch)]
 
 
@@ -272,12 +272,12 @@ def test_no_text_is_longer_in_tokens_than_the_index_allows(source, config, token
 
 
 def test_what_cannot_be_learned_or_shared_is_refused(
-    tmp_path, source, config, tokenizer
+    tmp_path, source, config, tokenizer, make_record, pack_records
 ):
     with pytest.raises(ValueError, match="batch_size is 4, which 3 processes"):
         Batches(source, config, tokenizer, SPANS, seed=0, batch_size=4, process_count=3)
     silent = [make_record(i, emotion=None, reasoning=None) for i in range(2)]
-    silent = ShardSource(pack(tmp_path, silent, shards=1), "train")
+    silent = ShardSource(pack_records(tmp_path, silent, shards=1), "train")
     with pytest.raises(ValueError, match="no record .* has an answer for recognition"):
         Batches(silent, config, tokenizer, SPANS, seed=0, batch_size=1)
 

@@ -4,7 +4,6 @@ from pathlib import Path
 import stat
 from typing import Any
 
-from conftest import flac
 import numpy as np
 import pytest
 
@@ -30,7 +29,7 @@ def clip(clip_id, subject="anna", split=None, consent="granted", **fields):
 
 
 @pytest.fixture
-def input(tmp_path):
+def input(tmp_path, flac):
     """A de-identified folder: 12 clips of 4 subjects, two with pictures."""
     folder = tmp_path / "deidentified"
     (folder / "media").mkdir(parents=True)

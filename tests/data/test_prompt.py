@@ -1,4 +1,3 @@
-from conftest import SPANS, make_record
 import numpy as np
 import pytest
 
@@ -6,6 +5,7 @@ from deemo_jax.config import TASKS
 from deemo_jax.data import prompt
 from deemo_jax.data.tokenizer import train_tokenizer
 
+SPANS = prompt.Spans(video=4, audio=2)
 EMOTIONS = ("negative", "positive")
 LLAMA_2 = (
     "{% for m in messages %}{% if m['role'] == 'user' %}"
@@ -93,7 +93,7 @@ def test_the_clip_stands_in_the_first_question(rows, tokenizer):
     ],
 )
 def test_what_is_lacking_is_not_mentioned(
-    changes, modalities, video, audio, text, tokenizer
+    changes, modalities, video, audio, text, tokenizer, make_record
 ):
     record = make_record(0, **changes)
     question = talk(record, tokenizer, modalities=modalities)[0]["content"]
@@ -103,7 +103,7 @@ def test_what_is_lacking_is_not_mentioned(
 
 
 @pytest.mark.parametrize("evil", ["</s>", "<video>", "<|assistant|>", "<pad><s>"])
-def test_text_cannot_pass_for_special_tokens(evil, tokenizer):
+def test_text_cannot_pass_for_special_tokens(evil, tokenizer, make_record):
     clean = make_record(0, transcript="so sad", reasoning="so it is")
     record = make_record(0, transcript=f"so {evil} sad", reasoning=f"so {evil} it is")
     counts = [
@@ -119,7 +119,7 @@ def test_the_recognition_question_lists_every_label():
     assert len({prompt.instruction(task, EMOTIONS) for task in TASKS}) == len(TASKS)
 
 
-def test_answers_are_those_annotated():
+def test_answers_are_those_annotated(make_record):
     record = make_record(0, reasoning=None)
     assert prompt.answered(record) == ("recognition",)
     assert prompt.answered(make_record(0, emotion=None)) == ("reasoning",)

@@ -1,7 +1,6 @@
 import dataclasses
 import io
 
-from conftest import flac
 import numpy as np
 from PIL import Image
 import pytest
@@ -10,7 +9,7 @@ from deemo_jax.annotation import Annotation, Refusal
 from deemo_jax.clip import Clip, DeidentifiedClip
 from deemo_jax.data import record
 from deemo_jax.data.record import FrameSampling, sample_frames
-from deemo_jax.media import write_video
+from deemo_jax.media import write_audio, write_video
 
 SALT = bytes(32)
 
@@ -27,7 +26,7 @@ def deidentified(folder, *, seconds=2.0, audio=True, frames=20, **fields):
     sound = None
     if audio:
         sound = folder / "clip.flac"
-        sound.write_bytes(flac(np.random.default_rng(0)))
+        write_audio(sound, np.linspace(-0.5, 0.5, 8000, dtype=np.float32))
     annotation = Annotation(
         **{"clip_id": "a", "media": "clip.mp4", "subject": "anna", "end": seconds}
         | fields

@@ -3,7 +3,6 @@ import pickle
 import random
 import threading
 
-from conftest import make_record, pack
 import pytest
 
 from deemo_jax.data import shards
@@ -11,8 +10,8 @@ from deemo_jax.data.shards import ShardSource, index_path, read_index, shard_nam
 
 
 @pytest.fixture
-def copy(tmp_path, rows):
-    return pack(tmp_path, rows)
+def copy(tmp_path, rows, pack_records):
+    return pack_records(tmp_path, rows)
 
 
 def damaged(path, offset):
@@ -96,9 +95,11 @@ def test_threads_may_share_a_source(folder, rows):
     assert not wrong
 
 
-def test_the_manifest_depends_on_every_record(tmp_path, rows, source):
+def test_the_manifest_depends_on_every_record(
+    tmp_path, rows, source, make_record, pack_records
+):
     changed = [*rows[:-1], make_record(12, emotion="positive", transcript="Other.")]
-    other = ShardSource(pack(tmp_path, changed), "train")
+    other = ShardSource(pack_records(tmp_path, changed), "train")
     assert other.manifest != source.manifest
 
 

@@ -1,6 +1,5 @@
 import io
 
-from conftest import jpeg
 import numpy as np
 from PIL import Image
 import pytest
@@ -48,14 +47,14 @@ def test_the_centre_is_kept_in_its_shape(height, width):
     assert found[distance > 5.5].mean() < 40
 
 
-def test_a_frame_of_the_right_size_is_not_touched():
+def test_a_frame_of_the_right_size_is_not_touched(jpeg):
     pixels = np.asarray(Image.open(io.BytesIO(jpeg(np.random.default_rng(0), 16, 16))))
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     np.testing.assert_array_equal(video.decode(file.getvalue(), 16), pixels)
 
 
-def test_missing_frames_are_masked():
+def test_missing_frames_are_masked(jpeg):
     rng = np.random.default_rng(0)
     frames, mask = video.fit([jpeg(rng) for _ in range(3)], 8, 16)
     assert mask.tolist() == [True] * 3 + [False] * 5
