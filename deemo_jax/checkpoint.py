@@ -1,0 +1,167 @@
+"""Checkpoints that are whole or do not count: Orbax's files, then a manifest."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+import hashlib
+import json
+from pathlib import Path
+import shutil
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+MANIFEST = "manifest.json"
+FORMAT = "deemo-checkpoint/1"
+
+
+class Checkpoints:
+    """The checkpoints of a run, `FOLDER/STEP/`, saved while the training goes on.
+
+    A checkpoint is a group of named pytrees (`params`, `opt_state`), each in a folder
+    of its own, so that one can be read without the others. Orbax writes the files in
+    the background; when all are there, `manifest.json` with the SHA-256 of each is
+    written beside them, and before a restore each is read and compared. A checkpoint
+    without manifest, or with a file that is not what the manifest says, does not count.
+
+    The newest `keep` checkpoints are kept. `say` is told, in words, what is passed over
+    or cleared away. Used as a context, it waits at its end for what is being written.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, say: Callable[[str], None] = print):
+        self.folder = Path(folder).absolute()
+        self._keep = keep
+        self._say = say
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="manifest")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        """The same."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Waits for what is being written, and lets go of the threads."""
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
+            self._orbax.close()
+
+    def save(self, step: int, items: Mapping[str, Any]) -> None:
+        """Saves pytrees of arrays under `step`; what stood there is replaced.
+
+        It returns when the arrays are copied, before they are written: they may be
+        given to a donating function at once. It waits for the save before this one.
+        """
+        self.wait()
+        path = self.folder / str(step)
+        if jax.process_index() == 0:
+            # The manifest goes first: what is half removed must not count.
+            (path / MANIFEST).unlink(missing_ok=True)
+        trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._orbax.save(path, args=ocp.args.Composite(**trees), force=True)
+        self._pending = self._pool.submit(self._seal, step)
+
+    def wait(self) -> None:
+        """Returns when nothing is being written; raises what went wrong meanwhile."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def newest(self) -> int | None:
+        """The step of the newest whole checkpoint; those passed over are named."""
+        self.wait()
+        for step in sorted(_steps(self.folder), reverse=True):
+            fault = find_fault(self.folder / str(step))
+            if fault is None:
+                return step
+            self._say(f"checkpoint {self.folder / str(step)} is passed over: {fault}")
+        return None
+
+    def restore(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
+        """The pytrees of a checkpoint that are asked for, in the shardings asked for.
+
+        Args:
+          step: of a checkpoint that `newest` found whole.
+          abstract: like the items that were saved, or some of them, with a
+            `jax.ShapeDtypeStruct` that has a sharding in place of each array; the mesh
+            need not be that of the save.
+
+        Raises:
+          ValueError: if a pytree is not built as the one that was saved.
+        """
+        self.wait()
+        trees = {
+            name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()
+        }
+        path = self.folder / str(step)
+        restored = self._orbax.restore(path, args=ocp.args.Composite(**trees))
+        return {name: restored[name] for name in abstract}
+
+    def clear_remains(self) -> None:
+        """Removes what a killed save left behind."""
+        for path in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
+            self._say(f"{path}, an unfinished checkpoint, is removed")
+            shutil.rmtree(path)
+
+    def _seal(self, step: int) -> None:
+        """Waits for Orbax, writes the manifest, and removes checkpoints out of date."""
+        self._orbax.wait_until_finished()
+        if jax.process_index() != 0:
+            return
+        write_manifest(self.folder / str(step), step)
+        whole = [
+            step for step in _steps(self.folder)
+            if (self.folder / str(step) / MANIFEST).exists()
+        ]  # fmt: skip
+        for old in sorted(whole)[: -self._keep]:
+            (self.folder / str(old) / MANIFEST).unlink()
+            shutil.rmtree(self.folder / str(old))
+
+
+def write_manifest(path: Path, step: int) -> None:
+    """Writes the SHA-256 of every file below `path`; from now on they are final."""
+    manifest = {"format": FORMAT, "step": step, "files": _digests(path)}
+    beside = path / f".{MANIFEST}.partial"
+    beside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    beside.replace(path / MANIFEST)
+
+
+def find_fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in words; None if every byte is as written."""
+    if not (path / MANIFEST).exists():
+        return f"it has no {MANIFEST}, so its save did not finish"
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        written, step = manifest["files"], manifest["step"]
+        files = dict(written)
+    except (ValueError, KeyError, TypeError):
+        return f"its {MANIFEST} is damaged"
+    if manifest.get("format") != FORMAT or str(step) != path.name:
+        return f"its {MANIFEST} is damaged, or that of another checkpoint"
+    found = _digests(path)
+    for name in sorted(files.keys() | found.keys()):
+        if name not in found:
+            return f"its file {name} is missing"
+        if name not in files:
+            return f"its file {name} is not in its {MANIFEST}"
+        if files[name] != found[name]:
+            return f"its file {name} is damaged: not the SHA-256 in its {MANIFEST}"
+    return None
+
+
+def _digests(path: Path) -> dict[str, str]:
+    digests = {}
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if file.is_file() and name not in (MANIFEST, f".{MANIFEST}.partial"):
+            with open(file, "rb") as opened:
+                digests[name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return digests
+
+
+def _steps(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]

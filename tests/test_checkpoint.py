@@ -1,0 +1,188 @@
+"""Checkpoints: whole or passed over, onto any mesh, the newest few."""
+
+import json
+import shutil
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+import pytest
+
+from deemo_jax.checkpoint import MANIFEST, Checkpoints, find_fault
+from deemo_jax.config import MeshConfig
+from deemo_jax.sharding import make_mesh
+
+
+def tree(step: int, mesh=None, spec=None):
+    matrix = np.arange(24.0, dtype=np.float32).reshape(8, 3) + step
+    split, copied = None, None
+    if mesh is not None:
+        split = NamedSharding(mesh, spec or PartitionSpec())
+        copied = NamedSharding(mesh, PartitionSpec())
+    return {
+        "a": {"b": jax.device_put(matrix, split)},
+        "count": jax.device_put(np.int32(step), copied),
+    }
+
+
+def abstract(values):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), values
+    )
+
+
+def save(folder, steps, keep=9, said=None):
+    said = [] if said is None else said
+    with Checkpoints(folder, keep=keep, say=said.append) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, {"params": tree(step), "opt_state": tree(-step)})
+
+
+def files(checkpoint):
+    return sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.stat().st_size)
+
+
+def newest(folder):
+    said = []
+    with Checkpoints(folder, keep=9, say=said.append) as checkpoints:
+        return checkpoints.newest(), said
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("three")
+    save(folder, (1, 2, 3))
+    return folder
+
+
+@pytest.fixture
+def copied(three, tmp_path):
+    return shutil.copytree(three, tmp_path / "copied")
+
+
+def test_what_was_saved_comes_back_alone_or_together(three):
+    with Checkpoints(three, keep=9) as checkpoints:
+        assert checkpoints.newest() == 3
+        both = checkpoints.restore(
+            2, {"params": abstract(tree(0)), "opt_state": abstract(tree(0))}
+        )
+        one = checkpoints.restore(3, {"params": abstract(tree(0))})
+    jax.tree.map(np.testing.assert_array_equal, both["params"], tree(2))
+    jax.tree.map(np.testing.assert_array_equal, both["opt_state"], tree(-2))
+    assert one.keys() == {"params"}
+    jax.tree.map(np.testing.assert_array_equal, one["params"], tree(3))
+
+
+def test_a_save_may_be_followed_by_donation(tmp_path):
+    values = tree(5)
+    grow = jax.jit(lambda t: jax.tree.map(lambda x: x + 1, t), donate_argnums=0)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(5, {"params": values})
+        for _ in range(5):
+            values = grow(values)
+        found = checkpoints.restore(5, {"params": abstract(values)})
+    jax.tree.map(np.testing.assert_array_equal, found["params"], tree(5))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 4, 1), (2, 2, 2)])
+def test_onto_any_mesh(tmp_path, sizes):
+    data, fsdp, tensor = 2, 4, 1
+    written = make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+    spec = PartitionSpec("fsdp")
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(7, {"params": tree(7, written, spec)})
+        data, fsdp, tensor = sizes
+        mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+        wanted = abstract(tree(0, mesh, spec))
+        found = checkpoints.restore(7, {"params": wanted})["params"]
+    jax.tree.map(np.testing.assert_array_equal, found, tree(7))
+    assert jax.tree.map(lambda x: x.sharding, found) == jax.tree.map(
+        lambda x: x.sharding, wanted
+    )
+
+
+def test_the_newest_few_are_kept(tmp_path):
+    save(tmp_path, (10, 20, 30, 100), keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["100", "30"]
+
+
+def test_one_flipped_bit_anywhere_is_found(copied):
+    for file in files(copied / "3"):
+        data = bytearray(file.read_bytes())
+        for place in (0, len(data) // 2, len(data) - 1):
+            # Bit 4, because a flip that turns one of the manifest's spaces or line
+            # ends into another leaves its meaning.
+            flipped = bytearray(data)
+            flipped[place] ^= 16
+            file.write_bytes(flipped)
+            assert find_fault(copied / "3") is not None, (file, place)
+        file.write_bytes(data)
+    assert find_fault(copied / "3") is None
+
+
+def test_a_damaged_checkpoint_is_passed_over_by_name(copied):
+    file = max(files(copied / "3"), key=lambda path: path.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    step, said = newest(copied)
+    assert step == 2
+    [line] = said
+    assert str(copied / "3") in line
+    assert file.name in line
+    assert "damaged" in line
+
+
+@pytest.mark.parametrize("left", ["no manifest", "a missing file", "a file too many"])
+def test_an_incomplete_checkpoint_is_passed_over(copied, left):
+    if left == "no manifest":
+        (copied / "3" / MANIFEST).unlink()
+    elif left == "a missing file":
+        files(copied / "3" / "params")[0].unlink()
+    else:
+        (copied / "3" / "params" / "more").write_text("")
+    step, said = newest(copied)
+    assert (step, len(said)) == (2, 1)
+
+
+def test_a_manifest_of_another_checkpoint_does_not_do(copied):
+    manifest = json.loads((copied / "2" / MANIFEST).read_text())
+    (copied / "3" / MANIFEST).write_text(json.dumps(manifest))
+    assert newest(copied)[0] == 2
+
+
+def test_none_is_found_where_there_is_none(tmp_path):
+    assert newest(tmp_path / "absent") == (None, [])
+
+
+def test_a_damaged_one_is_written_over_and_remains_are_cleared(copied):
+    (copied / "3" / MANIFEST).unlink()
+    (copied / "4.orbax-checkpoint-tmp").mkdir()
+    said = []
+    with Checkpoints(copied, keep=9, say=said.append) as checkpoints:
+        checkpoints.clear_remains()
+        checkpoints.save(3, {"params": tree(33)})
+        assert checkpoints.newest() == 3
+        found = checkpoints.restore(3, {"params": abstract(tree(0))})
+    jax.tree.map(np.testing.assert_array_equal, found["params"], tree(33))
+    assert "4.orbax-checkpoint-tmp" in said[0]
+    assert not (copied / "4.orbax-checkpoint-tmp").exists()
+
+
+def test_a_failed_save_is_not_silent(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(OSError, match="file"),
+        Checkpoints(tmp_path / "file", keep=1) as checkpoints,
+    ):
+        checkpoints.save(1, {"params": tree(1)})
+
+
+def test_another_tree_is_refused(three):
+    wanted = abstract(tree(0))
+    wanted["a"]["c"] = wanted["a"]["b"]
+    with (
+        Checkpoints(three, keep=9) as checkpoints,
+        pytest.raises(ValueError, match=r"c"),
+    ):
+        checkpoints.restore(3, {"params": wanted})
