@@ -78,8 +78,9 @@ def probe(path: Path) -> MediaInfo:
         has_video = video is not None and ends[video.index] > 0
         height, width = 0, 0
         if has_video:
-            container.seek(container.start_time or 0)
-            height, width = _upright(next(container.decode(video))).shape[:2]
+            for _, rgb in iter_frames(path):
+                height, width = rgb.shape[:2]
+                break
         return MediaInfo(
             has_video=has_video,
             has_audio=audio is not None and ends[audio.index] > 0,
@@ -107,7 +108,8 @@ def iter_frames(
             return
         stream.thread_type = "AUTO"
         origin = (container.start_time or 0) / MICROSECONDS
-        container.seek(int((start + origin) * MICROSECONDS))  # the key frame before
+        if start > 0:
+            container.seek(int((start + origin) * MICROSECONDS))  # the key frame before
         size: tuple[int, int] | None = None
         for frame in container.decode(stream):
             time = (origin if frame.time is None else frame.time) - origin
@@ -126,8 +128,9 @@ def read_audio(
 ) -> Float[np.ndarray, " N"] | None:
     """The sound from `start` to `end` seconds of the media: float32, 16 kHz, mono.
 
-    Sample 0 is at `start`: where the track begins later, or has a gap, there is
-    silence. None if the file has no audio track, or none of it lies in between.
+    Channels are averaged. Sample 0 is at `start`: where the track begins later, or has
+    a gap, there is silence. None if the file has no audio track, or none of it lies in
+    between.
 
     Raises:
         MediaError: it cannot be decoded.
@@ -139,9 +142,9 @@ def read_audio(
         if stream is None:
             return None
         origin = (container.start_time or 0) / MICROSECONDS
-        # Codecs need what lies before a moment to render it: start half a second early.
-        container.seek(int((max(0.0, start - 0.5) + origin) * MICROSECONDS))
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        if start > 0.5:  # codecs need what lies before a moment to render it
+            container.seek(int((start - 0.5 + origin) * MICROSECONDS))
+        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
         pieces: list[np.ndarray] = []
         first, expected = None, 0.0
         for frame in container.decode(stream):
@@ -154,10 +157,12 @@ def read_audio(
                 pieces.append(np.zeros(round(gap * SAMPLE_RATE), np.float32))
                 expected += gap
             expected += frame.samples / frame.sample_rate
-            pieces += [out.to_ndarray()[0] for out in resampler.resample(frame)]
+            pieces += [
+                out.to_ndarray().mean(axis=0) for out in resampler.resample(frame)
+            ]
         if first is None:
             return None
-        pieces += [out.to_ndarray()[0] for out in resampler.resample(None)]
+        pieces += [out.to_ndarray().mean(axis=0) for out in resampler.resample(None)]
     waveform = np.concatenate(pieces)
     skip = round((start - first) * SAMPLE_RATE)
     if skip < 0:

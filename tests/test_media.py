@@ -1,0 +1,312 @@
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from deemo_jax import batch, media
+from deemo_jax.media import (
+    MediaError,
+    iter_frames,
+    mux,
+    probe,
+    read_audio,
+    write_audio,
+    write_video,
+)
+
+
+def picture(index: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """A smooth frame that says which it is: its brightness is 20 + 10 index."""
+    rgb = np.full((height, width, 3), 20 + 10 * index, np.uint8)
+    rgb[: height // 2, : width // 2, 0] += 60  # reddish at the top left
+    return rgb
+
+
+def video(path, count=12, rate=10.0, **size):
+    write_video(path, ((i / rate, picture(i, **size)) for i in range(count)))
+    return path
+
+
+def tone(seconds: float, rate: int = 16_000, frequency: float = 440.0) -> np.ndarray:
+    time = np.arange(round(seconds * rate)) / rate
+    return (0.5 * np.sin(2 * np.pi * frequency * time)).astype(np.float32)
+
+
+def sound(path, *window) -> np.ndarray:
+    waveform = read_audio(path, *window)
+    assert waveform is not None
+    return waveform
+
+
+def indices(path, *window) -> list[int]:
+    return [
+        round((int(rgb[-1, -1].mean()) - 20) / 10)
+        for _, rgb in iter_frames(path, *window)
+    ]
+
+
+def test_one_sample_rate_everywhere():
+    assert media.SAMPLE_RATE == batch.SAMPLE_RATE
+
+
+def test_frames_and_times_survive(tmp_path):
+    times = [0.0, 0.04, 0.1, 0.5, 0.52, 1.0]
+    frames = [(time, picture(i)) for i, time in enumerate(times)]
+    write_video(tmp_path / "a.mp4", frames)
+    read = list(iter_frames(tmp_path / "a.mp4"))
+    np.testing.assert_allclose([time for time, _ in read], times, atol=1e-4)
+    for (_, before), (_, after) in zip(frames, read, strict=True):
+        assert np.abs(before.astype(int) - after)[2:-2, 2:-2].mean() < 6
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_a_window_holds_what_is_shown_in_it(tmp_path):
+    path = video(tmp_path / "a.mp4", count=20)
+    assert indices(path) == list(range(20))
+    assert indices(path, 0.5, 0.8) == [5, 6, 7]
+    assert indices(path, 0.45, None)[0] == 5
+    assert indices(path, 1.9, 5.0) == [19]
+    assert indices(path, 2.5) == []
+    first, _ = next(iter_frames(path, 0.5))
+    assert first == pytest.approx(0.0, abs=1e-4)
+
+
+def test_three_frames_are_a_video(tmp_path):
+    path = video(tmp_path / "a.mp4", count=3)
+    info = probe(path)
+    assert (info.has_video, info.has_audio) == (True, False)
+    assert info.duration == pytest.approx(0.3, abs=1e-3)
+    assert indices(path) == [0, 1, 2]
+    assert read_audio(path) is None
+
+
+def test_odd_sizes_are_padded_by_their_edge(tmp_path):
+    path = video(tmp_path / "a.mp4", count=3, height=31, width=45)
+    _, rgb = next(iter_frames(path))
+    assert rgb.shape == (32, 46, 3)
+    assert np.abs(rgb[31].astype(int) - rgb[30]).max() < 8
+    assert (probe(path).height, probe(path).width) == (32, 46)
+
+
+def test_one_input_gives_one_file(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        video(tmp_path / name)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    for name in ("a.flac", "b.flac"):
+        write_audio(tmp_path / name, tone(0.2))
+    assert (tmp_path / "a.flac").read_bytes() == (tmp_path / "b.flac").read_bytes()
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    def failing():
+        yield 0.0, picture(0)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        write_video(tmp_path / "a.mp4", failing())
+    with pytest.raises(ValueError, match="give one size"):
+        write_video(
+            tmp_path / "a.mp4", [(0.0, picture(0)), (0.1, picture(1, height=50))]
+        )
+    with pytest.raises(ValueError, match="at least one"):
+        write_video(tmp_path / "a.mp4", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixels", "suffix"),
+    [
+        ("libx264", "yuv444p", "mp4"),
+        ("ffv1", "gray", "mkv"),
+        ("mjpeg", "yuvj422p", "avi"),
+    ],
+)
+def test_other_containers_and_pixels_are_read(tmp_path, codec, pixels, suffix):
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+        for i in range(5):
+            frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
+            out.mux(stream.encode(frame.reformat(format=pixels)))
+        out.mux(stream.encode(None))
+    assert indices(path) == [0, 1, 2, 3, 4]
+    assert probe(path).duration == pytest.approx(0.5, abs=0.11)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turns"),
+    [((0, 1, -1, 0), 3), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)],
+)
+def test_rotation_is_done(tmp_path, matrix, turns):
+    path = video(tmp_path / "a.mp4", count=2)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # its matrix: a b u / c d v / x y w
+    a, b, c, d = (int.to_bytes(n * 65536 % 2**32, 4, "big") for n in matrix)
+    data[at : at + 20] = a + b + bytes(4) + c + d
+    (tmp_path / "b.mp4").write_bytes(data)
+    (_, before), (_, after) = (next(iter_frames(tmp_path / f"{n}.mp4")) for n in "ab")
+    np.testing.assert_array_equal(np.rot90(before, turns), after)
+    assert probe(tmp_path / "b.mp4").height == after.shape[0]
+
+
+def test_sound_survives(tmp_path):
+    write_audio(tmp_path / "a.flac", tone(1.0))
+    np.testing.assert_allclose(sound(tmp_path / "a.flac"), tone(1.0), atol=1e-4)
+    assert soundfile.info(tmp_path / "a.flac").subtype == "PCM_16"
+    write_audio(tmp_path / "b.flac", 4 * tone(0.1))
+    assert np.abs(sound(tmp_path / "b.flac")).max() == pytest.approx(1, abs=1e-3)
+
+
+def test_sound_is_brought_to_16_khz_mono(tmp_path):
+    stereo = np.stack([tone(1.0, 44_100)] * 2, axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, 44_100)
+    waveform = sound(tmp_path / "a.wav")
+    assert abs(len(waveform) - 16_000) <= 2
+    size = min(len(waveform), 16_000)
+    np.testing.assert_allclose(
+        waveform[200 : size - 200], tone(1.0)[200 : size - 200], atol=0.01
+    )
+    info = probe(tmp_path / "a.wav")
+    assert (info.has_video, info.has_audio, info.width) == (False, True, 0)
+
+
+@pytest.mark.parametrize("window", [(0.0, None), (0.3, 0.9), (1.25, 1.5), (1.8, 2.0)])
+def test_a_window_of_sound_is_a_slice_of_it(tmp_path, window):
+    noise = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
+    write_audio(tmp_path / "a.flac", noise)
+    whole = sound(tmp_path / "a.flac")
+    start, end = round(window[0] * 16_000), window[1] and round(window[1] * 16_000)
+    np.testing.assert_array_equal(sound(tmp_path / "a.flac", *window), whole[start:end])
+
+
+def test_late_sound_and_gaps_are_silent(tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as out:
+        pictures = out.add_stream("ffv1", rate=10)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        noise = out.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for _ in range(20):
+            frame = av.VideoFrame.from_ndarray(picture(0), format="rgb24")
+            out.mux(pictures.encode(frame.reformat(format="yuv420p")))
+        for begin in (0.5, 1.25):  # two pieces of 0.25 s
+            samples = (tone(0.25) * 32767).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.time_base = 16_000, Fraction(1, 16_000)
+            frame.pts = round(begin * 16_000)
+            out.mux(noise.encode(frame))
+        out.mux(noise.encode(None))
+        out.mux(pictures.encode(None))
+    waveform = sound(path)
+    loud = np.abs(waveform).reshape(-1, 400).max(axis=1) > 0.1
+    expected = np.zeros(60, bool)
+    expected[[*range(20, 30), *range(50, 60)]] = True
+    np.testing.assert_array_equal(loud, expected)
+
+
+def test_mux_joins_pictures_and_sound_cut_to_them(tmp_path):
+    path = video(tmp_path / "a.mp4")
+    write_audio(tmp_path / "a.flac", tone(5.0))
+    mux(path, tmp_path / "a.flac", tmp_path / "b.mp4")
+    info = probe(tmp_path / "b.mp4")
+    assert (info.has_video, info.has_audio) == (True, True)
+    assert info.duration == pytest.approx(1.2, abs=0.1)
+    assert indices(tmp_path / "b.mp4") == list(range(12))
+    waveform = sound(tmp_path / "b.mp4")
+    np.testing.assert_allclose(waveform[2000:16000], tone(1.0)[2000:], atol=0.05)
+    with pytest.raises(MediaError, match=r"a\.flac lacks its part"):
+        mux(tmp_path / "a.flac", tmp_path / "a.flac", tmp_path / "c.mp4")
+    with pytest.raises(MediaError, match=r"a\.mp4 lacks its part"):
+        mux(path, path, tmp_path / "c.mp4")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"This is no film.\n" * 99, "cannot be read as media"),
+        (b"#EXTM3U\n#EXTINF:1,\na.mp4\n", "cannot be read as media"),
+        (b"ffconcat version 1.0\nfile a.mp4\n", "cannot be read as media"),
+        (b"1\n00:00:00,000 --> 00:00:09,000\nwords\n", "cannot be read|holds neither"),
+    ],
+)
+def test_what_is_no_media_is_refused(tmp_path, content, reason):
+    video(tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").write_bytes(content)
+    with pytest.raises(MediaError, match=reason) as caught:
+        probe(tmp_path / "b.mp4")
+    assert "b.mp4" in caught.value.reason
+    assert caught.value.remedy
+    with pytest.raises(MediaError, match="there is no file"):
+        probe(tmp_path / "none.mp4")
+
+
+def cut(path, share):
+    data = path.read_bytes()
+    path.with_name(f"cut{path.suffix}").write_bytes(data[: int(len(data) * share)])
+    return path.with_name(f"cut{path.suffix}")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_cut_mp4_is_refused_wherever_it_is_cut(tmp_path, share):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (30, 48, 64, 3), np.uint8)
+    write_video(tmp_path / "a.mp4", ((i / 10, f) for i, f in enumerate(noise)))
+    with pytest.raises(MediaError, match="cut off"):  # the index stands in front
+        probe(cut(tmp_path / "a.mp4", share))
+    with av.open(str(tmp_path / "b.mp4"), "w") as out:  # the index stands at the end
+        stream = out.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for rgb in noise:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        out.mux(stream.encode(None))
+    assert probe(tmp_path / "b.mp4").duration == pytest.approx(3.0)
+    with pytest.raises(MediaError, match="cut off"):
+        probe(cut(tmp_path / "b.mp4", share))
+
+
+def test_a_cut_wav_is_refused(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(3.0), 16_000)
+    with pytest.raises(MediaError, match="cut off"):
+        probe(cut(tmp_path / "a.wav", 0.5))
+
+
+def test_damaged_pictures_are_refused_or_read_to_the_end(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (30, 48, 64, 3), np.uint8)
+    write_video(tmp_path / "a.mp4", ((i / 10, f) for i, f in enumerate(noise)))
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    half = len(data) // 2
+    data[half : half + 2000] = rng.bytes(2000)
+    (tmp_path / "b.mp4").write_bytes(data)
+    with pytest.raises(MediaError, match=r"b\.mp4"):
+        list(iter_frames(tmp_path / "b.mp4"))
+
+
+def test_a_cover_picture_is_no_video(tmp_path):
+    from av.stream import Disposition
+
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as out:
+        track = out.add_stream("aac", rate=16_000, layout="mono")
+        cover = out.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        frame = av.AudioFrame.from_ndarray(tone(1)[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        out.mux(track.encode(frame))
+        out.mux(track.encode(None))
+        rgb = av.VideoFrame.from_ndarray(picture(0), format="rgb24")
+        out.mux(cover.encode(rgb.reformat(format="yuvj420p")))
+        out.mux(cover.encode(None))
+    assert not probe(path).has_video
+    assert list(iter_frames(path)) == []
+
+
+def test_nothing_but_the_stream_is_stored(tmp_path):
+    path = video(tmp_path / "a.mp4")
+    with av.open(str(path)) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+        assert not {"encoder", "creation_time", "title"} & set(container.metadata)
