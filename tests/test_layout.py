@@ -14,8 +14,9 @@ PACKAGE = ROOT / "deemo_jax"
 # A line imports only lines above it; rooms on one line do not import each other. Rooms
 # in one tuple are one line; `clip` reads annotations, so it stands below them.
 LINES = [
-    ("architecture", "annotation"),
-    ("config", "clip", "batch"),
+    ("architecture", "annotation", "progress"),
+    ("config", "media", "batch"),
+    ("clip",),
     ("sharding", "checkpoint", "pretrained", "deidentify", "data"),
     ("models",),
     ("loss", "generate"),
@@ -23,13 +24,14 @@ LINES = [
     ("train",),
     ("workdir",),
     ("demo",),
+    ("verbs",),
     ("cli",),
     ("__main__",),
 ]
 # Packages that only some places may import, at module level or inside a function.
 HEAVY = {
     "torch": ("export",),
-    "av": ("clip",),
+    "av": ("media",),
     "onnx": ("deidentify",),
     "onnxruntime": ("deidentify",),
     "scipy": ("deidentify", "data/synthetic"),

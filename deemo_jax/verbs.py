@@ -1,0 +1,217 @@
+"""What each verb of the command line takes and does; the rooms do the work."""
+
+from collections.abc import Callable
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from deemo_jax.config import TASKS, Config, ConfigError
+from deemo_jax.progress import bars
+
+DONE, SOME_REFUSED = 0, 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flag:
+    """A flag of a verb: of its default's type, and required where there is none."""
+
+    name: str
+    help: str
+    default: str | int | None = None
+    required: bool = True
+    is_path: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One thing `deemo` does; `act` takes its flags as keywords, returns the exit code.
+
+    `config` says whether it takes `--config`: "needed", "optional" or "none".
+    """
+
+    summary: str
+    example: str
+    flags: tuple[Flag, ...]
+    act: Callable[..., int]
+    config: str = "none"
+
+
+def deidentify(*, input: Path, output: Path) -> int:
+    """Masks faces and changes voices of every clip in a folder."""
+    from deemo_jax.deidentify.folder import deidentify_folder
+
+    with bars() as progress:
+        summary = deidentify_folder(input, output, progress=progress)
+    print(summary.describe())
+    return _code(summary.rejected, output)
+
+
+def pack(
+    *, input: Path, output: Path, name: str, salt_file: Path | None, shards: int
+) -> int:
+    """Packs a de-identified folder into TFRecord shards."""
+    from deemo_jax.data.pack import pack_folder
+
+    with bars() as progress:
+        summary = pack_folder(
+            input,
+            output,
+            name=name,
+            salt_file=salt_file,
+            shards=shards,
+            progress=progress,
+        )
+    print(summary.describe())
+    return _code(summary.rejected, output)
+
+
+def train(*, workdir: Path, config: Config) -> int:
+    """Trains in a workdir, or goes on where it stopped."""
+    from deemo_jax.train.loop import train as run
+    from deemo_jax.workdir import evaluator
+
+    run(config, workdir, evaluate=evaluator(config, workdir))
+    return DONE
+
+
+def evaluate(*, workdir: Path, config: Config | None) -> int:
+    """Evaluates the newest checkpoint of a workdir on both tasks."""
+    from deemo_jax.workdir import evaluate_run, open_run
+
+    run = open_run(workdir, config)
+    with bars() as progress:
+        results = evaluate_run(run, progress=progress)
+    for way, found in results.recognition.items():
+        print(
+            f"recognition by {way}: accuracy {found.accuracy:.3f}, weighted F1 "
+            f"{found.weighted_f1:.3f}, macro F1 {found.macro_f1:.3f}, UAR {found.uar:.3f}"
+        )
+    if results.reasoning is not None:
+        print(f"reasoning, lexical scorer: {results.reasoning}")
+    print(f"report: {workdir / 'eval' / str(run.step) / 'report.html'}")
+    return DONE
+
+
+def generate(
+    *,
+    workdir: Path,
+    input: Path,
+    task: str,
+    config: Config | None,
+) -> int:
+    """Asks the newest model of a workdir about every clip of a de-identified folder."""
+    from deemo_jax.workdir import ask, open_run
+
+    if task not in TASKS:
+        raise ConfigError(f"--task is {task!r}; it must be one of {', '.join(TASKS)}")
+    answers, rejected = ask(open_run(workdir, config), input, task)
+    for clip_id, text in answers.items():
+        print(f"{clip_id}: {text}")
+    for rejection in rejected:
+        print(f"{rejection.clip_id}: {rejection.reason}: {rejection.remedy}")
+    return SOME_REFUSED if rejected else DONE
+
+
+def export(*, workdir: Path, output: Path, config: Config | None) -> int:
+    """Writes the newest model of a workdir as a Hugging Face folder, with proof."""
+    from deemo_jax.workdir import export_run, open_run
+
+    measured = export_run(open_run(workdir, config), output)
+    print(
+        f"{output}: PyTorch's logits differ by at most "
+        f"{measured['max_abs_difference']:.2g}; the greedy text is the same"
+    )
+    return DONE
+
+
+def demo(*, workdir: Path, seed: int) -> int:
+    """Runs the whole path on real and generated clips."""
+    from deemo_jax.demo import demo as run
+
+    run(workdir, seed=seed)
+    return DONE
+
+
+def _code(rejected: int, output: Path) -> int:
+    if rejected:
+        print(f"{rejected} refused, see {output / 'rejected.jsonl'}")
+    return SOME_REFUSED if rejected else DONE
+
+
+def _folder(name: str, help: str, **kwargs: Any) -> Flag:
+    return Flag(name=name, help=help, is_path=True, **kwargs)
+
+
+WORKDIR = _folder(
+    "workdir", "folder of the run: config, checkpoints, logs, evaluations"
+)
+
+VERBS: dict[str, Verb] = {
+    "deidentify": Verb(
+        summary="mask faces and change voices of every clip in a folder",
+        example="deemo deidentify --input=clips --output=clips_deid",
+        flags=(
+            _folder("input", "folder with annotations.jsonl and the media"),
+            _folder("output", "folder to write; run again, it goes on"),
+        ),
+        act=deidentify,
+    ),
+    "pack": Verb(
+        summary="pack de-identified clips into TFRecord shards with an index",
+        example="deemo pack --input=clips_deid --output=packed --name=deemo_mer",
+        flags=(
+            _folder("input", "folder that `deemo deidentify` wrote"),
+            _folder("output", "folder to write, in the layout of TFDS"),
+            Flag(name="name", help="of the data set: a-z, 0-9 and _"),
+            _folder(
+                "salt_file",
+                "salt of the pseudonyms; default: INPUT/salt.txt, made if need be",
+                required=False,
+            ),
+            Flag(name="shards", help="a split; default 8", default=8),
+        ),
+        act=pack,
+    ),
+    "train": Verb(
+        summary="train, or go on where an earlier run of the workdir stopped",
+        example="deemo train --config=configs/tiny.py --workdir=runs/tiny",
+        flags=(WORKDIR,),
+        act=train,
+        config="needed",
+    ),
+    "evaluate": Verb(
+        summary="score recognition and reasoning, write report.html",
+        example="deemo evaluate --workdir=runs/tiny",
+        flags=(WORKDIR,),
+        act=evaluate,
+        config="optional",
+    ),
+    "generate": Verb(
+        summary="ask the model about every clip of a de-identified folder",
+        example="deemo generate --workdir=runs/tiny --input=clips_deid --task=reasoning",
+        flags=(
+            WORKDIR,
+            _folder("input", "folder that `deemo deidentify` wrote"),
+            Flag(name="task", help="recognition (default) or reasoning",
+                 default="recognition"),
+        ),
+        act=generate,
+        config="optional",
+    ),
+    "export": Verb(
+        summary="write a Hugging Face folder for PyTorch, and prove it computes the same",
+        example="deemo export --workdir=runs/tiny --output=runs/tiny_pytorch",
+        flags=(WORKDIR, _folder("output", "folder to write")),
+        act=export,
+        config="optional",
+    ),
+    "demo": Verb(
+        summary="the whole path on real and generated clips, in minutes on a laptop",
+        example="deemo demo --workdir=runs/demo",
+        flags=(
+            _folder("workdir", "folder to write", default="runs/demo"),
+            Flag(name="seed", help="of corpus and training; default 0", default=0),
+        ),
+        act=demo,
+    ),
+}  # fmt: skip

@@ -1,0 +1,68 @@
+"""The command line: what it says, and the code it exits with."""
+
+import subprocess
+import sys
+
+import pytest
+
+from deemo_jax import cli, verbs
+
+TRAIN = ["train", "--workdir=x", "--config=configs/tiny.py"]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"]])
+def test_help_lists_every_verb(words, capsys):
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {name}" in out for name in verbs.VERBS)
+
+
+@pytest.mark.parametrize("name", verbs.VERBS)
+def test_help_of_a_verb_shows_its_flags_and_an_example_that_parses(name, capsys):
+    assert cli.main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    example = out.strip().splitlines()[-1].removeprefix("example: deemo ").split()
+    assert example[0] == name
+    assert cli.parse(name, verbs.VERBS[name], example[1:])
+    assert all(f"--{flag.name}" in out for flag in verbs.VERBS[name].flags)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "usage: deemo VERB"),
+        (["tran"], "there is no verb 'tran'; choose one of"),
+        (["train", "--config=configs/tiny.py"], "--workdir is missing; try: deemo"),
+        (["train", "--workdir=x"], "--config is missing; try: deemo train"),
+        ([*TRAIN, "--wrokdir=y"], "'wrokdir'. Did you mean: workdir"),
+        ([*TRAIN, "oops"], "'oops' is not a flag"),
+        ([*TRAIN, "--config.train.stpes=3"], "did you mean config.train.steps?"),
+        ([*TRAIN, "--config.train.steps=three"], "--config.train.steps=three"),
+        ([*TRAIN, "--config.train.steps=0"], "config.train.steps is 0; it must be"),
+        (["train", "--workdir=x", "--config=configs/none.py"], "configs/none.py"),
+        (["train", "--workdir=x", "--config=configs/tiny.py:nap"], "config.train.stage"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exits_2(words, message, capsys):
+    assert cli.main(words) == 2
+    captured = capsys.readouterr()
+    said = captured.err or captured.out
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_a_failure_is_one_line_and_exits_1(tmp_path, capsys):
+    words = ["evaluate", f"--workdir={tmp_path / 'none'}"]
+    assert cli.main(words) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("deemo evaluate: ")
+    assert "none" in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_module_and_console_script_are_the_same():
+    done = subprocess.run(
+        [sys.executable, "-m", "deemo_jax", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "usage: deemo VERB" in done.stdout

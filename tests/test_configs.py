@@ -1,0 +1,35 @@
+"""Every file under configs/ says its command and builds, whatever its size."""
+
+import ast
+import importlib
+from pathlib import Path
+
+from flax import nnx
+import pytest
+
+from deemo_jax import sharding
+from deemo_jax.config import from_config_dict
+from deemo_jax.models.deemo_llama import DeemoLlama
+from deemo_jax.train import optimizer
+
+FOLDER = Path(__file__).parents[1] / "configs"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+STAGES = ["full", "align"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_gives_the_command(name):
+    docstring = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
+    assert f"deemo train --config=configs/{name}.py" in (docstring or "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_parameter_has_a_sharding_row_and_a_freeze_row(name, stage):
+    config = from_config_dict(
+        importlib.import_module(f"configs.{name}").get_config(stage)
+    )
+    assert config.train.stage == stage
+    model = nnx.eval_shape(lambda: DeemoLlama(config.model, rngs=nnx.Rngs(0)))
+    sharding.check_table(nnx.state(model))
+    optimizer.check_table(nnx.state(model), stage)
