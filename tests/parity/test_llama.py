@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -144,4 +145,16 @@ def test_half_precision_checkpoint_is_computed_in_float32(tmp_path):
     tokens = draw_tokens()
     twin = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     logits = our_logits(model, tokens)
+    assert np.abs(logits - their_logits(twin, tokens)).max() < TOLERANCE
+
+
+def test_what_older_files_carry_beside_the_model_is_left(tmp_path):
+    twin, tokens = make_twin(VARIANTS["one-group"]), draw_tokens()
+    twin.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    # A buffer of rope's frequencies in each layer; a copy of the tied embedding.
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(1)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, tmp_path / "model.safetensors")
+    logits = our_logits(Llama.from_pretrained(tmp_path), tokens)
     assert np.abs(logits - their_logits(twin, tokens)).max() < TOLERANCE
