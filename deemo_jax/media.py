@@ -177,7 +177,8 @@ def write_video(
 ) -> None:
     """Writes frames, each with its time in seconds, as MP4 (H.264, yuv420p, no sound).
 
-    Times may be unevenly spaced. An odd width or height is padded by repeating the
+    Times may be unevenly spaced; the first frame is shown from 0 on, whatever its
+    time. An odd width or height is padded by repeating the
     last column or row. Nothing but pictures is stored; one input gives one sequence of
     bytes. The file appears whole or not at all.
 
@@ -317,7 +318,7 @@ def _on_ticks(frames) -> Iterator[tuple[int, int, np.ndarray]]:
     """(time, duration, frame) in ticks; the last lasts as long as the one before."""
     held, duration = None, round(1 / 30 / TICK)
     for time, rgb in frames:
-        ticks = round(time / TICK)
+        ticks = round(time / TICK) if held is not None else 0
         if held is not None:
             ticks = max(ticks, held[0] + 1)
             duration = ticks - held[0]

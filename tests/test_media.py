@@ -82,6 +82,12 @@ def test_three_frames_are_a_video(tmp_path):
     assert read_audio(path) is None
 
 
+def test_the_first_frame_is_shown_from_the_start(tmp_path):
+    write_video(tmp_path / "a.mp4", [(t, picture(0)) for t in (0.03, 0.1, 0.2)])
+    times = [time for time, _ in iter_frames(tmp_path / "a.mp4")]
+    np.testing.assert_allclose(times, [0.0, 0.1, 0.2], atol=1e-4)
+
+
 def test_odd_sizes_are_padded_by_their_edge(tmp_path):
     path = video(tmp_path / "a.mp4", count=3, height=31, width=45)
     _, rgb = next(iter_frames(path))

@@ -82,9 +82,14 @@ def bridge(
             track.count += 1
             track.best = max(track.best, float(score))
         for track in tracks:
-            if track.seen < index:
+            if 0 < index - track.seen <= _hold(track, bridging):
                 now.masked.append(_grown(track.box, index - track.seen))
-        tracks = [t for t in tracks if index - t.seen < _hold(t, bridging)]
+        # A gap can be filled as long as its frames are held, so long tracks go on.
+        tracks = [
+            track
+            for track in tracks
+            if index - track.seen < max(_hold(track, bridging), bridging.before + 1)
+        ]
         window.append(now)
         if len(window) > bridging.before:
             yield window.popleft()

@@ -61,9 +61,7 @@ def mcadams(
     return bent.astype(waveform.dtype)
 
 
-def burg(
-    frames: Float[np.ndarray, "F N"], order: int
-) -> Float[np.ndarray, "F order+1"]:
+def burg(frames: Float[np.ndarray, "F N"], order: int) -> Float[np.ndarray, "F K"]:
     """Linear prediction of each frame by Burg's method; the first coefficient is 1.
 
     J. P. Burg, "Maximum Entropy Spectral Analysis", 1975. Its reflection coefficients

@@ -1,0 +1,218 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from deemo_jax.clip import read_deidentified
+from deemo_jax.deidentify import folder as room
+from deemo_jax.deidentify.folder import deidentify_folder
+from deemo_jax.deidentify.masks import Mask
+from deemo_jax.deidentify.pipeline import Settings
+from deemo_jax.media import iter_frames, write_video
+
+
+@pytest.fixture
+def raw(tmp_path, carphone):
+    """A folder with a few real frames, and files that are none."""
+    path = tmp_path / "raw"
+    path.mkdir()
+    frames = list(iter_frames(carphone, 0.0, 0.5))
+    write_video(path / "face.mp4", frames)
+    write_video(path / "three.mp4", frames[:3])
+    noise = np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32)
+    soundfile.write(path / "voice.wav", noise, 8000)
+    data = (path / "face.mp4").read_bytes()
+    (path / "cut.mp4").write_bytes(data[: len(data) // 2])
+    (path / "tail.mp4").write_bytes(data[len(data) // 2 :])
+    (path / "empty.mp4").write_bytes(b"")
+    (path / "text.mp4").write_text("This is no film.\n" * 20)
+    (tmp_path / "outside.mp4").write_bytes(data)
+    (path / "link.mp4").symlink_to(tmp_path / "outside.mp4")
+    return path
+
+
+def annotate(raw, rows: dict[str, dict], *lines: str) -> None:
+    texts = [
+        json.dumps({"clip_id": clip_id, "media": "face.mp4", "subject": "s"} | fields)
+        for clip_id, fields in rows.items()
+    ]
+    (raw / "annotations.jsonl").write_text("\n".join([*texts, *lines]) + "\n")
+
+
+def read_lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+GOOD = {
+    "face": {"transcript": "We won.", "emotion": "positive"},
+    "three": {"media": "three.mp4"},
+    "voice": {"media": "voice.wav", "split": "test"},
+}
+BAD = {
+    "empty": ({"media": "empty.mp4"}, "empty.mp4 is empty"),
+    "text": ({"media": "text.mp4"}, "text.mp4 cannot be read as media"),
+    "cut": ({"media": "cut.mp4"}, "cut.mp4 is cut off"),
+    "tail": ({"media": "tail.mp4"}, "tail.mp4 cannot be read as media"),
+    "missing": ({"media": "none.mp4"}, "there is no file 'none.mp4'"),
+    "label": ({"emotion": "joyful"}, "emotion 'joyful'"),
+    "before": ({"start": 0.4, "end": 0.2}, "end 0.2 is not after start 0.4"),
+    "late": ({"start": 7}, "start 7 is after the media's end at 0.50 s"),
+    "long": ({"end": 7}, "end 7 is after the media's end at 0.50 s"),
+    "climb": ({"media": "../outside.mp4"}, "leads out of the folder"),
+    "link": ({"media": "link.mp4"}, "leads out of the folder"),
+    "withdrawn": ({"consent": "withdrawn"}, "consent is withdrawn"),
+}
+
+
+def test_what_is_refused_is_listed_and_the_rest_goes_on(raw, tmp_path):
+    output = tmp_path / "output"
+    bad = {clip_id: fields for clip_id, (fields, _) in BAD.items()}
+    second = '{"clip_id": "face", "media": "three.mp4", "subject": "t"}'
+    annotate(raw, bad | GOOD, second, '{"clip_id": "torn", "med')
+    summary = deidentify_folder(raw, output)
+
+    assert (summary.clips, summary.resumed, summary.rejected) == (3, 0, len(BAD) + 2)
+    rejected = read_lines(output / "rejected.jsonl")
+    assert all(line["remedy"] for line in rejected)
+    reasons = {
+        line.get("clip_id", line.get("line")): line["reason"] for line in rejected
+    }
+    for clip_id, (_, reason) in BAD.items():
+        assert reason in reasons[clip_id]
+    assert "already stands on line 13" in reasons["face"]
+    assert "malformed JSON" in reasons[len(BAD) + 5]
+
+    clips, rejections = read_deidentified(output)
+    assert [clip.annotation.clip_id for clip in clips] == list(GOOD)
+    assert rejections == []
+    assert [clip.annotation.subject for clip in clips] == ["s", "s", "s"]
+    assert sorted(path.name for path in (output / "media").iterdir()) == [
+        "face.mp4", "three.mp4", "voice.flac",
+    ]  # fmt: skip
+    assert summary.faces["frames"] == summary.faces["frames_with_face"] == 18
+    assert summary.faces["left"] == 0
+    assert summary.seconds == pytest.approx(0.5 + 0.1 + 1.0, abs=0.01)
+    assert "18 found in 18 of 18 frames, 0 left" in summary.describe()
+
+
+def test_the_output_is_a_folder_of_clips_itself(raw, tmp_path):
+    annotate(raw, GOOD)
+    deidentify_folder(raw, tmp_path / "output")
+    rows = read_lines(tmp_path / "output" / "annotations.jsonl")
+    assert [
+        (row["media"], row.get("transcript"), row.get("split")) for row in rows
+    ] == [
+        ("media/face.mp4", "We won.", None),
+        ("media/three.mp4", None, None),
+        ("media/voice.flac", None, "test"),
+    ]
+    again = deidentify_folder(tmp_path / "output", tmp_path / "twice")
+    assert (again.clips, again.rejected) == (3, 0)
+
+
+def test_no_name_of_a_raw_file_is_left(raw, tmp_path):
+    (raw / "face.mp4").rename(raw / "jane_doe.mp4")
+    annotate(raw, {"a": {"media": "jane_doe.mp4"}})
+    deidentify_folder(raw, tmp_path / "output")
+    for path in (tmp_path / "output").rglob("*"):
+        assert "jane" not in path.name
+        assert path.is_dir() or b"jane" not in path.read_bytes()
+
+
+def test_a_second_run_does_nothing(raw, tmp_path):
+    annotate(raw, GOOD)
+    deidentify_folder(raw, tmp_path / "output")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("output/**/*.*")}
+    times = {path: path.stat().st_mtime_ns for path in before if "media" in path.parts}
+    summary = deidentify_folder(raw, tmp_path / "output")
+    assert (summary.clips, summary.resumed) == (3, 3)
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("output/**/*.*")}
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+
+
+def test_an_interrupted_run_goes_on_where_it_was(raw, tmp_path, monkeypatch):
+    annotate(raw, GOOD)
+    output = tmp_path / "output"
+    real, done = room.deidentify_clip, []
+
+    def failing(annotation, *rest, **keywords):
+        if annotation.clip_id == "voice" and not (output / "again").exists():
+            (output / "media" / ".voice.flac.partial").write_bytes(b"half")
+            raise KeyboardInterrupt
+        done.append(annotation.clip_id)
+        return real(annotation, *rest, **keywords)
+
+    monkeypatch.setattr(room, "deidentify_clip", failing)
+    with pytest.raises(KeyboardInterrupt):
+        deidentify_folder(raw, output)
+    with open(output / "deidentified.jsonl", "a") as file:
+        file.write('{"annotation": {"clip_id": "voi')  # torn by the interruption
+    (output / "again").touch()
+    summary = deidentify_folder(raw, output)
+    assert done == ["face", "three", "voice"]
+    assert (summary.clips, summary.resumed) == (3, 2)
+    assert [c.annotation.clip_id for c in read_deidentified(output)[0]] == list(GOOD)
+    assert read_deidentified(output)[1] == []
+    assert not list((output / "media").glob(".*"))
+
+
+def test_what_changed_is_done_anew(raw, tmp_path):
+    output = tmp_path / "output"
+    annotate(raw, GOOD)
+    deidentify_folder(raw, output)
+    annotate(raw, GOOD | {"three": {"media": "three.mp4", "emotion": "negative"}})
+    shutil.copy(raw / "three.mp4", raw / "face.mp4")
+    (output / "media" / "voice.flac").write_bytes(b"edited")
+    summary = deidentify_folder(raw, output)
+    assert (summary.clips, summary.resumed) == (3, 0)
+    clips, rejections = read_deidentified(output)
+    assert [clip.faces.get("frames") for clip in clips] == [3, 3, None]
+    assert clips[1].annotation.emotion == "negative"
+    assert rejections == []
+    other = Settings(mask=Mask(method="solid"))
+    assert deidentify_folder(raw, output, settings=other).resumed == 0
+
+
+def test_withdrawn_consent_deletes_what_was_written(raw, tmp_path):
+    output = tmp_path / "output"
+    annotate(raw, GOOD)
+    deidentify_folder(raw, output)
+    annotate(raw, GOOD | {"face": {"consent": "withdrawn"}})
+    assert deidentify_folder(raw, output).clips == 2
+    assert not (output / "media" / "face.mp4").exists()
+    text = (output / "deidentified.jsonl").read_text()
+    assert '"face"' not in text
+    assert "We won" not in text + (output / "annotations.jsonl").read_text()
+
+
+def test_progress_is_told_in_seconds(raw, tmp_path):
+    annotate(raw, {"a": {}, "b": {"media": "voice.wav"}})
+    told = []
+    deidentify_folder(
+        raw, tmp_path / "output", progress=lambda *args: told.append(args)
+    )
+    assert told[0][1:] == (0, 2)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert told[-1][1] == 1  # of 1.5 s, whole ones
+
+
+def test_the_folders_taxonomy_counts(raw, tmp_path):
+    text = '{"emotions": ["calm", "tense"], "nfbl": []}'
+    (raw / "taxonomy.json").write_text(text)
+    annotate(raw, {"a": {"emotion": "calm"}, "b": {"emotion": "positive"}})
+    assert deidentify_folder(raw, tmp_path / "output").rejected == 1
+    written = json.loads((tmp_path / "output" / "taxonomy.json").read_text())
+    assert written == json.loads(text)
+
+
+def test_usage_errors_name_the_remedy(raw, tmp_path):
+    annotate(raw, GOOD)
+    with pytest.raises(ValueError, match="name another folder"):
+        deidentify_folder(raw, tmp_path / "x" / ".." / "raw")
+    with pytest.raises(ValueError, match=r"put an annotations\.jsonl"):
+        deidentify_folder(tmp_path, tmp_path / "output")
+    with pytest.raises(ValueError, match=r"put an annotations\.jsonl"):
+        deidentify_folder(tmp_path / "nowhere", tmp_path / "output")
+    assert not (tmp_path / "output").exists()

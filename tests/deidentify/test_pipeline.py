@@ -1,0 +1,159 @@
+import av
+import numpy as np
+import pytest
+
+from deemo_jax.annotation import Annotation, Interval, Refusal
+from deemo_jax.clip import Clip
+from deemo_jax.deidentify.faces import FaceDetector
+from deemo_jax.deidentify.masks import Mask
+from deemo_jax.deidentify.pipeline import Settings, deidentify_clip, faces_left, fit
+from deemo_jax.media import (
+    MediaError,
+    iter_frames,
+    mux,
+    probe,
+    read_audio,
+    write_audio,
+    write_video,
+)
+
+
+@pytest.fixture(scope="module")
+def talking(carphone, speech, tmp_path_factory):
+    """A real face and a real voice in one file."""
+    folder = tmp_path_factory.mktemp("talking")
+    write_audio(folder / "speech.flac", speech)
+    mux(carphone, folder / "speech.flac", folder / "talking.mp4")
+    return folder / "talking.mp4"
+
+
+def annotation(**fields) -> Annotation:
+    return Annotation(clip_id="a", media="talking.mp4", subject="s", **fields)
+
+
+def fitted(media, **fields) -> Annotation:
+    return fit(Clip(annotation=annotation(**fields), media=media))[0]
+
+
+def interval(start: float, end: float) -> tuple[Interval, ...]:
+    return (Interval(label="folding arms", start=start, end=end),)
+
+
+@pytest.fixture(scope="module")
+def done(talking, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("output")
+    (folder / "media").mkdir()
+    about = fitted(talking, start=1.0, end=3.0, nfbl=interval(0.25, 1.0))
+    return deidentify_clip(about, talking, folder, Settings(), source="x")
+
+
+def test_every_face_is_found_and_none_is_left(done):
+    assert done.faces == {
+        "frames": 60,
+        "frames_with_face": 60,
+        "boxes": 60,
+        "frames_masked": 60,
+        "left": 0,
+    }
+    detector = FaceDetector()
+    assert not any(len(detector(rgb)) for _, rgb in iter_frames(done.video))
+
+
+def test_the_clip_is_the_window_and_nothing_else(done, talking):
+    assert (done.annotation.start, done.annotation.end) == (0.0, 2.0)
+    assert done.annotation.nfbl == interval(0.25, 1.0)
+    assert done.annotation.media == "media/a.mp4"
+    assert (done.verdict, done.source) == ("unaudited", "x")
+    before = list(iter_frames(talking, 1.0, 3.0))
+    after = list(iter_frames(done.video))
+    np.testing.assert_allclose(
+        [time for time, _ in after][1:], [time for time, _ in before][1:], atol=1e-4
+    )
+    assert not probe(done.video).has_audio
+    assert probe(done.audio).duration == pytest.approx(2.0)
+    with av.open(str(done.video)) as container:
+        assert len(container.streams) == 1
+
+
+def test_what_is_no_face_stays(done, talking):
+    for (_, raw), (_, new) in zip(
+        iter_frames(talking, 1.0, 3.0), iter_frames(done.video), strict=True
+    ):
+        difference = np.abs(raw.astype(int) - new).mean(axis=-1)
+        assert difference[:, 140:].mean() < 4  # the window of the car
+        assert difference[40:90, 70:110].mean() > 8  # the face
+
+
+def test_the_voice_is_another_and_as_loud(done, talking):
+    raw, new = read_audio(talking, 1.0, 3.0), read_audio(done.audio)
+    assert raw is not None
+    assert new is not None
+    assert len(raw) == len(new)
+    assert np.std(new) == pytest.approx(np.std(raw), rel=0.05)
+    assert np.corrcoef(raw, new)[0, 1] < 0.98
+
+
+def test_faces_left_sees_what_was_not_masked(carphone, tmp_path):
+    frames = list(iter_frames(carphone, 0.0, 0.3))
+    write_video(tmp_path / "a.mp4", frames)
+    detector = FaceDetector()
+    boxes = [detector(rgb)[:, :4] for _, rgb in frames]
+    assert faces_left(tmp_path / "a.mp4", boxes, 0.2) == len(frames)
+    elsewhere = [box + 300 for box in boxes]
+    assert faces_left(tmp_path / "a.mp4", elsewhere, 0.2) == 0
+
+
+def test_a_mask_setting_is_used(talking, tmp_path):
+    (tmp_path / "media").mkdir()
+    about = fitted(talking, end=0.3)
+    settings = Settings(mask=Mask(scale=0.1))
+    assert deidentify_clip(about, talking, tmp_path, settings).faces["left"] == 9
+
+
+def test_what_is_missing_is_none(carphone, talking, tmp_path):
+    (tmp_path / "media").mkdir()
+    silent = deidentify_clip(fitted(carphone, end=0.2), carphone, tmp_path, Settings())
+    assert silent.audio is None
+    assert silent.sha256.keys() == {"video"}
+    write_audio(tmp_path / "a.flac", np.zeros(16_000, np.float32))
+    heard = deidentify_clip(
+        fitted(tmp_path / "a.flac"), tmp_path / "a.flac", tmp_path, Settings()
+    )
+    assert heard.video is None
+    assert (heard.faces, heard.annotation.media) == ({}, "media/a.flac")
+
+
+def test_three_frames_are_enough(carphone, tmp_path):
+    (tmp_path / "media").mkdir()
+    clip = deidentify_clip(fitted(carphone, end=0.1), carphone, tmp_path, Settings())
+    assert (clip.faces["frames"], clip.faces["frames_with_face"]) == (3, 3)
+
+
+def test_an_annotation_is_fitted_to_its_media(talking):
+    length = probe(talking).duration
+    assert fitted(talking).end == pytest.approx(length)
+    assert fitted(talking, end=length + 0.4).end == pytest.approx(length)
+    within = fitted(talking, start=1.0, end=3.0, nfbl=interval(1.0, 2.3))
+    assert within.nfbl == interval(1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"start": 9.0}, "start 9 is after the media's end"),
+        ({"end": 5.0}, "end 5 is after the media's end"),
+        ({"nfbl": interval(4.5, 5.0)}, "goes beyond the clip's"),
+        ({"end": 2.0, "nfbl": interval(1.0, 3.0)}, "goes beyond the clip's 2.00 s"),
+    ],
+)
+def test_what_does_not_fit_is_refused(talking, fields, reason):
+    with pytest.raises(Refusal, match=reason):
+        fitted(talking, **fields)
+
+
+def test_nothing_between_start_and_end_is_refused(carphone, tmp_path):
+    (tmp_path / "media").mkdir()
+    about = annotation(start=3.99, end=4.0)
+    with pytest.raises(MediaError, match="holds nothing from 3.99 to 4 s"):
+        deidentify_clip(about, carphone, tmp_path, Settings())
+    assert list((tmp_path / "media").iterdir()) == []

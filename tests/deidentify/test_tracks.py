@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+
+from deemo_jax.deidentify.tracks import Bridging, bridge
+
+BOX = np.array([10.0, 20.0, 30.0, 50.0], np.float32)
+
+
+def stream(found: dict[int, list], count: int):
+    """Frames of which `found` holds the boxes (with their scores)."""
+    rgb = np.zeros((60, 80, 3), np.uint8)
+    for index in range(count):
+        faces = np.array(found.get(index, []), np.float32).reshape(-1, 5)
+        yield index / 25, rgb, faces
+
+
+def faces(frames, step=(0.0, 0.0), score=0.9) -> dict[int, list]:
+    move = np.array([*step, *step], np.float32)
+    return {i: [[*(BOX + i * move), score]] for i in frames}
+
+
+def masked(found, count, **bridging) -> str:
+    moments = list(bridge(stream(found, count), Bridging(**bridging)))
+    assert [moment.time for moment in moments] == [i / 25 for i in range(count)]
+    return "".join("x" if moment.masked else "." for moment in moments)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ("....DD.DDD.....", "..xxxxxxxxxxx.."),
+        ("D..............", "xxxx..........."),
+        ("..............D", "............xxx"),
+        ("D......D.......", "xxxx.xxxxxx...."),  # a gap longer than both holds
+        ("D.....D........", "xxxxxxxxxx....."),
+        ("...............", "..............."),
+    ],
+)
+def test_what_is_masked_around_a_face(found, expected):
+    where = faces([i for i, mark in enumerate(found) if mark == "D"])
+    assert masked(where, len(found), before=2, after=3) == expected
+
+
+@pytest.mark.parametrize("gap", range(1, 30))
+def test_a_gap_is_closed_whatever_is_seen_of_it_first(gap):
+    found = faces([0, 1, 2, 3 + gap])
+    assert masked(found, 40, before=5, after=30)[: 4 + gap] == "x" * (4 + gap)
+
+
+def test_a_frame_is_masked_at_least_where_a_face_was_found():
+    rng = np.random.default_rng(0)
+    found = {
+        i: [[*corner, *(corner + rng.uniform(5, 30, 2)), rng.uniform(0.2, 1)]
+            for corner in rng.uniform(0, 50, (rng.integers(0, 4), 2))]
+        for i in range(60)
+    }  # fmt: skip
+    for index, moment in enumerate(bridge(stream(found, 60), Bridging())):
+        boxes = np.array(moment.masked).reshape(-1, 4)
+        for row in found[index]:
+            assert (np.abs(boxes - np.array(row[:4])).max(axis=1) < 1e-4).any()
+
+
+def test_a_moving_face_is_followed_through_a_gap():
+    found = faces([*range(8), *range(13, 20)], step=(3.0, 1.0))
+    moments = list(bridge(stream(found, 20), Bridging(before=15, after=0)))
+    for index in range(8, 13):
+        where = BOX + index * np.array([3.0, 1.0, 3.0, 1.0])
+        box = moments[index].masked[-1]
+        assert (box[:2] <= where[:2] + 1e-3).all()
+        assert (box[2:] >= where[2:] - 1e-3).all()
+        assert (np.abs(box - where) < 4).all()
+
+
+def test_a_held_mask_grows():
+    moments = list(bridge(stream(faces([0]), 20), Bridging(before=0, after=10)))
+    sizes = [np.prod(m.masked[0][2:] - m.masked[0][:2]) for m in moments if m.masked]
+    assert len(sizes) == 11
+    assert (np.diff(sizes) > 0).all()
+
+
+def test_a_false_alarm_does_not_linger():
+    assert masked(faces([3], score=0.3), 12, before=1, after=8) == "..xxx......."
+    assert masked(faces([3], score=0.6), 12, before=1, after=8) == "..xxxxxxxxxx"
+
+
+def test_two_faces_are_two_tracks():
+    far = BOX + 200
+    found = {0: [[*BOX, 0.9], [*far, 0.9]], 1: [[*far, 0.9]]}
+    first, second = bridge(stream(found, 2), Bridging(before=3, after=3))
+    assert len(first.masked) == 2
+    assert len(second.masked) == 2
+
+
+def test_memory_is_bounded():
+    taken = 0
+
+    def counting():
+        nonlocal taken
+        for moment in stream(faces(range(200)), 200):
+            taken += 1
+            yield moment
+
+    for given, _ in enumerate(bridge(counting(), Bridging(before=7)), start=1):
+        assert taken <= given + 8
