@@ -8,6 +8,7 @@ from deemo_jax.evaluate.answers import parse_label
 
 TWO = ("positive", "negative")
 CALM = ("calm", "very calm")
+SAD = ("sad", "sad at first")
 SURE = ("self-assured", "assured")
 ODD = ("n/a (none)", "any")
 GERMAN = ("Überrascht", "ruhig")
@@ -35,6 +36,7 @@ TABLE = [
     (CALM,    "Very\n calm",                           "very calm"),
     (CALM,    "calm, not very calm",                   "very calm"),
     (CALM,    "very calm, or calm",                    "calm"),
+    (SAD,     "sad at first",                          "sad at first"),
     (SURE,    "self-assured",                          "self-assured"),
     (SURE,    "assured",                               "assured"),
     (ODD,     "N/A (none)",                            "n/a (none)"),

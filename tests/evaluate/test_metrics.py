@@ -119,6 +119,7 @@ def test_a_class_that_does_not_occur_weighs_nothing():
     truth, predicted = np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1])
     ours = recognition(confusion(truth, predicted, 3), LABELS[:3])
     assert ours.uar == pytest.approx(0.75)
+    assert ours.macro_f1 == pytest.approx((2 / 3 + 1) / 2)
     assert ours.per_class["calm"].support == 0
     assert ours.per_class["calm"].predicted == 1
 

@@ -1,0 +1,83 @@
+"""Files of an evaluation: read back as written, plain JSON, whole or not at all."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from deemo_jax.evaluate import results as results_module
+from deemo_jax.evaluate.results import (
+    METRICS,
+    PREDICTIONS,
+    Results,
+    read_results,
+    subset_name,
+    write_results,
+)
+
+
+def test_reading_gives_back_what_was_written(make_results, tmp_path):
+    written = make_results(text="a\u2028b\n“c”")
+    write_results(tmp_path / "eval" / "50", written)
+    read = read_results(tmp_path / "eval" / "50")
+    assert read.recognition == written.recognition
+    assert read.ablated == written.ablated
+    assert read.reasoning == written.reasoning
+    for field in dataclasses.fields(Results):
+        if field.name not in ("confusions", "ablations"):
+            assert getattr(read, field.name) == getattr(written, field.name)
+
+
+def test_metrics_are_strict_json_even_where_nothing_was_scored(make_results, tmp_path):
+    empty = dataclasses.replace(
+        make_results(),
+        confusions={"likelihood": np.zeros((2, 3), np.int64)},
+        predictions=(),
+    )
+    write_results(tmp_path, empty)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = (tmp_path / METRICS).read_text()
+    metrics = json.loads(text, parse_constant=refuse)
+    assert metrics["recognition"]["likelihood"]["accuracy"] is None
+    assert metrics["reasoning"] == {}
+    assert (tmp_path / PREDICTIONS).read_text() == ""
+    assert read_results(tmp_path).reasoning is None
+
+
+def test_metrics_name_what_they_are(make_results, tmp_path):
+    write_results(tmp_path, make_results())
+    metrics = json.loads((tmp_path / METRICS).read_text())
+    assert set(metrics["recognition"]) == {"likelihood", "parsing"}
+    assert set(metrics["reasoning"]) == {"lexical"}
+    assert set(metrics["ablations"]) == {"video", "audio+text", "video+audio+text"}
+    assert metrics["recognition"]["parsing"]["majority"]["label"] in metrics["labels"]
+    assert "overlap" not in (tmp_path / METRICS).read_text()
+
+
+def test_metrics_are_written_last(make_results, tmp_path, monkeypatch):
+    def fail(path, objects):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(results_module, "write_lines", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_results(tmp_path, make_results())
+    with pytest.raises(ValueError, match="evaluate again"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize("name", [METRICS, PREDICTIONS])
+def test_a_torn_file_is_refused(make_results, tmp_path, name):
+    write_results(tmp_path, make_results())
+    path = tmp_path / name
+    path.write_text(path.read_text()[:-30])
+    with pytest.raises(ValueError, match=f"{tmp_path}.*evaluate again"):
+        read_results(tmp_path)
+
+
+def test_subsets_have_one_name_whatever_their_order():
+    assert subset_name(("text", "video")) == subset_name({"video", "text"})
+    assert subset_name(("text", "video")) == "video+text"
