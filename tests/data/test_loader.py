@@ -263,6 +263,13 @@ def test_rows_that_do_not_fit_are_refused_before_the_run(
         )
 
 
+def test_media_count_as_well_before_the_run(source, config, tokenizer):
+    """Texts of fewer bytes than `max_length`, but too many places for media."""
+    assert max(entry.text for entry in source.entries) < config.max_length
+    with pytest.raises(ValueError, match="config.data.max_length is 96"):
+        Batches(source, config, tokenizer, (60, 20), seed=0, batch_size=4)
+
+
 def test_no_text_is_longer_in_tokens_than_the_index_allows(source, config, tokenizer):
     reader = loader.Reader(
         source=source, config=config, tokenizer=tokenizer, spans=SPANS
