@@ -269,16 +269,9 @@ def _svg(figure: Any, name: str, title: str) -> str:
     import matplotlib
 
     file = io.StringIO()
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "text.parse_math": False,  # a label may hold a dollar sign
-        "text.color": INK,
-    }
-    with matplotlib.rc_context(settings):
-        figure.savefig(
-            file, format="svg", transparent=True, metadata={"Date": None}
-        )  # fmt: skip
+    # Text as text, not as outlines; ids that are the same whenever it is drawn.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(file, format="svg", transparent=True)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
