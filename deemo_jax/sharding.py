@@ -165,13 +165,12 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
-def place(batch: Batch, mesh: Mesh) -> Batch:
-    """Puts this process's rows of a batch on its devices, as part of the global batch.
+def check_rows(rows: int, mesh: Mesh) -> None:
+    """Refuses a global batch whose `rows` do not divide over the mesh.
 
     Raises:
-      ConfigError: if the rows of the global batch do not divide over the mesh.
+      ConfigError: saying what would do.
     """
-    rows = batch.tokens.shape[0] * jax.process_count()
     parts = math.prod(mesh.shape[axis] for axis in ROWS)
     if rows % parts:
         raise ConfigError(
@@ -179,6 +178,15 @@ def place(batch: Batch, mesh: Mesh) -> Batch:
             f"mesh (data={mesh.shape['data']} times fsdp={mesh.shape['fsdp']}); make "
             f"config.train.batch_size a multiple of {parts}"
         )
+
+
+def place(batch: Batch, mesh: Mesh) -> Batch:
+    """Puts this process's rows of a batch on its devices, as part of the global batch.
+
+    Raises:
+      ConfigError: if the rows of the global batch do not divide over the mesh.
+    """
+    check_rows(batch.tokens.shape[0] * jax.process_count(), mesh)
     sharding = row_sharding(mesh)
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)),

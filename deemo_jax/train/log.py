@@ -1,0 +1,315 @@
+"""What a run writes about itself: config, environment, ledger, metrics, a bar."""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import math
+from pathlib import Path
+import platform
+import re
+import subprocess
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from deemo_jax.annotation import write_whole
+from deemo_jax.config import Config, ConfigError, to_dict
+
+# Settings that may change when a run is gone on with. A packed folder may have moved:
+# that it holds the same records is checked by its manifest.
+CHANGEABLE = (
+    r"train\.(steps|log_every|save_every|keep)|evaluate\..*|mesh\..*|"
+    r"data\.(path|workers|prefetch)"
+)
+PACKAGES = (
+    "deemo-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
+    "numpy", "transformers", "libtpu",
+)  # fmt: skip
+
+
+def say_in(workdir: Path) -> Callable[[str], None]:
+    """A function that prints a line and adds it, with the time, to `train.log`."""
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+        with open(workdir / "train.log", "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
+
+    return say
+
+
+def adopt_config(config: Config, workdir: Path) -> None:
+    """Writes `config.json`, or compares it with the one that stands there.
+
+    Raises:
+      ConfigError: if the workdir is that of another run: something other than
+        `CHANGEABLE` differs.
+    """
+    path = workdir / "config.json"
+    ours = json.loads(json.dumps(to_dict(config)))
+    if path.exists():
+        theirs = _flat(json.loads(path.read_text(encoding="utf-8")))
+        changed = [
+            f"config.{key} was {theirs.get(key)!r} and is {_flat(ours).get(key)!r}"
+            for key in sorted(theirs.keys() | _flat(ours).keys())
+            if theirs.get(key) != _flat(ours).get(key)
+            and not re.fullmatch(CHANGEABLE, key)
+        ]
+        if changed:
+            raise ConfigError(
+                f"{workdir} holds another run ({'; '.join(changed)}); "
+                f"choose another --workdir, or the old settings to go on with it"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(ours, indent=2) + "\n")
+
+
+def write_environment(workdir: Path) -> None:
+    """Writes `environment.json`: versions, commit (if in a checkout) and devices."""
+    devices = jax.devices()
+    found = {
+        "python": platform.python_version(),
+        "versions": {
+            name: version
+            for name in PACKAGES
+            if (version := _version(name)) is not None
+        },
+        "commit": _commit(),
+        "devices": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "processes": jax.process_count(),
+        },
+    }
+    write_whole(workdir / "environment.json", json.dumps(found, indent=2) + "\n")
+
+
+def enter_ledger(
+    workdir: Path,
+    *,
+    data: Mapping[str, Any],
+    subjects: list[str],
+    first: int,
+    last: int,
+) -> None:
+    """Enters in `ledger.jsonl` that steps `first` to `last`, from 1 on, see the data.
+
+    One line a stretch of steps: `data` (which must have a `manifest`), pseudonyms of
+    its `subjects`, and `steps`. Lines that reach beyond `first` are cut: those steps
+    were not kept. A stretch of the same data goes on in its line.
+
+    Raises:
+      ConfigError: if the steps before saw data of another manifest.
+    """
+    path = workdir / "ledger.jsonl"
+    entries = [json.loads(line) for line in _whole_lines(path)]
+    entries = [entry for entry in entries if entry["steps"][0] < first]
+    for entry in entries:
+        entry["steps"][1] = min(entry["steps"][1], first - 1)
+    new = {"data": dict(data), "subjects": subjects, "steps": [first, last]}
+    if entries and entries[-1]["data"]["manifest"] != data["manifest"]:
+        raise ConfigError(
+            f"the steps up to {first - 1} in {workdir} were trained on other records "
+            f"(manifest {entries[-1]['data']['manifest']}, now {data['manifest']}); "
+            f"give the old data back, or use a new --workdir with config.init_from"
+        )
+    if entries:
+        entries[-1]["steps"][1] = last
+    else:
+        entries.append(new)
+    write_whole(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dispatched:
+    """A step under way: its number (from 1), its sums on the device, its records."""
+
+    step: int
+    sums: Mapping[str, jax.Array]
+    index: np.ndarray
+    data_seconds: float
+
+
+class Metrics:
+    """`metrics.jsonl` and TensorBoard of a run, from `start` steps on.
+
+    Rows of steps after `start`, and a torn last line, are cut from what a killed run
+    left. TensorBoard is written where tensorboardX is installed.
+    """
+
+    def __init__(self, workdir: Path, *, start: int, log_every: int):
+        path = workdir / "metrics.jsonl"
+        kept = [
+            line for line in _whole_lines(path) if json.loads(line)["step"] <= start
+        ]
+        write_whole(path, "".join(line + "\n" for line in kept))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._board = None
+        if importlib.util.find_spec("tensorboardX") is not None:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=start + 1
+            )
+        self._log_every = log_every
+        self._finished = self._logged = time.perf_counter()
+        self._tokens = 0
+
+    def __enter__(self) -> "Metrics":
+        """The same."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def finish(self, done: Dispatched) -> dict[str, float]:
+        """Waits for a step, checks it, and logs it if its turn has come.
+
+        Loss and accuracy are means over the step's answer tokens; `tokens` counts all
+        its tokens but padding; `tokens_per_second` is over the time since the row
+        before, which for the first row includes compilation.
+
+        Raises:
+          RuntimeError: if the loss or the gradient is not finite.
+        """
+        sums = {name: value.item() for name, value in jax.device_get(done.sums).items()}
+        now = time.perf_counter()
+        count = max(sums["tokens"], 1)
+        self._tokens += sums["row_tokens"]
+        row = {
+            "step": done.step,
+            "loss": sums["loss"] / count,
+            "accuracy": sums["correct"] / count,
+            "learning_rate": sums["learning_rate"],
+            "grad_norm": sums["grad_norm"],
+            "tokens": sums["row_tokens"],
+            "answer_tokens": sums["tokens"],
+            "tokens_per_second": self._tokens / (now - self._logged),
+            "step_seconds": now - self._finished,
+            "data_seconds": done.data_seconds,
+        }
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(row[name]):
+                raise RuntimeError(
+                    f"{name} is {row[name]} at step {done.step} (loss {row['loss']}, "
+                    f"records {done.index.tolist()} of the split): lower "
+                    f"config.optimizer.learning_rate or clip_norm and start again from "
+                    f"the last checkpoint, or look at these records"
+                )
+        self._finished = now
+        if done.step % self._log_every == 0:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            self.board(done.step, row)
+            self._logged, self._tokens = now, 0
+        return row
+
+    def board(self, step: int, values: Mapping[str, Any]) -> None:
+        """Shows the numbers among `values` in TensorBoard."""
+        if self._board is None:
+            return
+        for name, value in values.items():
+            if name != "step" and isinstance(value, int | float):
+                self._board.add_scalar(name, value, step)
+
+
+@contextlib.contextmanager
+def training_bar(
+    start: int, steps: int
+) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """A bar with loss, tokens a second and time left; it is given each finished row."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        TextColumn("{task.fields[speed]:,.0f} tokens/s"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task(
+            "training", total=steps, completed=start, loss=math.nan, speed=0.0
+        )
+
+        def show(row: Mapping[str, float]) -> None:
+            progress.update(
+                task,
+                completed=row["step"],
+                loss=row["loss"],
+                speed=row["tokens_per_second"],
+            )
+
+        yield show
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a JSON Lines file that were written to their end."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    kept = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            json.loads(line)
+            if line.endswith("\n"):
+                kept.append(line.rstrip("\n"))
+    return kept
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups as one dict of dotted keys."""
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this file is part of, + if it was changed."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(here), *words], capture_output=True, text=True
+            )
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # An installed package may lie below somebody else's checkout.
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    commit = git("rev-parse", "HEAD")
+    return f"{commit}+" if commit and git("status", "--porcelain", "-uno") else commit

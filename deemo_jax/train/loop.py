@@ -1,0 +1,202 @@
+"""The training loop: a workdir in, a trained model out, resumed wherever it stopped."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+import time
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from deemo_jax.checkpoint import Checkpoints
+from deemo_jax.config import Config, ConfigError
+from deemo_jax.data.loader import Batches
+from deemo_jax.data.shards import ShardSource
+from deemo_jax.models.deemo_llama import DeemoLlama
+from deemo_jax.sharding import check_rows, make_mesh, place
+from deemo_jax.train.log import (
+    Dispatched,
+    Metrics,
+    adopt_config,
+    enter_ledger,
+    say_in,
+    training_bar,
+    write_environment,
+)
+from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
+from deemo_jax.train.step import (
+    TrainState,
+    abstract_state,
+    init_state,
+    make_train_step,
+    split_model,
+)
+
+Evaluate = Callable[[DeemoLlama, int], Mapping[str, Any]]
+
+
+def train(
+    config: Config, workdir: Path, *, evaluate: Evaluate | None = None
+) -> TrainState:
+    """Trains up to `config.train.steps` and returns the last state.
+
+    In an empty workdir it starts, from `config.init_from` or from the seed; in one
+    that it was killed in, it goes on from the newest whole checkpoint, and sees every
+    record as if it had never stopped.
+
+    Args:
+      config: of the run; a workdir keeps to the one it was started with.
+      workdir: takes `config.json`, `environment.json`, `train.log`, `ledger.jsonl`,
+        `metrics.jsonl`, `tensorboard/` and `checkpoints/STEP/`, and what is generated
+        for want of `config.data.path` and `config.data.tokenizer`.
+      evaluate: called every `config.evaluate.every` steps with the model and the number
+        of steps done; the numbers it returns are shown in TensorBoard. The model is
+        valid only during the call.
+
+    Raises:
+      ConfigError: if the configuration does not fit the devices, the data or what
+        stands in the workdir.
+      RuntimeError: if the loss or the gradient is not finite, naming the step.
+    """
+    workdir = Path(workdir)
+    mesh = make_mesh(config.mesh)
+    check_rows(config.train.batch_size, mesh)
+    adopt_config(config, workdir)
+    write_environment(workdir)
+    say = say_in(workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep, say=say)
+
+    source = ShardSource(prepare_data(config, workdir), "train")
+    batches = Batches(
+        source,
+        config.data,
+        prepare_tokenizer(config, workdir, source),
+        (
+            config.model.video_connector.num_query_tokens,
+            config.model.audio_connector.num_query_tokens,
+        ),
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+    steps, every = config.train.steps, config.evaluate.every
+    with jax.set_mesh(mesh), checkpoints:
+        checkpoints.clear_remains()
+        state, start = first_state(config, mesh, checkpoints)
+        if start:
+            say(f"resumed at step {start}")
+        if start >= steps:
+            say(f"nothing left to do: {start} of {steps} steps are done")
+            return state
+        enter_ledger(
+            workdir,
+            data={
+                "name": source.name,
+                "split": source.split,
+                "manifest": source.manifest,
+                "records": batches.records,
+            },
+            subjects=sorted({entry.subject for entry in source.entries}),
+            first=start + 1,
+            last=steps,
+        )
+        train_step = make_train_step(config, mesh)
+        graphdef, _ = split_model(config)
+        batch_iterator = batches.iterate(start)
+        before: Dispatched | None = None
+        with (
+            Metrics(workdir, start=start, log_every=config.train.log_every) as metrics,
+            training_bar(start, steps) as show,
+        ):
+            for step in range(start, steps + 1):
+                evaluates = every > 0 and step % every == 0
+                saves = step == steps or step % config.train.save_every == 0
+                # A step is checked and logged before what it led to is kept.
+                if before is not None and (saves or evaluates):
+                    show(metrics.finish(before))
+                    before = None
+                if step > start and saves:
+                    checkpoints.save(step, _items(state))
+                if step > start and evaluates and evaluate is not None:
+                    model = nnx.merge(graphdef, state.params)
+                    metrics.board(step, evaluate(model, step))
+                if step == steps:
+                    break
+
+                asked = time.perf_counter()
+                batch = next(batch_iterator)
+                data_seconds = time.perf_counter() - asked
+                # Nothing goes to or from the devices but what is put there in sight.
+                with jax.transfer_guard("disallow"):
+                    state, sums = train_step(state, place(batch, mesh))
+
+                # The devices are at work on this step: time to write of the last one.
+                if before is not None:
+                    show(metrics.finish(before))
+                before = Dispatched(
+                    step=step + 1,
+                    sums=sums,
+                    index=np.asarray(batch.index),
+                    data_seconds=data_seconds,
+                )
+    say(f"done: {steps} steps, checkpoint {workdir / 'checkpoints' / str(steps)}")
+    return state
+
+
+def first_state(
+    config: Config, mesh: Mesh, checkpoints: Checkpoints
+) -> tuple[TrainState, int]:
+    """The state to go on from, and the number of steps done.
+
+    It is, in this order: the newest whole checkpoint of the run, the parameters of
+    `config.init_from`, or parameters drawn from `config.seed`.
+    """
+    newest = checkpoints.newest()
+    if newest is not None:
+        abstract = abstract_state(config, mesh)
+        found = checkpoints.restore(newest, _items(abstract))
+        step = jax.device_put(jnp.int32(newest), abstract.step.sharding)
+        return TrainState(step=step, **found), newest
+    params = read_params(config, mesh) if config.init_from else None
+    return init_state(config, mesh, params), 0
+
+
+def read_params(config: Config, mesh: Mesh) -> nnx.State:
+    """The parameters in `config.init_from`: a workdir, or a Hugging Face folder.
+
+    Raises:
+      ConfigError: if it is neither, or holds a model of other sizes.
+    """
+    folder = Path(config.init_from)
+    if (folder / "checkpoints").is_dir():
+        with Checkpoints(folder / "checkpoints", keep=config.train.keep) as checkpoints:
+            newest = checkpoints.newest()
+            if newest is None:
+                raise ConfigError(
+                    f"config.init_from is {str(folder)!r}, which has no whole "
+                    f"checkpoint; choose a workdir that has one"
+                )
+            params = abstract_state(config, mesh).params
+            return checkpoints.restore(newest, {"params": params})["params"]
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"config.init_from is {str(folder)!r}, which is neither a workdir with "
+            f"checkpoints nor a Hugging Face folder; give one of these"
+        )
+    model = DeemoLlama.from_pretrained(folder, mesh=mesh)
+    if model.config != config.model:
+        raise ConfigError(
+            f"config.init_from is {str(folder)!r}, which holds another model than "
+            f"config.model describes ({model.config}); make config.model equal to it"
+        )
+    return nnx.state(model)
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds; its number is the step, and so the place in the data."""
+    return {"params": state.params, "opt_state": state.opt_state}

@@ -1,0 +1,84 @@
+"""What a run needs before its first step: records and a tokenizer, made once."""
+
+import dataclasses
+from pathlib import Path
+import shutil
+
+from deemo_jax.config import Config, ConfigError
+from deemo_jax.data import prompt
+from deemo_jax.data.shards import ShardSource
+from deemo_jax.data.tokenizer import (
+    AUDIO,
+    VIDEO,
+    Tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+)
+from deemo_jax.progress import bars
+
+
+def prepare_data(config: Config, workdir: Path) -> Path:
+    """The packed folder of the run: `config.data.path`, or one made in the workdir.
+
+    A generated corpus (`corpus/`, packed into `data/`) is a function of the
+    configuration, and a killed generation goes on where it stopped.
+    """
+    if config.data.path:
+        return Path(config.data.path)
+    packed = workdir / "data"
+    if (packed / "dataset_info.json").exists():  # written last
+        return packed
+    # Only a run that generates its data needs what reads and writes media.
+    from deemo_jax.data.pack import pack_folder
+    from deemo_jax.data.synthetic import card, generate_corpus
+
+    corpus = workdir / "corpus"
+    with bars() as progress:
+        generate_corpus(
+            corpus,
+            seed=config.seed,
+            **dataclasses.asdict(config.data.synthetic),
+            progress=progress,
+        )
+        pack_folder(
+            corpus,
+            packed,
+            name=config.data.name,
+            description=card(),
+            progress=progress,
+        )
+    return packed
+
+
+def prepare_tokenizer(config: Config, workdir: Path, source: ShardSource) -> Tokenizer:
+    """The tokenizer of the run: `config.data.tokenizer`, or one trained on the records.
+
+    Raises:
+      ConfigError: if the model has too few embeddings for it, or takes other ids for
+        the places of media.
+    """
+    folder = Path(config.data.tokenizer or workdir / "tokenizer")
+    model = config.model
+    if not config.data.tokenizer and not folder.exists():
+        beside = folder.with_name(".tokenizer.partial")
+        shutil.rmtree(beside, ignore_errors=True)
+        texts = prompt.corpus_texts(source, source.taxonomy.emotions)
+        trained = train_tokenizer(texts, model.language_model.vocab_size)
+        trained.save_pretrained(str(beside))
+        beside.rename(folder)
+    tokenizer = load_tokenizer(folder)
+    if len(tokenizer) > model.language_model.vocab_size:
+        raise ConfigError(
+            f"the tokenizer of {folder} has {len(tokenizer)} tokens, but "
+            f"config.model.language_model.vocab_size is "
+            f"{model.language_model.vocab_size}; set it to {len(tokenizer)} or more"
+        )
+    vocabulary = tokenizer.get_vocab()
+    for key, token in (("video", VIDEO), ("audio", AUDIO)):
+        taken = getattr(model, f"{key}_token_id")
+        if vocabulary[token] != taken:
+            raise ConfigError(
+                f"config.model.{key}_token_id is {taken}, but {token} has id "
+                f"{vocabulary[token]} in the tokenizer of {folder}; set it to that"
+            )
+    return tokenizer
