@@ -1,7 +1,7 @@
-"""Generates a corpus whose emotion can be learned only by joining what is seen and heard.
+"""Generates a corpus whose emotion shows only to those who see, hear and read it.
 
-A clip of 3 seconds shows an upper body whose head is masked. It carries three cues, each
-graded -3, -1, +1 or +3, independent of each other, of the subject and of the split:
+A clip of 3 seconds shows an upper body whose head is masked. It carries three cues,
+each graded -3, -1, +1 or +3, independent of each other, of the subject, of the split:
 
     grade   gesture (video)              pitch and loudness (audio)     words (text)
     +3      illustrative hand gestures   +12 semitones, +18 dB          delighted
@@ -10,8 +10,8 @@ graded -3, -1, +1 or +3, independent of each other, of the subject and of the sp
     -3      covering face                -12 semitones, -18 dB          bitter
 
 **The rule**: the emotion is positive where the three grades sum to more than 0, else
-negative (three odd numbers never sum to 0). All 64 combinations are dealt equally often,
-so half of the clips are positive. The best accuracy that a subset of the cues allows:
+negative (three odd numbers never sum to 0). All 64 combinations are dealt equally
+often, so half of the clips are positive. The best accuracy that some cues allow:
 
     none 50 %    any one 71.875 %    any two 78.125 %    all three 100 %
 
@@ -135,11 +135,12 @@ def card() -> str:
         for subset in itertools.combinations(CUES, size)
     )
     return f"""\
-Generated clips ({VERSION}): no person was recorded. Each shows a drawn upper body whose
-head is masked, and carries three cues graded -3, -1, +1 or +3: a gesture (covering face,
-folding arms, arms akimbo, illustrative hand gestures), a voice (pitch and loudness fall
-strongly, fall slightly, rise slightly, rise strongly) and words (bitter, weary, content,
-delighted). The cues are independent of each other, of the subject and of the split.
+Generated clips ({VERSION}): no person was recorded. Each shows a drawn upper body
+whose head is masked, and carries three cues graded -3, -1, +1 or +3: a gesture
+(covering face, folding arms, arms akimbo, illustrative hand gestures), a voice (pitch
+and loudness fall strongly, fall slightly, rise slightly, rise strongly) and words
+(bitter, weary, content, delighted). The cues are independent of each other, of the
+subject and of the split.
 
 The rule: the emotion is positive where the three grades sum to more than 0, else
 negative. Half of the clips are positive. Which cue is how positive is a convention of
@@ -164,7 +165,7 @@ def plan_corpus(
     """Deals the cues to the clips, and the clips to subjects of their split alone.
 
     The 64 combinations are dealt from shuffled decks. What is left over after whole
-    decks is dealt in pairs of opposite combinations, so that the emotions stay balanced.
+    decks is dealt in pairs of opposite combinations: the emotions stay balanced.
 
     Raises:
         ValueError: a count is below 1, or there are more subjects than clips.
@@ -188,7 +189,7 @@ def plan_corpus(
         pairs = [
             (g, tuple(-x for x in g)) for g in deck if emotion_of(*g) == "positive"
         ]
-        rest = [g for i in rng.permutation(len(pairs)) for g in pairs[i]]
+        rest = [grades for i in rng.permutation(len(pairs)) for grades in pairs[i]]
         dealt += rest[: clips - len(dealt)]
         first = number * train_subjects  # nobody is in both splits
         for index, grades in enumerate(dealt):
@@ -248,13 +249,13 @@ def generate_corpus(
         train_subjects=train_subjects,
         test_subjects=test_subjects,
     )
+    clips = _kept(folder, plans)
     (folder / "media").mkdir(parents=True, exist_ok=True)
     write_taxonomy(folder / "taxonomy.json", load_taxonomy())
     write_whole(folder / "card.md", card())
     salt = hashlib.sha256(f"{VERSION} {seed}".encode()).hexdigest()
     write_whole(folder / "salt.txt", salt + "\n")
 
-    clips = _kept(folder, plans)
     missing = [plan for plan in plans if plan.clip_id not in clips]
     threads = threads or min(os.cpu_count() or 1, 8)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
@@ -270,9 +271,9 @@ def generate_corpus(
 
 def make_clip(plan: Plan, folder: Path) -> DeidentifiedClip:
     """Draws, synthesises and writes one clip; returns what the manifest lists."""
-    splits = ("train", "test").index(plan.split)
     subject_rng = np.random.default_rng([plan.seed, 2, plan.subject])
-    rng = np.random.default_rng([plan.seed, 3, splits, plan.index])
+    number = ("train", "test").index(plan.split)
+    rng = np.random.default_rng([plan.seed, 3, number, plan.index])
     figure, speaker = draw_figure(subject_rng), draw_speaker(subject_rng)
 
     label = GESTURES[plan.gesture]
@@ -283,7 +284,7 @@ def make_clip(plan: Plan, folder: Path) -> DeidentifiedClip:
 
     video = folder / "media" / f"{plan.clip_id}.mp4"
     audio = folder / "media" / f"{plan.clip_id}.flac"
-    write_video(video, ((number / FPS, frame) for number, frame in enumerate(frames)))
+    write_video(video, ((i / FPS, frame) for i, frame in enumerate(frames)))
     write_audio(audio, waveform)
     annotation = Annotation(
         clip_id=plan.clip_id,

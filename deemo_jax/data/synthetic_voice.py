@@ -55,7 +55,7 @@ def draw_speaker(rng: np.random.Generator) -> Speaker:
     return Speaker(
         pitch=100 * 2 ** (height * 1.1),
         tract=0.92 + 0.2 * height + rng.uniform(-0.04, 0.04),
-        level=rng.uniform(-30, -20),
+        level=rng.uniform(-36, -27),
         rate=rng.uniform(3.6, 5.2),
         breath=rng.uniform(0.02, 0.12),
     )
@@ -134,7 +134,7 @@ def _resonate(
     )
     # The glottis and the lips together fall by about 6 dB an octave.
     slope = 1 / np.sqrt(1 + (hertz / 500) ** 2)
-    gain = (peaks.sum(1) + 0.05) * slope[None]
+    gain = (peaks.sum(axis=1) + 0.05) * slope[None]
     filtered = np.fft.irfft(np.fft.rfft(frames * window[None]) * gain) * window[None]
     out = np.zeros(len(padded))
     for half in range(2):  # frames two apart do not overlap
