@@ -25,7 +25,7 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
         num_frames=8,
         image_size=64,
         audio_seconds=3.0,
-        max_length=160,
+        max_length=112,
         modality_dropout=0.3,
         augment=True,
         workers=0,
@@ -38,7 +38,7 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
             num_hidden_layers=2,
             num_attention_heads=4,
             image_size=64,
-            patch_size=8,
+            patch_size=16,
             hidden_act="quick_gelu",
             layer_norm_eps=1e-5,
         ),
@@ -88,7 +88,7 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
     )
     config.train = dict(
         stage=stage,
-        steps=500,
+        steps=400,
         batch_size=32,
         dtype="float32",
         remat="none",
