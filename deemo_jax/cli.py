@@ -62,9 +62,10 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
     """The verb's keyword arguments; `config`, where it takes one, as a `Config`."""
     values = flags.FlagValues()
     for flag in verb.flags:
-        is_integer = isinstance(flag.default, int)
-        define = flags.DEFINE_integer if is_integer else flags.DEFINE_string
-        define(flag.name, flag.default, flag.help, flag_values=values)
+        if isinstance(flag.default, int):
+            flags.DEFINE_integer(flag.name, flag.default, flag.help, flag_values=values)
+        else:
+            flags.DEFINE_string(flag.name, flag.default, flag.help, flag_values=values)
     if verb.config != "none":
         for word in arguments:
             if word.startswith("--config."):
@@ -86,8 +87,9 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
         value = values[flag.name].value
         if value is None and flag.required:
             raise _UsageError(f"--{flag.name} is missing; try: {verb.example}")
-        is_path = flag.is_path and value is not None
-        arguments_of_verb[flag.name] = Path(value) if is_path else value
+        if flag.is_path and value is not None:
+            value = Path(str(value))
+        arguments_of_verb[flag.name] = value
     if verb.config != "none":
         if found is None and verb.config == "needed":
             raise _UsageError(f"--config is missing; try: {verb.example}")

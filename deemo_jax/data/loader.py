@@ -16,6 +16,7 @@ import grain
 from jaxtyping import Bool, Int
 import numpy as np
 
+from deemo_jax.annotation import Taxonomy
 from deemo_jax.batch import SAMPLE_RATE, Batch
 from deemo_jax.config import MODALITIES, DataConfig
 from deemo_jax.data import audio, prompt, video
@@ -27,13 +28,25 @@ Row = dict[str, Any]  # the fields of a Batch without the leading axis
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Loose:
+    """Records that are in no packed folder, with the label sets to ask them by."""
+
+    records: tuple[Record, ...]
+    taxonomy: Taxonomy
+
+    def __getitem__(self, i: int) -> Record:
+        """Record `i`."""
+        return self.records[i]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Reader:
     """Makes rows of records; picklable, so that worker processes can have one.
 
     `spans` are the connectors' tokens: (video, audio).
     """
 
-    source: ShardSource
+    source: ShardSource | Loose
     config: DataConfig
     tokenizer: Tokenizer
     spans: tuple[int, int]
@@ -200,7 +213,7 @@ class Batches:
             source=source, config=config, tokenizer=tokenizer, spans=spans
         )
         self._indices = _with_answers(source, config.tasks)
-        _check_lengths(self._reader, self._indices)
+        _check_lengths(self._reader, source, self._indices)
         self._batch_size = batch_size
         self._share = batch_size // process_count
         self._first = process_index * self._share
@@ -308,6 +321,28 @@ class _Evaluation:
         )
 
 
+def question_batch(
+    records: Sequence[Record],
+    taxonomy: Taxonomy,
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    spans: tuple[int, int],
+    *,
+    task: str,
+) -> Batch:
+    """One prompt a record, annotated or not, padded on the left: to be continued.
+
+    Raises:
+        ValueError: a row longer than `config.max_length`.
+    """
+    source = Loose(records=tuple(records), taxonomy=taxonomy)
+    reader = Reader(source=source, config=config, tokenizer=tokenizer, spans=spans)
+    rows = [
+        reader.evaluation_row(i, task, None, MODALITIES) for i in range(len(records))
+    ]
+    return Batch(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+
+
 def _read(
     rows: grain.MapDataset, size: int, workers: int, prefetch: int
 ) -> Iterator[Batch]:
@@ -341,13 +376,13 @@ def _with_answers(source: ShardSource, tasks: Sequence[str]) -> list[int]:
     return indices
 
 
-def _check_lengths(reader: Reader, indices: Sequence[int]) -> None:
+def _check_lengths(reader: Reader, source: ShardSource, indices: Sequence[int]) -> None:
     """Refuses rows that do not fit before the run starts, not in the middle of it.
 
     A text never has more tokens than bytes, so the index tells which rows fit for
     sure; only the others are read.
     """
-    config, entries = reader.config, reader.source.entries
+    config, entries = reader.config, source.entries
     overhead = reader.overhead()
     lengths = {
         entries[i].clip_id: length
