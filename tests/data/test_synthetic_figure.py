@@ -75,3 +75,12 @@ def test_a_clip_is_a_pure_function_of_the_seed():
     assert not np.array_equal(
         clip(5, "covering face"), clip(5, "covering face", seed=1)
     )
+
+
+def test_before_and_after_the_interval_no_gesture_shows():
+    """Clips of one seed are the same to the last pixel, whatever the gesture."""
+    clips = np.stack([clip(6, gesture) for gesture in POSES])
+    times = np.arange(clips.shape[1]) / FPS
+    outside = (times <= START) | (times >= END)
+    same = (clips == clips[:1]).all(axis=(0, 2, 3, 4))
+    assert np.array_equal(same, outside)
