@@ -178,9 +178,9 @@ def write_video(
     """Writes frames, each with its time in seconds, as MP4 (H.264, yuv420p, no sound).
 
     Times may be unevenly spaced; the first frame is shown from 0 on, whatever its
-    time. An odd width or height is padded by repeating the
-    last column or row. Nothing but pictures is stored; one input gives one sequence of
-    bytes. The file appears whole or not at all.
+    time. An odd width or height is padded by repeating the last column or row. Nothing
+    but pictures is stored; one input gives one sequence of bytes. The file appears
+    whole or not at all.
 
     Raises:
         ValueError: there is no frame, or a frame's size is not the first one's.

@@ -139,7 +139,7 @@ def test_an_interrupted_run_goes_on_where_it_was(raw, tmp_path, monkeypatch):
 
     def failing(annotation, *rest, **keywords):
         if annotation.clip_id == "voice" and not (output / "again").exists():
-            (output / "media" / ".voice.flac.partial").write_bytes(b"half")
+            (output / "media" / ".gone.mp4.partial").write_bytes(b"half")
             raise KeyboardInterrupt
         done.append(annotation.clip_id)
         return real(annotation, *rest, **keywords)
