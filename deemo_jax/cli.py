@@ -77,7 +77,8 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
         rest = values(["deemo", *arguments])
         config = values["config"].value if verb.config != "none" else None
         # A config file that does not load says so only when it is looked into.
-        found = None if config is None else from_config_dict(config)
+        resolved = None if config is None else config.copy_and_resolve_references()
+        found = None if resolved is None else from_config_dict(resolved)
     except OSError as error:
         raise _UsageError(str(error).strip().splitlines()[-1].strip()) from error
     if len(rest) > 1:

@@ -17,6 +17,8 @@ from deemo_jax.architecture import DeemoLlamaConfig
 
 TASKS = ("recognition", "reasoning")
 MODALITIES = ("video", "audio", "text")
+STAGES = ("align", "full")
+REMAT = ("none", "dots", "full")
 
 
 class ConfigError(ValueError):
@@ -90,7 +92,7 @@ class TrainConfig:
 
     `batch_size` is global: rows over all devices and hosts. `dtype` is the dtype of
     computation; parameters and optimizer state are float32. `remat` is one of
-    `models.layers.REMAT_POLICIES`. `keep` checkpoints are kept, the newest ones.
+    `REMAT`. `keep` checkpoints are kept, the newest ones.
     """
 
     stage: str
@@ -149,6 +151,9 @@ class Config:
             self.train.dtype in ("float32", "bfloat16"), "train.dtype",
             self.train.dtype, "float32 or bfloat16",
         )  # fmt: skip
+        stage, remat = self.train.stage, self.train.remat
+        _require(stage in STAGES, "train.stage", stage, "among " + ", ".join(STAGES))
+        _require(remat in REMAT, "train.remat", remat, "among " + ", ".join(REMAT))
         _require(
             self.data.image_size == self.model.vision_tower.image_size,
             "data.image_size", self.data.image_size,

@@ -34,6 +34,8 @@ def test_to_dict_and_back_through_json():
         ("train.steps", 0, r"config.train.steps is 0; it must be 1 or more"),
         ("train.steps", "a", r"config.train.steps is 'a', a str; .* type int"),
         ("train.dtype", "fp8", r"config.train.dtype is 'fp8'; .* float32 or bfloat16"),
+        ("train.stage", "nap", r"config.train.stage is 'nap'; .* align, full"),
+        ("train.remat", "some", r"config.train.remat is 'some'; .* none, dots, full"),
         ("data.modality_dropout", 1.0, r"modality_dropout is 1.0; .* below 1"),
         ("data.tasks", ("singing",), r"config.data.tasks is 'singing'"),
         ("data.image_size", 32, r"config.data.image_size is 32; it must be .*64"),

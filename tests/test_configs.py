@@ -8,13 +8,12 @@ from flax import nnx
 import pytest
 
 from deemo_jax import sharding
-from deemo_jax.config import from_config_dict
+from deemo_jax.config import STAGES, from_config_dict
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.train import optimizer
 
 FOLDER = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-STAGES = ["full", "align"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,5 +30,11 @@ def test_every_parameter_has_a_sharding_row_and_a_freeze_row(name, stage):
     )
     assert config.train.stage == stage
     model = nnx.eval_shape(lambda: DeemoLlama(config.model, rngs=nnx.Rngs(0)))
-    sharding.check_table(nnx.state(model))
-    optimizer.check_table(nnx.state(model), stage)
+    for path, value in nnx.to_flat_state(nnx.state(model)):
+        name = "/".join(map(str, path))
+        sharding.partition_spec(name, value.shape, {axis: 2 for axis in sharding.AXES})
+        assert isinstance(optimizer.is_trained(stage, name), bool)
+
+
+def test_every_stage_has_its_freeze_table():
+    assert set(optimizer.FREEZE) == set(STAGES)

@@ -225,8 +225,8 @@ class WhisperEncoder(nnx.Module):
     """The encoder half of Whisper; called with defaults, its `last_hidden_state`.
 
     The positions (`embed_positions`) are the fixed sinusoids of the paper: they are
-    read from and written to a checkpoint, and receive no gradient. Like Whisper's own,
-    the encoder has no mask: silence is part of what it hears.
+    read from and written to a checkpoint, and no training stage moves them. Like
+    Whisper's own, the encoder has no mask: silence is part of what it hears.
     """
 
     def __init__(
@@ -289,7 +289,7 @@ class WhisperEncoder(nnx.Module):
                 f"need {length} positions and the audio tower has "
                 f"max_source_positions {positions}; shorten data.audio_seconds"
             )
-        fixed = jax.lax.stop_gradient(self.embed_positions.embedding[:length])
+        fixed = self.embed_positions.embedding[:length]
         x = x + fixed.astype(x.dtype)[None]
         x, _ = scan(
             self.layers,

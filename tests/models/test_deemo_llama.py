@@ -235,7 +235,7 @@ def test_media_without_places_do_not_matter():
 
 
 def test_every_parameter_receives_a_gradient():
-    without = ("vision_tower/post_layernorm", "audio_tower/embed_positions")
+    without = "vision_tower/post_layernorm"  # carried for the round trip only
     for path, gradient in nnx.to_flat_state(gradients(PARAMS, BATCH)):
         name = "/".join(map(str, path))
         assert np.isfinite(gradient[...]).all(), name

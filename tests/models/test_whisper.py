@@ -95,27 +95,27 @@ def test_positions_are_sines_and_cosines_of_falling_rate():
         sinusoids(9, 7)
 
 
-def test_every_parameter_but_the_fixed_positions_receives_a_gradient():
+def test_every_parameter_receives_a_gradient():
     encoder = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0))
     mel = jax.random.normal(jax.random.key(1), (2, 21, 7))
     weights = jax.random.normal(jax.random.key(2), (2, 11, 12))
-    gradients = nnx.grad(lambda encoder: (encoder(mel) * weights).sum())(encoder)
+    gradients = nnx.jit(nnx.grad(lambda encoder: (encoder(mel) * weights).sum()))(
+        encoder
+    )
     for path, gradient in nnx.to_flat_state(gradients):
-        moved = np.abs(gradient[...]).max() > 0
-        assert moved == ("embed_positions" not in path), path
+        assert np.abs(gradient[...]).max() > 0, path
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_rematerialisation_changes_memory_not_values(remat):
+def test_rematerialisation_changes_memory_not_values():
     mel = jax.random.normal(jax.random.key(1), (2, 21, 7))
 
     def gradients(remat):
         encoder = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0), remat=remat)
-        return nnx.grad(lambda encoder: (encoder(mel) ** 3).sum())(encoder)
+        return nnx.jit(nnx.grad(lambda encoder: (encoder(mel) ** 3).sum()))(encoder)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-        gradients(remat),
+        gradients("full"),
         gradients("none"),
     )
 
