@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 done but some inputs were
 refused (they are listed in `rejected.jsonl`).
 """
 
-import dataclasses
 import os
 from pathlib import Path
 import sys
@@ -13,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from deemo_jax import verbs
-from deemo_jax.config import check_key, ConfigError, from_config_dict
+from deemo_jax.config import ConfigError, check_key, from_config_dict
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 

@@ -32,7 +32,7 @@ def test_every_parameter_has_a_sharding_row_and_a_freeze_row(name, stage):
     model = nnx.eval_shape(lambda: DeemoLlama(config.model, rngs=nnx.Rngs(0)))
     for path, value in nnx.to_flat_state(nnx.state(model)):
         name = "/".join(map(str, path))
-        sharding.partition_spec(name, value.shape, {axis: 2 for axis in sharding.AXES})
+        sharding.partition_spec(name, value.shape, dict.fromkeys(sharding.AXES, 2))
         assert isinstance(optimizer.is_trained(stage, name), bool)
 
 
