@@ -153,7 +153,7 @@ def deidentify_folder(
         resumed=resumed,
         rejected=len(rejections),
         faces=faces,
-        seconds=sum(clip.annotation.end or 0.0 for clip in clips),
+        seconds=sum((clip.annotation.end or 0.0 for clip in clips), 0.0),
     )
 
 

@@ -1,0 +1,49 @@
+"""What the demo prints, and what it reads of packages."""
+
+import json
+
+import pytest
+
+from deemo_jax import demo
+
+
+def test_the_curve_goes_from_the_first_loss_to_the_last(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": i + 1, "loss": 4.0 - i / 50} for i in range(100)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, blocks, last = demo.curve(path).split()
+    assert (first, last) == ("4.00", "2.020")
+    assert blocks == "".join(sorted(blocks, reverse=True))
+    assert (blocks[0], blocks[-1]) == ("█", "▁")
+
+
+def test_a_curve_of_one_step(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    assert demo.curve(tmp_path / "metrics.jsonl").startswith("2.00 ")
+
+
+def test_a_package_that_is_not_there_says_how_to_get_it():
+    with pytest.raises(ValueError, match=r"nothing-like-it is not installed: pip"):
+        demo.packaged("nothing-like-it", "a.wav")
+    with pytest.raises(ValueError, match=r"pytest has no a.wav: pip install"):
+        demo.packaged("pytest", "a.wav")
+
+
+def test_the_configuration_is_tiny_with_the_seed():
+    config = demo.demo_config(7)
+    assert config.seed == 7
+    assert config.data.synthetic.test_clips >= 300
+
+
+def test_raw_clips_are_a_talking_person_with_speech(tmp_path):
+    from deemo_jax.media import probe, read_audio
+
+    demo.make_raw_clips(tmp_path)
+    media = probe(tmp_path / "interview.mp4")
+    assert (media.width, media.height) == (176, 144)
+    sound = read_audio(tmp_path / "interview.mp4")
+    assert sound is not None
+    assert abs(sound).max() > 0.05
+    before = (tmp_path / "annotations.jsonl").stat().st_mtime_ns
+    demo.make_raw_clips(tmp_path)
+    assert (tmp_path / "annotations.jsonl").stat().st_mtime_ns == before
