@@ -85,7 +85,7 @@ def speak(
     pitch = speaker.pitch * 2 ** (semitones / 12)
     source = _pulses(pitch) + speaker.breath * rng.normal(size=samples)
 
-    stress = rng.normal(0, 1.5, syllables + 1)  # decibels
+    stress = rng.normal(0, 1.0, syllables + 1)  # decibels
     level = SWELL[grade] * (done - 0.5) + stress[(done * syllables).astype(int)]
     opening = np.abs(np.sin(np.pi * done * syllables)) ** 0.6
     voice = _resonate(source * opening, speaker.tract, syllables, done, rng)
@@ -135,6 +135,8 @@ def _resonate(
     # The glottis and the lips together fall by about 6 dB an octave.
     slope = 1 / np.sqrt(1 + (hertz / 500) ** 2)
     gain = (peaks.sum(axis=1) + 0.05) * slope[None]
+    # All vowels are about as loud, or else they would drown a slight swell.
+    gain /= np.sqrt(np.mean(gain**2, axis=1, keepdims=True))
     filtered = np.fft.irfft(np.fft.rfft(frames * window[None]) * gain) * window[None]
     out = np.zeros(len(padded))
     for half in range(2):  # frames two apart do not overlap
