@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from deemo_jax.architecture import ClipVisionConfig
 from deemo_jax.models.attention import Attention, dot_product_attention
-from deemo_jax.models.layers import NORMAL, activation, scan, stack
+from deemo_jax.models.layers import PLACES, activation, scan, stack
 from deemo_jax.models.loading import load, read_fields
 from deemo_jax.models.names import attention_rows, linear_rows, norm_rows
 from deemo_jax.models.self_attention import SelfAttention
@@ -120,7 +120,7 @@ class ClipEmbeddings(nnx.Module):
         self.position_embedding = nnx.Embed(
             (config.image_size // patch) ** 2 + 1,
             width,
-            embedding_init=NORMAL,
+            embedding_init=PLACES,
             dtype=dtype,
             rngs=rngs,
         )

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from deemo_jax.architecture import QFormerConfig
 from deemo_jax.models.attention import Attention, dot_product_attention
-from deemo_jax.models.layers import NORMAL, activation, scan, stack
+from deemo_jax.models.layers import FAN_IN, PLACES, activation, scan, stack
 from deemo_jax.models.loading import read_fields
 from deemo_jax.models.names import linear_rows, norm_rows
 from deemo_jax.pretrained import PretrainedError, Row
@@ -218,10 +218,10 @@ class QFormer(nnx.Module):
         width, source = config.hidden_size, config.encoder_hidden_size
         self.encoder_layernorm = _norm(source, config, dtype, rngs)
         self.position_embedding = nnx.Embed(
-            config.max_positions, source, embedding_init=NORMAL, dtype=dtype, rngs=rngs
+            config.max_positions, source, embedding_init=PLACES, dtype=dtype, rngs=rngs
         )
         self.query_tokens = nnx.Param(
-            NORMAL(rngs.params(), (config.num_query_tokens, width), jnp.float32)
+            PLACES(rngs.params(), (config.num_query_tokens, width), jnp.float32)
         )
         self.layernorm = _norm(width, config, dtype, rngs)
         self.layers = stack(
@@ -232,7 +232,7 @@ class QFormer(nnx.Module):
             rngs,
         )
         self.projection = nnx.Linear(
-            width, output_size, kernel_init=NORMAL, dtype=dtype, rngs=rngs
+            width, output_size, kernel_init=FAN_IN, dtype=dtype, rngs=rngs
         )
 
     def __call__(

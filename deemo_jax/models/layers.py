@@ -16,7 +16,13 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
 
-# The deviation is the `initializer_range` that Hugging Face's configurations share.
+# New weights, for towers trained from scratch. A linear map's deviation is one over the
+# root of its inputs: at the widths of large models about the 0.02 that Hugging Face's
+# configurations share, and at small widths, where 0.02 would drown the signal, more.
+FAN_IN = nnx.initializers.lecun_normal()
+# Learned positions and queries are not to be drowned by what they are added to.
+PLACES = nnx.initializers.normal(0.5)
+# Embeddings of tokens, normalised before use.
 NORMAL = nnx.initializers.normal(0.02)
 
 REMAT_POLICIES = {
@@ -36,9 +42,9 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
 def linear(
     inputs: int, outputs: int, *, bias: bool, rngs: nnx.Rngs, dtype: DTypeLike
 ) -> nnx.Linear:
-    """A linear map whose new kernel is `NORMAL` and whose new bias is 0."""
+    """A linear map whose new kernel is `FAN_IN` and whose new bias is 0."""
     return nnx.Linear(
-        inputs, outputs, use_bias=bias, kernel_init=NORMAL, dtype=dtype, rngs=rngs
+        inputs, outputs, use_bias=bias, kernel_init=FAN_IN, dtype=dtype, rngs=rngs
     )
 
 

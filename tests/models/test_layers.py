@@ -110,7 +110,7 @@ def test_unknown_policy_is_refused_by_name(layers):
 
 def test_new_kernels_are_normal_and_new_biases_zero():
     module = linear(100, 300, bias=True, rngs=nnx.Rngs(0), dtype=jnp.float32)
-    assert np.std(module.kernel[...]) == pytest.approx(0.02, rel=0.03)
+    assert np.std(module.kernel[...]) == pytest.approx(100**-0.5, rel=0.03)
     assert module.bias is not None
     assert not np.any(module.bias[...])
     module = linear(2, 3, bias=False, rngs=nnx.Rngs(0), dtype=jnp.float32)

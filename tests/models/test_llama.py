@@ -232,12 +232,15 @@ def test_tied_head_is_the_embedding():
     np.testing.assert_allclose(tied.logits(hidden), expected, atol=1e-5)
 
 
-def test_new_weights_have_the_deviation_of_huggingface():
+def test_new_weights_keep_the_size_of_a_signal():
     config = dataclasses.replace(CONFIG, hidden_size=48, vocab_size=100)
     state = jax.jit(lambda: nnx.state(Llama(config, rngs=nnx.Rngs(0))))()
     for path, variable in nnx.to_flat_state(state):
         value = np.asarray(variable)
-        if path[-1] in ("kernel", "embedding"):
+        if path[-1] == "kernel":
+            expected = value.shape[-2] ** -0.5  # one over the root of the inputs
+            assert np.std(value) == pytest.approx(expected, rel=0.05), path
+        elif path[-1] == "embedding":
             assert np.std(value) == pytest.approx(0.02, rel=0.05), path
         else:
             assert (value == (1.0 if path[-1] == "scale" else 0.0)).all(), path
