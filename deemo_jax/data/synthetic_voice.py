@@ -28,6 +28,7 @@ VOWELS = np.array(
 )
 BANDWIDTHS = np.array([90, 110, 170])  # Hz
 FRAME, HOP = 512, 256
+QUIETER = (20.0, 30.0)  # decibels that the room's noise is below the voice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,9 @@ def speak(
     voice = _resonate(source * opening, speaker.tract, syllables, done, rng)
     voice *= 10 ** (level / 20)
     voice *= 10 ** (speaker.level / 20) / np.sqrt(np.mean(voice**2))
-    room = rng.normal(0, 10 ** (-70 / 20), samples)
+    # A room's noise: in clean sound the quiet end of a swell would be far quieter than
+    # in the same sound with noise added, as augmentation does.
+    room = rng.normal(0, 10 ** ((speaker.level - rng.uniform(*QUIETER)) / 20), samples)
     return np.clip(voice + room, -1, 1).astype(np.float32)
 
 
