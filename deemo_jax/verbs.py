@@ -83,11 +83,16 @@ def evaluate(*, workdir: Path, config: Config | None) -> int:
         results = evaluate_run(run, progress=progress)
     for way, found in results.recognition.items():
         print(
-            f"recognition by {way}: accuracy {found.accuracy:.3f}, weighted F1 "
-            f"{found.weighted_f1:.3f}, macro F1 {found.macro_f1:.3f}, UAR {found.uar:.3f}"
+            f"recognition by {way}: accuracy {found.accuracy:.3f}, "
+            f"weighted F1 {found.weighted_f1:.3f}, macro F1 {found.macro_f1:.3f}, "
+            f"UAR {found.uar:.3f}"
         )
     if results.reasoning is not None:
-        print(f"reasoning, lexical scorer: {results.reasoning}")
+        means = results.reasoning
+        print(
+            f"reasoning, lexical scorer: word F1 {means.word_f1:.3f}, ROUGE-L "
+            f"{means.rouge_l:.3f}, same emotion {means.same_emotion:.3f}"
+        )
     print(f"report: {workdir / 'eval' / str(run.step) / 'report.html'}")
     return DONE
 
@@ -188,7 +193,7 @@ VERBS: dict[str, Verb] = {
     ),
     "generate": Verb(
         summary="ask the model about every clip of a de-identified folder",
-        example="deemo generate --workdir=runs/tiny --input=clips_deid --task=reasoning",
+        example="deemo generate --workdir=runs/tiny --input=clips_deid",
         flags=(
             WORKDIR,
             _folder("input", "folder that `deemo deidentify` wrote"),
@@ -199,7 +204,7 @@ VERBS: dict[str, Verb] = {
         config="optional",
     ),
     "export": Verb(
-        summary="write a Hugging Face folder for PyTorch, and prove it computes the same",
+        summary="write a Hugging Face folder for PyTorch, proved to compute the same",
         example="deemo export --workdir=runs/tiny --output=runs/tiny_pytorch",
         flags=(WORKDIR, _folder("output", "folder to write")),
         act=export,

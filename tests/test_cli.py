@@ -40,7 +40,7 @@ def test_help_of_a_verb_shows_its_flags_and_an_example_that_parses(name, capsys)
         ([*TRAIN, "--config.train.steps=three"], "--config.train.steps=three"),
         ([*TRAIN, "--config.train.steps=0"], "config.train.steps is 0; it must be"),
         (["train", "--workdir=x", "--config=configs/none.py"], "configs/none.py"),
-        (["train", "--workdir=x", "--config=configs/tiny.py:nap"], "config.train.stage"),
+        ([*TRAIN[:2], "--config=configs/tiny.py:nap"], "config.train.stage is 'nap'"),
     ],
 )
 def test_bad_usage_is_one_line_and_exits_2(words, message, capsys):

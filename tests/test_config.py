@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from deemo_jax import config as configs
 
 
 def changed(key: str, value):
-    config = tiny.get_config()
+    config: Any = tiny.get_config()
     with config.unlocked(), config.ignore_type():
         group, _, name = key.rpartition(".")
         target = config
@@ -51,7 +52,7 @@ def test_refusals(key, value, message):
 
 
 def test_a_missing_key_is_named():
-    config = tiny.get_config()
+    config: Any = tiny.get_config()
     with config.unlocked():
         del config.train.steps
     with pytest.raises(configs.ConfigError, match=r"config.train.steps is missing"):

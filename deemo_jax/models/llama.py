@@ -206,8 +206,9 @@ class Llama(nnx.Module):
     """A decoder that reads any `LlamaForCausalLM` folder and gives the same logits.
 
     New kernels are as `layers.FAN_IN` says, embeddings normal with deviation 0.02
-    (Hugging Face's `initializer_range`), biases 0, norms 1. Parameters are float32, `dtype` is that of the computation,
-    logits are float32. `remat` is "none" or one of `layers.REMAT_POLICIES`.
+    (Hugging Face's `initializer_range`), biases 0, norms 1. Parameters
+    are float32, `dtype` is that of the computation, logits are float32. `remat` is
+    "none" or one of `layers.REMAT_POLICIES`.
     """
 
     def __init__(
