@@ -26,7 +26,7 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
         image_size=64,
         audio_seconds=3.0,
         max_length=112,
-        modality_dropout=0.3,
+        modality_dropout=0.2,
         augment=True,
         workers=0,
         prefetch=2,
@@ -70,15 +70,15 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
             tie_word_embeddings=True,
         ),
         vision_feature_layer=-1,
-        image_mean=(0.5, 0.5, 0.5),
-        image_std=(0.25, 0.25, 0.25),
+        image_mean=(0.3, 0.3, 0.3),
+        image_std=(0.2, 0.2, 0.2),
         video_token_id=3,
         audio_token_id=4,
     )
     config.mesh = dict(data=-1, fsdp=1, tensor=1)
     config.optimizer = dict(
         learning_rate=2e-3,
-        warmup_steps=60,
+        warmup_steps=40,
         end_fraction=0.0,
         b1=0.9,
         b2=0.98,
@@ -88,8 +88,8 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
     )
     config.train = dict(
         stage=stage,
-        steps=400,
-        batch_size=32,
+        steps=800,
+        batch_size=16,
         dtype="float32",
         remat="none",
         log_every=1,

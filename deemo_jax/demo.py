@@ -93,7 +93,7 @@ def demo_config(seed: int) -> Config:
     spec.loader.exec_module(module)
     settings = module.get_config()
     settings.seed = seed
-    settings.train.save_every = 100
+    settings.train.save_every = 50
     return from_config_dict(settings)
 
 
