@@ -180,7 +180,7 @@ class Metrics:
         if self._board is not None:
             self._board.close()
 
-    def finish(self, done: Dispatched) -> dict[str, float]:
+    def finish(self, done: Dispatched) -> dict[str, int | float]:
         """Waits for a step, checks it, and logs it if its turn has come.
 
         Loss and accuracy are means over the step's answer tokens; `tokens` counts all
@@ -234,7 +234,7 @@ class Metrics:
 @contextlib.contextmanager
 def training_bar(
     start: int, steps: int
-) -> Iterator[Callable[[Mapping[str, float]], None]]:
+) -> Iterator[Callable[[Mapping[str, int | float]], None]]:
     """A bar with loss, tokens a second and time left; it is given each finished row."""
     columns = (
         SpinnerColumn(),
@@ -252,7 +252,7 @@ def training_bar(
             "training", total=steps, completed=start, loss=math.nan, speed=0.0
         )
 
-        def show(row: Mapping[str, float]) -> None:
+        def show(row: Mapping[str, int | float]) -> None:
             progress.update(
                 task,
                 completed=row["step"],

@@ -29,6 +29,10 @@ def prepare_data(config: Config, workdir: Path) -> Path:
     if (packed / "dataset_info.json").exists():  # written last
         return packed
     # Only a run that generates its data needs what reads and writes media.
+    # While this is imported, other threads' relative imports fail, rich's among them:
+    # so not while a bar is drawn.
+    import tensorflow_datasets  # noqa: F401
+
     from deemo_jax.data.pack import pack_folder
     from deemo_jax.data.synthetic import card, generate_corpus
 

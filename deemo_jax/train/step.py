@@ -83,7 +83,7 @@ def train_step(
     rate = learning_rate(config.optimizer, config.train.steps)
     sums |= {
         "row_tokens": (jnp.asarray(batch.segment_ids) != 0).sum(dtype=jnp.int32),
-        "grad_norm": optax.global_norm(gradients),
+        "grad_norm": optax.tree.norm(gradients),
         "learning_rate": rate(state.step),
     }
     params = nnx.merge_state(trained, frozen)

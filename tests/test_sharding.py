@@ -1,0 +1,179 @@
+"""The mesh, the table of parameters, pinned activations, placed batches."""
+
+import dataclasses
+import functools
+import re
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+import pytest
+
+from deemo_jax.batch import Batch
+from deemo_jax.config import ConfigError, MeshConfig
+from deemo_jax.models.deemo_llama import DeemoLlama
+from deemo_jax.sharding import (
+    PARAMETERS,
+    constrain,
+    make_mesh,
+    parameter_shardings,
+    partition_spec,
+    path_of,
+    place,
+)
+from tests.small import small_config
+
+SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+def mesh_of(data, fsdp, tensor):
+    return make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+
+
+@functools.cache
+def parameters(*, tied):
+    """Paths and shapes of the whole model."""
+    model = small_config().model
+    decoder = dataclasses.replace(model.language_model, tie_word_embeddings=tied)
+    model = dataclasses.replace(model, language_model=decoder)
+    made = nnx.eval_shape(lambda: DeemoLlama(model, rngs=nnx.Rngs(0)))
+    return nnx.state(made)
+
+
+def paths(params):
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {path_of(keys): leaf for keys, leaf in flat}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ((-1, 1, 1), (8, 1, 1)),
+        ((2, -1, 1), (2, 4, 1)),
+        ((2, 2, 2), (2, 2, 2)),
+        ((1, 4, -1), (1, 4, 2)),
+        ((1, 4, 1), (1, 4, 1)),  # four of the eight devices
+        ((1, 1, 1), (1, 1, 1)),
+    ],
+)
+def test_sizes_of_the_mesh(sizes, shape):
+    mesh = mesh_of(*sizes)
+    assert mesh.axis_names == ("data", "fsdp", "tensor")
+    assert mesh.devices.shape == shape
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (16, 1, 1), (-1, 3, 1), (2, 3, 2)])
+def test_sizes_that_do_not_divide_the_devices_are_refused(sizes):
+    with pytest.raises(ConfigError, match=r"does not divide the 8 devices"):
+        mesh_of(*sizes)
+
+
+def test_every_parameter_has_its_row_and_every_row_a_parameter():
+    used = set()
+    for tied in (True, False):
+        for path in paths(parameters(tied=tied)):
+            used.add(next(p for p, _ in PARAMETERS if re.fullmatch(p, path)))
+    assert used == {pattern for pattern, _ in PARAMETERS}
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "spec"),
+    [
+        ("language_model/embed_tokens/embedding", (32, 8), (("tensor", "fsdp"), None)),
+        ("language_model/lm_head/kernel", (8, 32), ("fsdp", "tensor")),
+        ("language_model/norm/scale", (8,), (None,)),
+        ("norm/scale", (8,), (None,)),
+        ("layers/self_attn/q_proj/kernel", (3, 8, 8), (None, "fsdp", "tensor")),
+        ("layers/self_attn/o_proj/kernel", (3, 8, 8), (None, "tensor", "fsdp")),
+        ("layers/self_attn/q_proj/bias", (3, 8), (None, "tensor")),
+        ("layers/mlp/down_proj/kernel", (3, 8, 8), (None, "tensor", "fsdp")),
+        # A dimension that the axis does not divide is copied.
+        ("layers/self_attn/k_proj/kernel", (3, 8, 3), (None, "fsdp", None)),
+        ("embed_tokens/embedding", (33, 8), (None, None)),
+        ("embed_tokens/embedding", (34, 8), (None, None)),
+        ("audio_tower/conv1/kernel", (3, 5, 8), (None, None, "fsdp")),
+    ],
+)
+def test_specs(path, shape, spec):
+    assert partition_spec(path, shape, SIZES) == PartitionSpec(*spec)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "message"),
+    [
+        ("language_model/adapter/kernel", (8, 8), "language_model/adapter/kernel"),
+        ("language_model/norm/scale", (8, 8), "language_model/norm/scale has shape"),
+        ("layers/mlp/fc1/kernel", (8, 8), "2 dimensions|3 dimensions"),
+    ],
+)
+def test_a_parameter_without_its_row_is_refused_by_name(path, shape, message):
+    with pytest.raises(ValueError, match=message):
+        partition_spec(path, shape, SIZES)
+
+
+def test_an_unknown_parameter_of_a_model_is_refused_by_name():
+    strange = {"language_model": {"adapter": jax.ShapeDtypeStruct((2,), jnp.float32)}}
+    with pytest.raises(ValueError, match="language_model/adapter"):
+        parameter_shardings(strange, mesh_of(2, 2, 2))
+
+
+def test_shardings_stand_where_the_parameters_stood():
+    params, mesh = parameters(tied=True), mesh_of(2, 2, 2)
+    shardings = parameter_shardings(params, mesh)
+    assert paths(params).keys() == paths(shardings).keys()
+    for path, sharding in paths(shardings).items():
+        shape = paths(params)[path].shape
+        assert sharding == NamedSharding(mesh, partition_spec(path, shape, SIZES))
+
+
+def test_large_parameters_are_split():
+    """On one axis or the other: what stays whole on each device is small."""
+    params = paths(parameters(tied=True))
+    for path, leaf in params.items():
+        if leaf.size > 2048 and "position" not in path:
+            assert any(partition_spec(path, leaf.shape, SIZES)), path
+
+
+def test_activations_are_pinned_only_under_a_mesh():
+    x, names = jnp.zeros((8, 5, 4)), ("batch", "sequence", "mlp")
+    assert constrain(x, names) is x
+    with jax.set_mesh(mesh_of(2, 2, 2)):
+        pinned = jax.jit(lambda x: constrain(x, names))(x)
+        odd = jax.jit(lambda x: constrain(x[:3], names))(x)
+    assert pinned.sharding.spec == PartitionSpec(("data", "fsdp"), None, "tensor")
+    assert odd.sharding.spec[0] is None
+    assert odd.sharding.spec[2] == "tensor"
+
+
+def batch_of(rows):
+    rng = np.random.default_rng(0)
+    whole = rng.integers(0, 9, (rows, 6)).astype(np.int32)
+    return Batch(
+        tokens=whole,
+        positions=whole,
+        segment_ids=whole,
+        loss_mask=whole > 3,
+        frames=rng.integers(0, 255, (rows, 2, 4, 4, 3), np.uint8),
+        frame_mask=np.ones((rows, 2), bool),
+        audio=rng.normal(size=(rows, 10)).astype(np.float32),
+        audio_length=whole[:, 0],
+        index=np.arange(rows, dtype=np.int32),
+    )
+
+
+def test_a_placed_batch_is_the_batch_with_its_rows_split():
+    batch, mesh = batch_of(8), mesh_of(2, 2, 2)
+    placed = place(batch, mesh)
+    for ours, theirs in zip(
+        jax.tree.leaves(placed), jax.tree.leaves(batch), strict=True
+    ):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.addressable_shards[0].data.shape == (2, *theirs.shape[1:])
+
+
+def test_rows_that_do_not_divide_are_refused():
+    with pytest.raises(ConfigError, match=r"batch of 6 rows .* multiple of 4"):
+        place(batch_of(6), mesh_of(2, 2, 2))

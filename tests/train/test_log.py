@@ -1,0 +1,197 @@
+"""What a run writes about itself, and what it keeps of a run that was killed."""
+
+import dataclasses
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deemo_jax.config import Config, ConfigError, MeshConfig, from_dict
+from deemo_jax.train.log import (
+    Dispatched,
+    Metrics,
+    adopt_config,
+    enter_ledger,
+    say_in,
+    training_bar,
+    write_environment,
+)
+from tests.small import small_config
+
+
+def step(number, loss=6.0, grad_norm=1.5):
+    sums = {
+        "loss": jnp.float32(loss),
+        "tokens": jnp.int32(3),
+        "correct": jnp.int32(2),
+        "row_tokens": jnp.int32(40),
+        "grad_norm": jnp.float32(grad_norm),
+        "learning_rate": jnp.float32(0.1),
+    }
+    index = np.array([4, 7])
+    return Dispatched(step=number, sums=sums, index=index, data_seconds=0.25)
+
+
+def rows(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def write_steps(workdir, start, stop, log_every=1):
+    with Metrics(workdir, start=start, log_every=log_every) as metrics:
+        for number in range(start + 1, stop + 1):
+            metrics.finish(step(number, loss=number / 7))
+
+
+def test_a_row_holds_means_in_full_precision(tmp_path):
+    with Metrics(tmp_path, start=0, log_every=1) as metrics:
+        shown = metrics.finish(step(1, loss=1 / 7))
+    [row] = rows(tmp_path)
+    assert row == shown
+    assert row["loss"] == float(np.float32(1 / 7)) / 3
+    assert row["accuracy"] == 2 / 3
+    assert row["learning_rate"] == float(np.float32(0.1))
+    assert (row["step"], row["tokens"], row["answer_tokens"]) == (1, 40, 3)
+    assert row["data_seconds"] == 0.25
+    assert row["step_seconds"] > 0
+    assert row["tokens_per_second"] > 0
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_some_steps_are_logged_and_their_tokens_add_up(tmp_path):
+    with Metrics(tmp_path, start=0, log_every=3) as metrics:
+        found = [metrics.finish(step(number)) for number in range(1, 8)]
+    assert [row["step"] for row in rows(tmp_path)] == [3, 6]
+    speeds = [row["tokens_per_second"] * row["step_seconds"] for row in found]
+    assert speeds[0] == pytest.approx(40)
+    # Three steps' tokens over three steps' time.
+    seconds = sum(row["step_seconds"] for row in found[3:6])
+    assert found[5]["tokens_per_second"] * seconds == pytest.approx(120)
+
+
+@pytest.mark.parametrize(
+    "torn", ["", '{"step": 9, "lo', '{"step": 3, "loss": 1}', "\0"]
+)
+def test_what_was_logged_after_the_restored_step_is_cut(tmp_path, torn):
+    write_steps(tmp_path, 0, 8)
+    before = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(torn)
+    write_steps(tmp_path, 5, 7)
+    after = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert after[:5] == before[:5]
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"loss": math.nan}, "loss is nan"),
+        ({"grad_norm": math.inf}, "grad_norm is inf"),
+    ],
+)
+def test_what_is_not_finite_stops_the_run_and_names_the_step(tmp_path, changes, name):
+    with (
+        Metrics(tmp_path, start=0, log_every=10) as metrics,
+        pytest.raises(RuntimeError, match=rf"{name} at step 3 .*\[4, 7\].*lower"),
+    ):
+        metrics.finish(step(3, **changes))
+    assert rows(tmp_path) == []
+
+
+def test_a_run_goes_on_with_its_own_config_only(tmp_path):
+    config = small_config()
+    adopt_config(config, tmp_path)
+    assert from_dict(json.loads((tmp_path / "config.json").read_text())) == config
+    train = dataclasses.replace(config.train, steps=99, log_every=7)
+    mesh = MeshConfig(data=1, fsdp=4, tensor=2)
+    longer = dataclasses.replace(config, train=train, mesh=mesh)
+    adopt_config(longer, tmp_path)
+    assert from_dict(json.loads((tmp_path / "config.json").read_text())) == longer
+    other = dataclasses.replace(longer, seed=5)
+    with pytest.raises(ConfigError, match=r"config.seed was 0 and is 5\).*--workdir"):
+        adopt_config(other, tmp_path)
+    assert from_dict(json.loads((tmp_path / "config.json").read_text())) == longer
+
+
+@pytest.mark.parametrize(
+    "key", ["optimizer__b2", "data__max_length", "train__batch_size", "train__stage"]
+)
+def test_what_changes_the_result_may_not_change(tmp_path, key):
+    adopt_config(small_config(), tmp_path)
+    value = {"optimizer__b2": 0.5, "train__stage": "align"}.get(key, 64)
+    with pytest.raises(ConfigError, match=key.replace("__", ".")):
+        adopt_config(small_config(**{key: value}), tmp_path)
+
+
+def test_a_damaged_config_counts_as_another_one(tmp_path):
+    adopt_config(small_config(), tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["seed"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match="config.seed was None and is 0"):
+        adopt_config(small_config(), tmp_path)
+    assert isinstance(small_config(), Config)
+
+
+def ledger(workdir):
+    lines = (workdir / "ledger.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def enter(workdir, first, last, manifest="abc"):
+    enter_ledger(
+        workdir,
+        data={"manifest": manifest},
+        subjects=["s1", "s2"],
+        first=first,
+        last=last,
+    )
+
+
+def test_the_ledger_says_which_subjects_were_seen_in_which_steps(tmp_path):
+    enter(tmp_path, 1, 60)
+    enter(tmp_path, 21, 80)  # killed, resumed at 20, and made longer
+    [entry] = ledger(tmp_path)
+    assert entry["steps"] == [1, 80]
+    assert entry["subjects"] == ["s1", "s2"]
+    enter(tmp_path, 1, 60, manifest="other")  # nothing was kept
+    [entry] = ledger(tmp_path)
+    assert entry["data"] == {"manifest": "other"}
+
+
+def test_other_records_are_refused_in_the_middle_of_a_run(tmp_path):
+    enter(tmp_path, 1, 60)
+    with pytest.raises(ConfigError, match=r"steps up to 20 .*manifest abc, now other"):
+        enter(tmp_path, 21, 60, manifest="other")
+    assert ledger(tmp_path)[0]["steps"] == [1, 60]
+
+
+def test_the_environment_is_written_down(tmp_path):
+    write_environment(tmp_path)
+    found = json.loads((tmp_path / "environment.json").read_text())
+    assert found["versions"].keys() >= {"jax", "flax", "optax", "orbax-checkpoint"}
+    assert found["devices"] == {
+        "platform": "cpu", "kind": "cpu", "count": 8, "processes": 1,
+    }  # fmt: skip
+    assert "commit" in found
+
+
+def test_what_is_said_is_printed_and_kept(tmp_path, capsys):
+    say = say_in(tmp_path)
+    say("resumed at step 7")
+    say("done")
+    assert capsys.readouterr().out == "resumed at step 7\ndone\n"
+    first, second = (tmp_path / "train.log").read_text().splitlines()
+    assert first.endswith(" resumed at step 7")
+    assert second.endswith(" done")
+
+
+def test_the_bar_shows_loss_speed_and_time_left(capsys):
+    with training_bar(2, 4) as show:
+        show({"step": 4, "loss": 1.25, "tokens_per_second": 5678.0})
+    shown = capsys.readouterr().out
+    for part in ("4/4", "loss 1.2500", "5,678 tokens/s", "left"):
+        assert part in shown

@@ -1,0 +1,194 @@
+"""The loop: workdir, resumption, damage, other beginnings, what stops it."""
+
+import json
+
+from flax import nnx
+import jax
+import numpy as np
+import pytest
+
+from deemo_jax.config import ConfigError
+from deemo_jax.train import loop
+from deemo_jax.train.loop import train
+from tests.small import small_config
+
+pytestmark = pytest.mark.usefixtures("bigrams")
+
+
+@pytest.fixture
+def configure(corpus):
+    """A short run on the corpus; `train__steps=3` and so on change it."""
+    fixed = {"data__path": str(corpus), "train__save_every": 4, "train__steps": 10}
+    return lambda **changes: small_config(**fixed | changes)
+
+
+def rows(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def losses(workdir):
+    return [row["loss"] for row in rows(workdir)]
+
+
+def head_of(state):
+    flat = dict(nnx.to_flat_state(state.params))
+    return flat["language_model", "lm_head", "kernel"].get_value()
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    jax.tree.map(np.testing.assert_array_equal, one.opt_state, other.opt_state)
+    assert one.step == other.step
+
+
+@pytest.fixture
+def straight(configure, tmp_path):
+    return train(configure(), tmp_path / "straight"), tmp_path / "straight"
+
+
+def stop_after(monkeypatch, steps):
+    """Lets the next run fail when it asks for a batch more than `steps`."""
+    iterate = loop.Batches.iterate
+
+    def short(self, start_step=0):
+        for done, batch in enumerate(iterate(self, start_step), start_step):
+            if done == steps:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(loop.Batches, "iterate", short)
+    return lambda: monkeypatch.setattr(loop.Batches, "iterate", iterate)
+
+
+def test_a_workdir_has_what_it_should(straight, capsys):
+    state, workdir = straight
+    assert state.step == 10
+    assert [row["step"] for row in rows(workdir)] == list(range(1, 11))
+    assert losses(workdir)[-1] < losses(workdir)[0]
+    assert {path.name for path in workdir.iterdir()} == {
+        "config.json", "environment.json", "train.log", "ledger.jsonl",
+        "metrics.jsonl", "tensorboard", "checkpoints", "tokenizer",
+    }  # fmt: skip
+    found = {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert found == {"4", "8", "10"}
+
+
+def test_stopped_and_gone_on_with_equals_straight_through(
+    straight, configure, tmp_path, monkeypatch, capsys
+):
+    restore = stop_after(monkeypatch, 6)
+    with pytest.raises(KeyboardInterrupt):
+        train(configure(), tmp_path / "stopped")
+    assert rows(tmp_path / "stopped")[-1]["step"] >= 5
+    restore()
+    state = train(configure(), tmp_path / "stopped")
+    assert "resumed at step 4\n" in capsys.readouterr().out
+    assert losses(tmp_path / "stopped") == losses(straight[1])
+    assert_same(state, straight[0])
+    said = (tmp_path / "stopped" / "train.log").read_text()
+    assert "resumed at step 4" in said
+
+
+def test_a_damaged_checkpoint_is_passed_over_by_name(straight, configure, capsys):
+    state, workdir = straight
+    before = losses(workdir)
+    files = [p for p in (workdir / "checkpoints" / "10").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 3] ^= 4
+    largest.write_bytes(data)
+    again = train(configure(), workdir)
+    said = capsys.readouterr().out
+    assert f"checkpoints/10 is passed over: its file {largest.parent.name}" in said or (
+        "checkpoints/10 is passed over" in said and largest.name in said
+    )
+    assert "resumed at step 8\n" in said
+    assert losses(workdir) == before
+    assert_same(state, again)
+
+
+def test_a_finished_run_is_left_alone_and_may_be_made_longer(
+    straight, configure, capsys
+):
+    state, workdir = straight
+    before = (workdir / "metrics.jsonl").read_bytes()
+    assert_same(train(configure(), workdir), state)
+    assert "nothing left to do: 10 of 10" in capsys.readouterr().out
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    assert train(configure(train__steps=12), workdir).step == 12
+    assert len(rows(workdir)) == 12
+
+
+def test_gone_on_with_on_another_mesh(straight, configure, tmp_path, monkeypatch):
+    restore = stop_after(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        train(configure(), tmp_path / "stopped")
+    restore()
+    sizes = {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2}
+    state = train(configure(**sizes), tmp_path / "stopped")
+    found, expected = losses(tmp_path / "stopped"), losses(straight[1])
+    assert found[:4] == expected[:4]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    kernel = head_of(state)
+    assert kernel.addressable_shards[0].data.size * 4 == kernel.size
+
+
+def test_a_run_may_begin_with_another_ones_parameters(straight, configure, tmp_path):
+    state, workdir = straight
+    config = configure(init_from=str(workdir), train__steps=1)
+    train(config, tmp_path / "second")
+    assert losses(tmp_path / "second")[0] != losses(workdir)[0]
+    config = configure(
+        init_from=str(workdir), train__steps=1, optimizer__learning_rate=0.0
+    )
+    after = train(config, tmp_path / "third")
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+
+
+@pytest.mark.parametrize("what", ["nothing", "no checkpoint"])
+def test_a_beginning_that_is_none_is_refused(configure, tmp_path, what):
+    (tmp_path / "first").mkdir()
+    if what == "no checkpoint":
+        (tmp_path / "first" / "checkpoints" / "5").mkdir(parents=True)
+    config = configure(init_from=str(tmp_path / "first"))
+    with pytest.raises(ConfigError, match=r"config.init_from is .*first.*give|choose"):
+        train(config, tmp_path / "second")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
+    configure, tmp_path
+):
+    config = configure(optimizer__learning_rate=1e38, optimizer__weight_decay=0.0)
+    with pytest.raises(RuntimeError, match=r"at step \d+ .*learning_rate"):
+        train(config, tmp_path)
+    for row in rows(tmp_path):
+        assert np.isfinite(row["loss"])
+
+
+def test_evaluation_is_called_between_the_steps(configure, tmp_path):
+    seen = []
+
+    def evaluate(model, step):
+        kernel = model.language_model["lm_head"].kernel.get_value()
+        seen.append((step, float(abs(kernel).sum())))
+        return {"accuracy": 0.5, "note": "not a number"}
+
+    state = train(configure(evaluate__every=5), tmp_path, evaluate=evaluate)
+    kernel = head_of(state)
+    assert [step for step, _ in seen] == [5, 10]
+    assert seen[-1][1] == pytest.approx(float(abs(kernel).sum()))
+    assert seen[0][1] != seen[1][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh__data": 3}, "does not divide the 8 devices"),
+        ({"train__batch_size": 6}, "a multiple of 8"),
+        ({"train__stage": "tuna"}, "config.train.stage is 'tuna'"),
+    ],
+)
+def test_what_cannot_run_is_refused(configure, tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        train(configure(**changes), tmp_path)

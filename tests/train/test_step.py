@@ -1,0 +1,193 @@
+"""One step: what moves, what does not, what it counts, how its state lies."""
+
+import dataclasses
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+import numpy as np
+import pytest
+
+from deemo_jax.batch import Batch
+from deemo_jax.config import MeshConfig
+from deemo_jax.loss import cross_entropy_sums
+from deemo_jax.sharding import make_mesh, parameter_shardings, place
+from deemo_jax.train.optimizer import make_optimizer, split_params
+from deemo_jax.train.step import (
+    abstract_state,
+    init_state,
+    make_train_step,
+    split_model,
+    train_step,
+)
+from tests.small import small_config
+
+ROWS, LENGTH = 8, 24
+
+
+def make_batch(config, seed=0, **changes):
+    rng = np.random.default_rng(seed)
+    shape = (ROWS, LENGTH)
+    segments = np.ones(shape, np.int32)
+    segments[:, -3:] = 0
+    loss_mask = np.zeros(shape, bool)
+    loss_mask[:, -9:-3] = True
+    tokens = rng.integers(7, 40, shape).astype(np.int32)
+    video = config.model.video_connector.num_query_tokens
+    audio = config.model.audio_connector.num_query_tokens
+    tokens[:, 1 : 1 + video] = config.model.video_token_id
+    tokens[:, 1 + video : 1 + video + audio] = config.model.audio_token_id
+    samples = round(config.data.audio_seconds * 16_000)
+    size, times = config.data.image_size, config.data.num_frames
+    places = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), shape)
+    fields = {
+        "tokens": tokens,
+        "positions": np.array(places),
+        "segment_ids": segments,
+        "loss_mask": loss_mask,
+        "frames": rng.integers(0, 255, (ROWS, times, size, size, 3), np.uint8),
+        "frame_mask": np.ones((ROWS, times), bool),
+        "audio": rng.normal(0, 0.1, (ROWS, samples)).astype(np.float32),
+        "audio_length": np.full(ROWS, samples, np.int32),
+        "index": np.arange(ROWS, dtype=np.int32),
+    }
+    return Batch(**fields | changes)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(MeshConfig(data=1, fsdp=1, tensor=1))
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For what is compiled to be run a few times."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def aligned(mesh, quick_compilation):
+    """Two steps of the stage that trains the connectors alone."""
+    config = small_config(train__stage="align")
+    with jax.set_mesh(mesh):
+        state = init_state(config, mesh)
+        before = jax.tree.map(np.array, state)
+        step = make_train_step(config, mesh)
+        losses = []
+        given = state
+        for _ in range(2):
+            state, sums = step(state, place(make_batch(config), mesh))
+            losses.append(jax.device_get(sums))
+    return config, before, given, state, losses
+
+
+def test_what_is_frozen_keeps_every_bit_and_the_rest_moves(aligned):
+    config, before, _, after, _ = aligned
+    pairs = [split_params(config.train.stage, s.params) for s in (before, after)]
+    (trained, frozen), (trained_after, frozen_after) = pairs
+    jax.tree.map(np.testing.assert_array_equal, frozen, frozen_after)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), trained, trained_after)
+    still = [path for path, leaf in nnx.to_flat_state(moved) if not leaf.get_value()]
+    assert still == []
+
+
+def test_steps_are_counted(aligned):
+    _, before, _, after, losses = aligned
+    assert before.step == 0
+    assert after.step == 2
+    assert losses[0]["learning_rate"] < losses[1]["learning_rate"]
+
+
+def test_the_loss_falls_on_the_same_batch(aligned):
+    losses = aligned[-1]
+    assert losses[1]["loss"] < losses[0]["loss"]
+
+
+def test_sums_are_those_of_the_given_state(bigrams, mesh):
+    config = small_config()
+    graphdef, _ = split_model(config)
+    state, batch = init_state(config, mesh), make_batch(config)
+    logits = nnx.merge(graphdef, state.params)(batch)
+    expected = cross_entropy_sums(
+        logits, jnp.asarray(batch.tokens), jnp.asarray(batch.loss_mask)
+    )
+    _, sums = make_train_step(config, mesh)(state, place(batch, mesh))
+    np.testing.assert_allclose(sums["loss"], expected["loss"], rtol=1e-5)
+    assert sums["tokens"] == expected["tokens"] == ROWS * 6
+    assert sums["correct"] == expected["correct"]
+    assert sums["row_tokens"] == ROWS * (LENGTH - 3)
+
+
+def test_the_state_given_is_consumed(aligned):
+    given = aligned[2]
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given.opt_state))
+
+
+def test_a_batch_without_answers_gives_no_number_that_is_not_one(bigrams, mesh):
+    config = small_config()
+    graphdef, _ = split_model(config)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    state = init_state(config, mesh)
+    batch = make_batch(config, loss_mask=np.zeros((ROWS, LENGTH), bool))
+    after, sums = jax.jit(
+        lambda s, b: train_step(
+            s, b, config=config, graphdef=graphdef, optimizer=optimizer
+        )
+    )(state, batch)
+    assert sums["loss"] == sums["grad_norm"] == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
+
+
+def test_moments_lie_as_their_parameters():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    config = small_config(train__stage="align")
+    state = abstract_state(config, mesh)
+    trained, _ = split_params("align", state.params)
+    expected = [leaf.sharding for leaf in jax.tree.leaves(trained)]
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape]
+    assert [leaf.sharding for leaf in moments] == expected * 2
+    assert state.step.sharding.spec == PartitionSpec()
+    assert any(any(sharding.spec) for sharding in expected)
+
+
+def test_what_is_made_lies_as_announced(bigrams):
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    config = small_config()
+    with jax.set_mesh(mesh):
+        announced = abstract_state(config, mesh)
+        state = init_state(config, mesh)
+        lies = jax.tree.map(lambda x: x.sharding, state)
+        batch = place(make_batch(config), mesh)
+        after, _ = make_train_step(config, mesh)(state, batch)
+    wanted = jax.tree.map(lambda x: x.sharding, announced)
+    for found in (lies, jax.tree.map(lambda x: x.sharding, after)):
+        for ours, theirs, leaf in zip(
+            jax.tree.leaves(found),
+            jax.tree.leaves(wanted),
+            jax.tree.leaves(announced),
+            strict=True,
+        ):
+            assert ours.is_equivalent_to(theirs, len(leaf.shape))
+
+
+def test_given_parameters_are_taken(bigrams, mesh):
+    config = small_config()
+    _, params = split_model(config)
+    shardings = parameter_shardings(params, mesh)
+    ones = jax.tree.map(
+        lambda p, s: jax.device_put(jnp.ones(p.shape), s), params, shardings
+    )
+    state = init_state(config, mesh, ones)
+    assert all((leaf == 1).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_the_seed_decides_what_is_drawn(bigrams, mesh):
+    config = small_config()
+    other = dataclasses.replace(config, seed=1)
+    drawn = [init_state(c, mesh).params for c in (config, config, other)]
+    first, same, different = map(jax.tree.leaves, drawn)
+    assert all((a == b).all() for a, b in zip(first, same, strict=True))
+    assert any((a != b).any() for a, b in zip(first, different, strict=True))
