@@ -7,6 +7,7 @@ that an interrupted demo goes on with the same command.
 import importlib.metadata
 import importlib.util
 import json
+import math
 from pathlib import Path
 import time
 from typing import Any
@@ -166,14 +167,15 @@ def records(run: Run) -> str:
 
 
 def curve(path: Path) -> str:
-    """The loss as a line of blocks, first to last, with both values."""
+    """The loss as a line of blocks, its logarithm, with the first and last value."""
     losses = [loss for _, loss in read_losses(path)]
     width = 48
     parts = [
         losses[len(losses) * i // width : len(losses) * (i + 1) // width] or losses[-1:]
         for i in range(width)
     ]
-    means = [sum(part) / len(part) for part in parts]
+    # On a logarithmic scale: most of what is learned is learned at low losses.
+    means = [math.log(sum(part) / len(part)) for part in parts]
     low, high = min(means), max(means)
     scale = (len(CURVE) - 1) / ((high - low) or 1)
     line = "".join(CURVE[round((mean - low) * scale)] for mean in means)
