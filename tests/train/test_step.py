@@ -191,3 +191,15 @@ def test_the_seed_decides_what_is_drawn(bigrams, mesh):
     first, same, different = map(jax.tree.leaves, drawn)
     assert all((a == b).all() for a, b in zip(first, same, strict=True))
     assert any((a != b).any() for a, b in zip(first, different, strict=True))
+
+
+def test_what_is_drawn_is_the_same_on_any_mesh(bigrams, mesh):
+    config = small_config()
+    alone = jax.tree.leaves(init_state(config, mesh).params)
+    for sizes in ((1, 4, 1), (2, 2, 2)):
+        data, fsdp, tensor = sizes
+        split = make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+        for ours, theirs in zip(
+            jax.tree.leaves(init_state(config, split).params), alone, strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
