@@ -141,17 +141,6 @@ def make(config, seed=0):
     return model
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_module_cache(tmp_path_factory):
-    """The folders' code is imported from a cache that goes with the tests."""
-    cache = str(tmp_path_factory.mktemp("modules"))
-    patch = pytest.MonkeyPatch()
-    patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
-    patch.syspath_prepend(cache)
-    yield
-    patch.undo()
-
-
 @pytest.fixture(scope="module", params=[ODD, OTHER], ids=["odd", "other"])
 def exported(request, tmp_path_factory):
     """A model, its folder, and what was measured."""
