@@ -88,7 +88,7 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
     )
     config.train = dict(
         stage=stage,
-        steps=800,
+        steps=900,
         batch_size=16,
         dtype="float32",
         remat="none",
