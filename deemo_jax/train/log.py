@@ -109,30 +109,26 @@ def enter_ledger(
 ) -> None:
     """Enters in `ledger.jsonl` that steps `first` to `last`, from 1 on, see the data.
 
-    One line a stretch of steps: `data` (which must have a `manifest`), pseudonyms of
-    its `subjects`, and `steps`. Lines that reach beyond `first` are cut: those steps
-    were not kept. A stretch of the same data goes on in its line.
+    Its line has `data` (which must have a `manifest`), pseudonyms of its `subjects`,
+    and `steps`. A resumed run goes on in its line, up to the new `last`; where no step
+    was kept (`first` is 1) a new line replaces it.
 
     Raises:
       ConfigError: if the steps before saw data of another manifest.
     """
     path = workdir / "ledger.jsonl"
-    entries = [json.loads(line) for line in _whole_lines(path)]
-    entries = [entry for entry in entries if entry["steps"][0] < first]
-    for entry in entries:
-        entry["steps"][1] = min(entry["steps"][1], first - 1)
-    new = {"data": dict(data), "subjects": subjects, "steps": [first, last]}
-    if entries and entries[-1]["data"]["manifest"] != data["manifest"]:
-        raise ConfigError(
-            f"the steps up to {first - 1} in {workdir} were trained on other records "
-            f"(manifest {entries[-1]['data']['manifest']}, now {data['manifest']}); "
-            f"give the old data back, or use a new --workdir with config.init_from"
-        )
-    if entries:
-        entries[-1]["steps"][1] = last
-    else:
-        entries.append(new)
-    write_whole(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+    entry = {"data": dict(data), "subjects": subjects, "steps": [first, last]}
+    for line in _whole_lines(path) if first > 1 else []:
+        entry = json.loads(line)
+        if entry["data"]["manifest"] != data["manifest"]:
+            raise ConfigError(
+                f"the steps up to {first - 1} in {workdir} were trained on other "
+                f"records (manifest {entry['data']['manifest']}, now "
+                f"{data['manifest']}); give the old data back, or use a new --workdir "
+                f"with config.init_from"
+            )
+        entry["steps"][1] = last
+    write_whole(path, json.dumps(entry) + "\n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
