@@ -50,6 +50,9 @@ def pack(
     *, input: Path, output: Path, name: str, salt_file: Path | None, shards: int
 ) -> int:
     """Packs a de-identified folder into TFRecord shards."""
+    # While this is imported, the thread that draws the bars cannot import.
+    import tensorflow_datasets  # noqa: F401
+
     from deemo_jax.data.pack import pack_folder
 
     with bars() as progress:
