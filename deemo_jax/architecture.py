@@ -7,6 +7,8 @@ somebody else's value is how conversions come to lie.
 
 import dataclasses
 
+SAMPLE_RATE = 16_000  # Hz; the pivot of McAdams and every audio tower assume it
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LlamaConfig:

@@ -17,8 +17,6 @@ import jax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 import numpy as np
 
-SAMPLE_RATE = 16_000  # Hz; the pivot of McAdams and every audio tower assume it
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,33 +18,6 @@ from deemo_jax.annotation import (
     parse_object,
     reject,
 )
-from deemo_jax.media import (  # the door to media for the other rooms
-    SAMPLE_RATE as SAMPLE_RATE,
-)
-from deemo_jax.media import (
-    MediaError as MediaError,
-)
-from deemo_jax.media import (
-    MediaInfo as MediaInfo,
-)
-from deemo_jax.media import (
-    iter_frames as iter_frames,
-)
-from deemo_jax.media import (
-    mux as mux,
-)
-from deemo_jax.media import (
-    probe as probe,
-)
-from deemo_jax.media import (
-    read_audio as read_audio,
-)
-from deemo_jax.media import (
-    write_audio as write_audio,
-)
-from deemo_jax.media import (
-    write_video as write_video,
-)
 
 MANIFEST = "deidentified.jsonl"
 AGAIN = "run `deemo deidentify` again; only what it wrote can be packed"

@@ -200,7 +200,7 @@ def recognition(results: Results, baseline: Results) -> str:
 def ablations(results: Results) -> str:
     """Accuracy of each subset of the modalities, beside what the rule allows."""
     return "\n".join(
-        f"{found.accuracy:6.1%} of {results.bounds[name]:.1%} possible  {name}"
+        f"{found.accuracy:6.1%}, the rule allows {results.bounds[name]:6.1%}: {name}"
         for name, found in results.ablated.items()
     )
 

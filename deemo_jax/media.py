@@ -10,8 +10,8 @@ from jaxtyping import Float, UInt8
 import numpy as np
 
 from deemo_jax.annotation import Refusal
+from deemo_jax.architecture import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000  # Hz, of all sound after this module
 # Containers whose header declares how long they are; in others it is estimated.
 DECLARES_DURATION = ("mov", "matroska", "avi", "wav", "flac", "asf")
 CONTAINERS = (

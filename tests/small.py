@@ -1,11 +1,78 @@
-"""The tiny configuration made smaller still, and a corpus for it."""
+"""Models and corpora made as small as they go, for tests of what is around them."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from configs import tiny
+from deemo_jax.architecture import (
+    ClipVisionConfig,
+    DeemoLlamaConfig,
+    LlamaConfig,
+    QFormerConfig,
+    WhisperEncoderConfig,
+)
 from deemo_jax.config import Config, from_config_dict
 from deemo_jax.train.prepare import prepare_data
+
+_VIDEO = QFormerConfig(
+    hidden_size=12,
+    intermediate_size=20,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    encoder_hidden_size=14,
+    max_positions=5,
+    num_query_tokens=3,
+    hidden_act="gelu",
+    layer_norm_eps=1e-12,
+)
+# Sizes that no other equals: axes that are mistaken for one another do not fit.
+ODD = DeemoLlamaConfig(
+    vision_tower=ClipVisionConfig(
+        hidden_size=14,
+        intermediate_size=22,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=15,
+        patch_size=5,
+        hidden_act="quick_gelu",
+        layer_norm_eps=1e-3,
+    ),
+    audio_tower=WhisperEncoderConfig(
+        d_model=18,
+        encoder_layers=2,
+        encoder_attention_heads=3,
+        encoder_ffn_dim=26,
+        num_mel_bins=11,
+        max_source_positions=31,
+        activation_function="gelu",
+    ),
+    video_connector=_VIDEO,
+    audio_connector=dataclasses.replace(
+        _VIDEO, encoder_hidden_size=18, num_query_tokens=2, max_positions=7
+    ),
+    language_model=LlamaConfig(
+        vocab_size=41,
+        hidden_size=24,
+        intermediate_size=34,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=10,
+        hidden_act="silu",
+        max_position_embeddings=64,
+        rms_norm_eps=1e-3,
+        rope_theta=500.0,
+        attention_bias=False,
+        mlp_bias=False,
+        tie_word_embeddings=False,
+    ),
+    vision_feature_layer=-2,
+    image_mean=(0.5, 0.4, 0.3),
+    image_std=(0.25, 0.3, 0.2),
+    video_token_id=3,
+    audio_token_id=4,
+)
 
 
 def small_config(**changes: Any) -> Config:

@@ -11,9 +11,8 @@ from deemo_jax.clip import (
     append_deidentified,
     file_digest,
     read_deidentified,
-    write_audio,
-    write_video,
 )
+from deemo_jax.media import write_audio, write_video
 
 
 def make(folder, clip_id: str, *, video=True, audio=True) -> DeidentifiedClip:

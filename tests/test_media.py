@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from deemo_jax import batch, media
 from deemo_jax.media import (
     MediaError,
     iter_frames,
@@ -45,10 +44,6 @@ def indices(path, *window) -> list[int]:
         round((int(rgb[-1, -1].mean()) - 20) / 10)
         for _, rgb in iter_frames(path, *window)
     ]
-
-
-def test_one_sample_rate_everywhere():
-    assert media.SAMPLE_RATE == batch.SAMPLE_RATE
 
 
 def test_frames_and_times_survive(tmp_path):

@@ -6,7 +6,7 @@ from jaxtyping import Float
 import numpy as np
 import soundfile
 
-from deemo_jax.batch import SAMPLE_RATE
+from deemo_jax.architecture import SAMPLE_RATE
 
 SHIFT = 0.1  # seconds, at most, in either direction
 NOISE = (20.0, 40.0)  # decibels that white noise stays below the sound

@@ -9,7 +9,7 @@ import dataclasses
 from jaxtyping import Float
 import numpy as np
 
-from deemo_jax.clip import SAMPLE_RATE
+from deemo_jax.architecture import SAMPLE_RATE
 
 # Per grade, over the utterance: the glide of the pitch, semitones, and the change of
 # the level, decibels. Both are relative, for subjects differ in pitch and loudness.

@@ -23,12 +23,12 @@ from deemo_jax.clip import (
     MANIFEST,
     Clip,
     DeidentifiedClip,
-    MediaError,
     append_deidentified,
     file_digest,
     read_deidentified,
 )
 from deemo_jax.deidentify.pipeline import VERSION, Settings, deidentify_clip, fit
+from deemo_jax.media import MediaError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,22 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from deemo_jax.annotation import Annotation, Refusal
-from deemo_jax.clip import (
-    Clip,
-    DeidentifiedClip,
+from deemo_jax.clip import Clip, DeidentifiedClip, file_digest
+from deemo_jax.deidentify.faces import FaceDetector, overlap
+from deemo_jax.deidentify.masks import Mask, paint
+from deemo_jax.deidentify.tracks import Bridging, Moment, bridge
+from deemo_jax.deidentify.voice import anonymise
+from deemo_jax.media import (
     MediaError,
     MediaInfo,
-    file_digest,
     iter_frames,
     probe,
     read_audio,
     write_audio,
     write_video,
 )
-from deemo_jax.deidentify.faces import FaceDetector, overlap
-from deemo_jax.deidentify.masks import Mask, paint
-from deemo_jax.deidentify.tracks import Bridging, Moment, bridge
-from deemo_jax.deidentify.voice import anonymise
 
 VERSION = "centerface+mcadams/1"  # a change of methods or their settings counts up
 ROUNDING = 0.5  # seconds that an annotation may go beyond its media; it is cut there

@@ -15,8 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 import numpy as np
 
-from deemo_jax.architecture import WhisperEncoderConfig
-from deemo_jax.batch import SAMPLE_RATE
+from deemo_jax.architecture import SAMPLE_RATE, WhisperEncoderConfig
 from deemo_jax.models.attention import Attention, dot_product_attention
 from deemo_jax.models.layers import activation, scan, stack
 from deemo_jax.models.loading import load, read_fields

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deemo_jax.clip import SAMPLE_RATE
+from deemo_jax.architecture import SAMPLE_RATE
 from deemo_jax.data.synthetic_voice import (
     GLIDE,
     QUIETER,

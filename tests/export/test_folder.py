@@ -12,74 +12,19 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import transformers
 
 from deemo_jax.annotation import load_taxonomy
-from deemo_jax.architecture import (
-    ClipVisionConfig,
-    DeemoLlamaConfig,
-    LlamaConfig,
-    QFormerConfig,
-    WhisperEncoderConfig,
-)
 from deemo_jax.export.card import Card
 from deemo_jax.export.folder import export
 from deemo_jax.export.parity import ExportError, random_batch
 from deemo_jax.models.deemo_llama import DeemoLlama
+from tests.small import ODD
 
 transformers.utils.logging.disable_progress_bar()
 
-CONNECTOR = QFormerConfig(
-    hidden_size=8,
-    intermediate_size=12,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    encoder_hidden_size=8,
-    max_positions=4,
-    num_query_tokens=2,
-    hidden_act="gelu",
-    layer_norm_eps=1e-12,
-)
-CONFIG = DeemoLlamaConfig(
-    vision_tower=ClipVisionConfig(
-        hidden_size=8,
-        intermediate_size=12,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=9,
-        patch_size=3,
-        hidden_act="quick_gelu",
-        layer_norm_eps=1e-5,
+CONFIG = dataclasses.replace(
+    ODD,
+    language_model=dataclasses.replace(
+        ODD.language_model, vocab_size=16, tie_word_embeddings=True
     ),
-    audio_tower=WhisperEncoderConfig(
-        d_model=8,
-        encoder_layers=1,
-        encoder_attention_heads=2,
-        encoder_ffn_dim=12,
-        num_mel_bins=10,
-        max_source_positions=20,
-        activation_function="gelu",
-    ),
-    video_connector=CONNECTOR,
-    audio_connector=CONNECTOR,
-    language_model=LlamaConfig(
-        vocab_size=16,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        hidden_act="silu",
-        max_position_embeddings=64,
-        rms_norm_eps=1e-5,
-        rope_theta=10_000.0,
-        attention_bias=False,
-        mlp_bias=False,
-        tie_word_embeddings=True,
-    ),
-    vision_feature_layer=-1,
-    image_mean=(0.5, 0.5, 0.5),
-    image_std=(0.25, 0.25, 0.25),
-    video_token_id=3,
-    audio_token_id=4,
 )
 CARD = Card(name="tiny", data="noise", metrics={"recognition": {"accuracy": 0.5}})
 

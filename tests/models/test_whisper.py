@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deemo_jax.architecture import WhisperEncoderConfig
-from deemo_jax.batch import SAMPLE_RATE
+from deemo_jax.architecture import SAMPLE_RATE, WhisperEncoderConfig
 from deemo_jax.models.whisper import WhisperEncoder, log_mel, mel_filters, sinusoids
 
 CONFIG = WhisperEncoderConfig(
