@@ -35,6 +35,7 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
     )
     config.model = dict(
         vision_tower=dict(
+            model_type="clip_vision_model",
             hidden_size=64,
             intermediate_size=128,
             num_hidden_layers=2,
@@ -45,6 +46,7 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
             layer_norm_eps=1e-5,
         ),
         audio_tower=dict(
+            model_type="whisper",
             d_model=64,
             encoder_layers=2,
             encoder_attention_heads=4,
@@ -74,6 +76,7 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
         vision_feature_layer=-1,
         image_mean=(0.3, 0.3, 0.3),
         image_std=(0.2, 0.2, 0.2),
+        audio_frames_per_position=10,  # 0.2 s
         video_token_id=3,
         audio_token_id=4,
     )
@@ -110,6 +113,7 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
 
 def _connector(*, num_query_tokens: int, max_positions: int) -> dict:
     return dict(
+        model_type="blip_2_qformer",
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,

@@ -2,11 +2,13 @@
 
 None of these fields has a default: a checkpoint's constants are read from its
 `config.json`, and a preset states each one. A constant that silently falls back to
-somebody else's value is how conversions come to lie.
+somebody else's value is how conversions come to lie. `model_type`, which is fixed, says
+which of several kinds of part is meant, in a preset as in a `config.json`.
 """
 
 import dataclasses
 
+FRAMES_PER_SECOND = 50  # that an audio tower gives
 SAMPLE_RATE = 16_000  # Hz; the pivot of McAdams and every audio tower assume it
 
 
@@ -34,6 +36,7 @@ class LlamaConfig:
 class ClipVisionConfig:
     """The vision tower, as `transformers.CLIPVisionConfig` describes it."""
 
+    model_type: str = dataclasses.field(default="clip_vision_model", init=False)
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
@@ -52,6 +55,7 @@ class WhisperEncoderConfig:
     has halved the mel frames: 1500 for Whisper's 30 seconds, 50 a second.
     """
 
+    model_type: str = dataclasses.field(default="whisper", init=False)
     d_model: int
     encoder_layers: int
     encoder_attention_heads: int
@@ -70,6 +74,7 @@ class QFormerConfig:
     of tokens handed to the decoder.
     """
 
+    model_type: str = dataclasses.field(default="blip_2_qformer", init=False)
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
@@ -82,24 +87,58 @@ class QFormerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MlpConfig:
+    """A connector: features pooled over time, then two linear maps.
+
+    The `max_positions` temporal positions are cut into `num_query_tokens` equal parts,
+    each of which becomes one token for the decoder. `encoder_hidden_size` is the width
+    of the tower's features, `hidden_size` that between the two maps.
+    """
+
+    model_type: str = dataclasses.field(default="deemo_mlp", init=False)
+    hidden_size: int
+    encoder_hidden_size: int
+    max_positions: int
+    num_query_tokens: int
+    hidden_act: str
+
+    def __post_init__(self):
+        if self.max_positions % self.num_query_tokens:
+            raise ValueError(
+                f"a connector's max_positions is {self.max_positions}, which does not "
+                f"divide into num_query_tokens {self.num_query_tokens} parts; make it "
+                f"a multiple"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DeemoLlamaConfig:
     """The whole model: two towers, a connector each, and the decoder.
 
     `vision_feature_layer` counts hidden states as Hugging Face does: -1 is the last
-    layer's output, -2 the one before. `video_token_id` and `audio_token_id` mark the
-    places in the prompt that the connectors' tokens fill.
+    layer's output, -2 the one before. A temporal position of the video connector is a
+    frame, one of the audio connector is `audio_frames_per_position` frames of the audio
+    tower (20 ms each). `video_token_id` and `audio_token_id` mark the places in the
+    prompt that the connectors' tokens fill.
     """
 
     vision_tower: ClipVisionConfig
     audio_tower: WhisperEncoderConfig
-    video_connector: QFormerConfig
-    audio_connector: QFormerConfig
+    video_connector: QFormerConfig | MlpConfig
+    audio_connector: QFormerConfig | MlpConfig
     language_model: LlamaConfig
     vision_feature_layer: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+    audio_frames_per_position: int
     video_token_id: int
     audio_token_id: int
+
+    @property
+    def max_audio_frames(self) -> int:
+        """Frames of the audio tower, 20 ms each, that there are positions for."""
+        connector = self.audio_frames_per_position * self.audio_connector.max_positions
+        return min(connector, self.audio_tower.max_source_positions)
 
     def __post_init__(self):
         for connector, width, tower in (

@@ -13,7 +13,7 @@ from typing import Any
 
 import ml_collections
 
-from deemo_jax.architecture import DeemoLlamaConfig
+from deemo_jax.architecture import FRAMES_PER_SECOND, DeemoLlamaConfig
 
 TASKS = ("recognition", "reasoning")
 MODALITIES = ("video", "audio", "text")
@@ -159,6 +159,17 @@ class Config:
             "data.image_size", self.data.image_size,
             f"model.vision_tower.image_size, {self.model.vision_tower.image_size}",
         )  # fmt: skip
+        _require(
+            self.data.num_frames <= self.model.video_connector.max_positions,
+            "data.num_frames", self.data.num_frames, "at most model.video_connector."
+            f"max_positions, {self.model.video_connector.max_positions}",
+        )  # fmt: skip
+        longest = self.model.max_audio_frames / FRAMES_PER_SECOND
+        _require(
+            self.data.audio_seconds <= longest, "data.audio_seconds",
+            self.data.audio_seconds, f"at most {longest:g}, what model.audio_tower and "
+            "model.audio_connector have positions for",
+        )  # fmt: skip
         axes = (self.mesh.data, self.mesh.fsdp, self.mesh.tensor)
         _require(
             all(axis == -1 or axis > 0 for axis in axes) and axes.count(-1) <= 1,
@@ -174,7 +185,7 @@ def from_config_dict(config: ml_collections.ConfigDict) -> Config:
         key, a value of the wrong type, or values that contradict each other.
     """
     try:
-        return _read(Config, config.to_dict(), "")
+        return _read_group([Config], config.to_dict(), "")
     except ConfigError:
         raise
     except ValueError as error:
@@ -188,17 +199,19 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any]) -> Config:
     """The inverse of `to_dict`, also for what came back from JSON."""
-    return _read(Config, values, "")
+    return _read_group([Config], values, "")
 
 
 def check_key(path: str) -> None:
     """Refuses a dotted key that no `Config` has, with the nearest one that exists."""
-    cls, prefix = Config, ""
+    hint, prefix = Config, ""
     for part in path.split("."):
-        fields = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+        fields = {}
+        for kind in _kinds(hint):
+            fields |= typing.get_type_hints(kind)
         if part not in fields:
             raise ConfigError(_unknown(prefix, part, fields))
-        cls, prefix = fields[part], f"{prefix}{part}."
+        hint, prefix = fields[part], f"{prefix}{part}."
 
 
 def _unknown(prefix: str, key: str, fields: dict[str, Any]) -> str:
@@ -212,10 +225,10 @@ def _require(holds: bool, key: str, value: Any, rule: str) -> None:
         raise ConfigError(f"config.{key} is {value!r}; it must be {rule}")
 
 
-def _read(cls: type, values: Any, prefix: str) -> Any:
-    if not isinstance(values, dict):
-        raise ConfigError(f"config.{prefix[:-1]} is {values!r}; it must be a group")
+def _read(cls: type, values: dict[str, Any], prefix: str) -> Any:
     fields = typing.get_type_hints(cls)
+    for fixed in (field for field in dataclasses.fields(cls) if not field.init):
+        del fields[fixed.name]
     for key in values:
         if key not in fields:
             raise ConfigError(_unknown(prefix, key, fields))
@@ -230,10 +243,37 @@ def _read(cls: type, values: Any, prefix: str) -> Any:
     )
 
 
+def _kinds(hint: Any) -> list[type]:
+    """The dataclasses that a group may be: several where a part comes in kinds."""
+    return [kind for kind in typing.get_args(hint) or [hint] if _is_group(kind)]
+
+
+def _is_group(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def _read_group(kinds: list[type], values: Any, key: str) -> Any:
+    """A group of values as the dataclass that their `model_type`, if any, names."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"config.{key} is {values!r}; it must be a group")
+    by_type = {getattr(kind, "model_type", None): kind for kind in kinds}
+    model_type = values.get("model_type")
+    if None not in by_type:
+        values = {name: v for name, v in values.items() if name != "model_type"}
+        if model_type not in by_type:
+            raise ConfigError(
+                f"config.{key}.model_type is {model_type!r}; it must be "
+                f"{' or '.join(map(str, by_type))}"
+            )
+    return _read(by_type.get(model_type, kinds[0]), values, f"{key}." if key else "")
+
+
 def _coerce(hint: Any, value: Any, key: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _read(typing.cast(type, hint), value, key + ".")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if value is None and type(None) in args:
+        return None
+    if groups := _kinds(hint):
+        return _read_group(groups, value, key)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"config.{key} is {value!r}; it must be a tuple")
@@ -246,8 +286,6 @@ def _coerce(hint: Any, value: Any, key: str) -> Any:
             _coerce(kind, item, key) for kind, item in zip(kinds, value, strict=True)
         )
     if isinstance(hint, types.UnionType):
-        if value is None and type(None) in args:
-            return None
         hint = next(arg for arg in args if arg is not type(None))
         return _coerce(hint, value, key)
     if hint is float and type(value) is int:

@@ -23,6 +23,8 @@ Axis = str | tuple[str, ...] | None
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")
 
+_WIDENING = "gate_proj|up_proj|fc1|linear_1|intermediate_query/dense"
+_NARROWING = "down_proj|fc2|linear_2|output_query/dense"
 # Path of a parameter -> axes of its dimensions, without the leading axis of layers that
 # parameters under `layers/` have: that one is never split. First match wins.
 PARAMETERS: tuple[tuple[str, tuple[Axis, ...]], ...] = (
@@ -30,12 +32,12 @@ PARAMETERS: tuple[tuple[str, tuple[Axis, ...]], ...] = (
     # pair of the two needs one sum over the axis (Shoeybi et al., 2019, section 3).
     (r".*/(q_proj|k_proj|v_proj|query|key|value)/kernel", ("fsdp", "tensor")),
     (r".*/(q_proj|k_proj|v_proj|query|key|value)/bias", ("tensor",)),
-    (r".*/(gate_proj|up_proj|fc1|intermediate_query/dense)/kernel", ("fsdp", "tensor")),
-    (r".*/(gate_proj|up_proj|fc1|intermediate_query/dense)/bias", ("tensor",)),
+    (rf".*/({_WIDENING})/kernel", ("fsdp", "tensor")),
+    (rf".*/({_WIDENING})/bias", ("tensor",)),
     (r".*/(o_proj|out_proj|output/dense)/kernel", ("tensor", "fsdp")),
-    (r".*/(down_proj|fc2|output_query/dense)/kernel", ("tensor", "fsdp")),
+    (rf".*/({_NARROWING})/kernel", ("tensor", "fsdp")),
     (r".*/(o_proj|out_proj|output/dense)/bias", (None,)),
-    (r".*/(down_proj|fc2|output_query/dense)/bias", (None,)),
+    (rf".*/({_NARROWING})/bias", (None,)),
     (r"(.*/)?embed_tokens/embedding", (("tensor", "fsdp"), None)),
     (r"(.*/)?lm_head/kernel", ("fsdp", "tensor")),
     (r"(.*/)?projection/kernel", ("fsdp", None)),

@@ -70,6 +70,7 @@ ODD = DeemoLlamaConfig(
     vision_feature_layer=-2,
     image_mean=(0.5, 0.4, 0.3),
     image_std=(0.25, 0.3, 0.2),
+    audio_frames_per_position=5,
     video_token_id=3,
     audio_token_id=4,
 )

@@ -4,7 +4,14 @@ from collections.abc import Iterator, Mapping
 import dataclasses
 from typing import Any
 
-from deemo_jax.architecture import DeemoLlamaConfig
+from deemo_jax.architecture import FRAMES_PER_SECOND, DeemoLlamaConfig
+
+NAMES = {
+    "clip_vision_model": "CLIP",
+    "whisper": "Whisper",
+    "blip_2_qformer": "Q-Former",
+    "deemo_mlp": "MLP",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +72,13 @@ def _front(card: Card) -> str:
 
 
 def _introduction(card: Card, config: DeemoLlamaConfig, parameters: int) -> str:
-    llama, clip = config.language_model, config.vision_tower
+    llama, vision = config.language_model, config.vision_tower
+    parts = [
+        NAMES[part.model_type]
+        for part in (
+            vision, config.audio_tower, config.video_connector, config.audio_connector
+        )
+    ]  # fmt: skip
     start = (
         f"Training started from `{card.init_from}`, whose licence applies."
         if card.init_from
@@ -75,10 +88,10 @@ def _introduction(card: Card, config: DeemoLlamaConfig, parameters: int) -> str:
         "A DEEMO-LLaMA model (method: arXiv 2504.19549; these are not its authors' "
         "weights): it reads emotion from clips whose faces are masked and whose voices "
         "are changed, and answers in words. It was trained with deemo-jax.\n\n"
-        f"{parameters:,} parameters: a CLIP vision tower ({clip.num_hidden_layers} "
-        f"layers, {clip.image_size} pixels), a Whisper encoder "
-        f"({config.audio_tower.encoder_layers} layers), a Q-Former each, and a LLaMA "
-        f"decoder ({llama.num_hidden_layers} layers, {llama.hidden_size} wide). {start}"
+        f"{parameters:,} parameters: a vision tower ({parts[0]}, {vision.image_size} "
+        f"pixels), an audio tower ({parts[1]}), a connector each ({parts[2]} and "
+        f"{parts[3]}), and a LLaMA decoder ({llama.num_hidden_layers} layers, "
+        f"{llama.hidden_size} wide). {start}"
     )
 
 
@@ -86,7 +99,7 @@ def _use(
     card: Card, config: DeemoLlamaConfig, video_token: str, audio_token: str
 ) -> str:
     video, audio = config.video_connector, config.audio_connector
-    seconds = config.audio_tower.max_source_positions * 0.02
+    seconds = config.max_audio_frames / FRAMES_PER_SECOND
     size = config.vision_tower.image_size
     media = (
         f'"{video_token}" * {video.num_query_tokens} + '

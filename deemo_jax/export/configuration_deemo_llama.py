@@ -6,6 +6,7 @@ This file belongs to an exported folder and depends on `transformers` alone.
 from typing import Any
 
 from transformers import (
+    AutoConfig,
     Blip2QFormerConfig,
     CLIPVisionConfig,
     LlamaConfig,
@@ -13,7 +14,39 @@ from transformers import (
     WhisperConfig,
 )
 
-__all__ = ["DeemoLlamaConfig"]
+__all__ = ["DeemoLlamaConfig", "MlpConnectorConfig"]
+
+
+class MlpConnectorConfig(PretrainedConfig):
+    """A connector that pools features over time, then maps them twice.
+
+    Args:
+      encoder_hidden_size: width of the tower's features.
+      hidden_size: width between the two maps.
+      hidden_act: the activation between them.
+      num_query_tokens: tokens that the connector hands to the decoder.
+      max_positions: temporal positions, cut into as many equal parts as there are
+        tokens.
+      kwargs: handed to `PretrainedConfig`.
+    """
+
+    model_type = "deemo_mlp"
+
+    def __init__(
+        self,
+        encoder_hidden_size: int = 1024,
+        hidden_size: int = 4096,
+        hidden_act: str = "gelu",
+        num_query_tokens: int = 8,
+        max_positions: int = 8,
+        **kwargs: Any,
+    ):
+        self.encoder_hidden_size = encoder_hidden_size
+        self.hidden_size = hidden_size
+        self.hidden_act = hidden_act
+        self.num_query_tokens = num_query_tokens
+        self.max_positions = max_positions
+        super().__init__(**kwargs)
 
 
 class DeemoLlamaConfig(PretrainedConfig):
@@ -22,15 +55,18 @@ class DeemoLlamaConfig(PretrainedConfig):
     Args:
       vision_config: fields of `CLIPVisionConfig`, the tower that sees the frames.
       audio_config: fields of `WhisperConfig`, of which the encoder's half is used.
-      video_connector_config: fields of `Blip2QFormerConfig`, and two more:
-        `num_query_tokens`, the tokens that the connector hands to the decoder, and
-        `max_positions`, the number of learned temporal positions.
+      video_connector_config: fields of `MlpConnectorConfig`, or of
+        `Blip2QFormerConfig` and two more: `num_query_tokens`, the tokens that the
+        connector hands to the decoder, and `max_positions`, the number of learned
+        temporal positions.
       audio_connector_config: the same for the audio.
       text_config: fields of `LlamaConfig`, the decoder.
       vision_feature_layer: which hidden state of the vision tower is used; -1 is the
         output of its last layer, -2 the one before.
       image_mean: mean of each colour channel, of pixels between 0 and 1.
       image_std: standard deviation of each colour channel, likewise.
+      audio_frames_per_position: how many frames of the audio tower, 20 ms each, share
+        a temporal position.
       video_token_id: the token whose places in a prompt the video's tokens take.
       audio_token_id: the token whose places in a prompt the audio's tokens take.
     """
@@ -40,8 +76,8 @@ class DeemoLlamaConfig(PretrainedConfig):
     sub_configs = {  # noqa: RUF012  # pyright: ignore[reportAssignmentType]
         "vision_config": CLIPVisionConfig,
         "audio_config": WhisperConfig,
-        "video_connector_config": Blip2QFormerConfig,
-        "audio_connector_config": Blip2QFormerConfig,
+        "video_connector_config": AutoConfig,
+        "audio_connector_config": AutoConfig,
         "text_config": LlamaConfig,
     }
 
@@ -55,6 +91,7 @@ class DeemoLlamaConfig(PretrainedConfig):
         vision_feature_layer: int = -1,
         image_mean: list[float] | None = None,
         image_std: list[float] | None = None,
+        audio_frames_per_position: int = 1,
         video_token_id: int | None = None,
         audio_token_id: int | None = None,
         **kwargs: Any,
@@ -67,6 +104,7 @@ class DeemoLlamaConfig(PretrainedConfig):
         self.vision_feature_layer = vision_feature_layer
         self.image_mean = list(image_mean or [0.0, 0.0, 0.0])
         self.image_std = list(image_std or [1.0, 1.0, 1.0])
+        self.audio_frames_per_position = audio_frames_per_position
         self.video_token_id = video_token_id
         self.audio_token_id = audio_token_id
         kwargs.setdefault("tie_word_embeddings", self.text_config.tie_word_embeddings)
@@ -83,9 +121,11 @@ def _config(cls: type, fields: dict[str, Any] | PretrainedConfig | None) -> Any:
 
 
 def _connector(fields: dict[str, Any] | PretrainedConfig | None) -> Any:
-    """A Q-Former that cross-attends in every layer and drops nothing."""
+    """The kind that is named, else a Q-Former; it cross-attends in every layer."""
     if isinstance(fields, PretrainedConfig):
         return fields
+    if fields and fields.get("model_type") == MlpConnectorConfig.model_type:
+        return MlpConnectorConfig(**fields)
     settled = {
         "cross_attention_frequency": 1,
         "use_qformer_text_input": False,

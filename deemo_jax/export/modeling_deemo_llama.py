@@ -28,11 +28,12 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
 )
+from transformers.activations import ACT2FN
 from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from .configuration_deemo_llama import DeemoLlamaConfig
+from .configuration_deemo_llama import DeemoLlamaConfig, MlpConnectorConfig
 
 __all__ = ["DeemoLlamaForConditionalGeneration"]
 
@@ -119,7 +120,34 @@ class AudioTower(WhisperEncoder):
         return self.layer_norm(hidden)
 
 
-class Connector(nn.Module):
+class MlpConnector(nn.Module):
+    """A tower's features, pooled over parts of the time, then mapped twice."""
+
+    def __init__(self, config: Any, output_size: int):
+        super().__init__()
+        self.config = config
+        self.linear_1 = nn.Linear(config.encoder_hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.linear_2 = nn.Linear(config.hidden_size, output_size)
+
+    def forward(
+        self, features: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Tokens `[B, Q, D]` of features `[B, L, E]`; `positions` and `mask` `[B, L]`.
+
+        A part of the time without any valid feature gives the token of zeros.
+        """
+        count = self.config.num_query_tokens
+        part = positions * count // self.config.max_positions
+        token = torch.arange(count, device=features.device)
+        taken = (part[:, None] == token[None, :, None]) & mask[:, None]
+        weights = taken / taken.sum(dim=2, keepdim=True).clamp(min=1)
+        features = features.masked_fill(~mask[..., None], 0.0)
+        pooled = weights.to(features.dtype) @ features
+        return self.linear_2(self.activation(self.linear_1(pooled)))
+
+
+class QFormerConnector(nn.Module):
     """A tower's features into a fixed number of tokens: BLIP-2's Q-Former, with time.
 
     Each feature is normalised and given the learned embedding of its temporal position;
@@ -157,6 +185,12 @@ class Connector(nn.Module):
         return self.projection(tokens.to(self.projection.weight.dtype))
 
 
+def _connector(config: Any, output_size: int) -> nn.Module:
+    if isinstance(config, MlpConnectorConfig):
+        return MlpConnector(config, output_size)
+    return QFormerConnector(config, output_size)
+
+
 class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """Reads emotion from a clip without identity, and says why, in words."""
 
@@ -181,14 +215,14 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # Since version 5 it carries the parameters itself, without a layer between.
         self.vision_tower = getattr(tower, "vision_model", tower)
         self.audio_tower = AudioTower._from_config(config.audio_config)
-        self.video_connector = Connector(config.video_connector_config, width)
-        self.audio_connector = Connector(config.audio_connector_config, width)
+        self.video_connector = _connector(config.video_connector_config, width)
+        self.audio_connector = _connector(config.audio_connector_config, width)
         self.language_model = LlamaForCausalLM._from_config(config.text_config)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, Connector):
+        if isinstance(module, QFormerConnector):
             nn.init.normal_(module.query_tokens, std=0.02)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -217,7 +251,7 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
           frame_mask: `[B, T]`, bool; False marks a frame that is not there.
         """
         rows, count = frames.shape[:2]
-        limit = self.video_connector.position_embedding.num_embeddings
+        limit = self.config.video_connector_config.max_positions
         if count > limit:
             raise ValueError(
                 f"{count} frames were given and the connector has {limit} positions; "
@@ -249,8 +283,8 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
           audio: `[B, N]`, 16 kHz mono between -1 and 1, padded at the end.
           audio_length: `[B]`, samples that are not padding; 0 where there is no audio.
 
-        The temporal position of an encoder frame is its time, in as many equal parts
-        of the tower's longest input as the connector has positions.
+        The temporal position of an encoder frame is its time, in units of
+        `audio_frames_per_position` frames.
         """
         sample = torch.arange(audio.shape[1], device=audio.device)
         if audio_length is None:
@@ -259,8 +293,14 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         features = log_mel(audio, self.config.audio_config.num_mel_bins)
         features = self.audio_tower(features)
         frame = torch.arange(features.shape[1], device=audio.device)
-        parts = self.audio_connector.position_embedding.num_embeddings
-        time = frame * parts // self.audio_tower.embed_positions.num_embeddings
+        time = frame // self.config.audio_frames_per_position
+        limit = self.config.audio_connector_config.max_positions
+        if int(time[-1]) >= limit:
+            raise ValueError(
+                f"{audio.shape[1] / SAMPLE_RATE:g} s of audio were given and the "
+                f"connector has positions for "
+                f"{limit * self.config.audio_frames_per_position / 50:g} s; shorten it"
+            )
         heard = frame[None] * 2 * HOP < audio_length[:, None]
         return self.audio_connector(features, time.expand(features.shape[0], -1), heard)
 

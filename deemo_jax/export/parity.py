@@ -15,7 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 import numpy as np
 
-from deemo_jax.architecture import DeemoLlamaConfig
+from deemo_jax.architecture import (
+    FRAMES_PER_SECOND,
+    SAMPLE_RATE,
+    DeemoLlamaConfig,
+)
 from deemo_jax.batch import Batch
 from deemo_jax.generate import generate
 from deemo_jax.models.deemo_llama import DeemoLlama
@@ -150,7 +154,7 @@ def random_batch(config: DeemoLlamaConfig, *, seed: int) -> Batch:
         config.language_model.max_position_embeddings,
     )
     times = min(3, config.video_connector.max_positions)
-    samples = min(8_000, 320 * config.audio_tower.max_source_positions)
+    samples = min(8_000, SAMPLE_RATE // FRAMES_PER_SECOND * config.max_audio_frames)
     size = config.vision_tower.image_size
     shape = (len(rows), length)
     tokens, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)

@@ -12,38 +12,48 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from deemo_jax.architecture import DeemoLlamaConfig
+from deemo_jax.architecture import (
+    SAMPLE_RATE,
+    ClipVisionConfig,
+    DeemoLlamaConfig,
+    LlamaConfig,
+    MlpConfig,
+    QFormerConfig,
+    WhisperEncoderConfig,
+)
 from deemo_jax.batch import Batch
-from deemo_jax.models import clip, connector, llama, whisper
+from deemo_jax.models import clip, llama, mlp, qformer, whisper
 from deemo_jax.models.attention import Attention, dot_product_attention
 from deemo_jax.models.clip import ClipVision
-from deemo_jax.models.connector import QFormer
 from deemo_jax.models.llama import Llama
 from deemo_jax.models.loading import load
+from deemo_jax.models.mlp import Mlp
+from deemo_jax.models.qformer import QFormer
 from deemo_jax.models.whisper import CONVOLUTION_STRIDE, HOP, WhisperEncoder, log_mel
-from deemo_jax.pretrained import PretrainedError, prefixed, read_config, write
-
-# Each part's own table; the parts are named alike here and in our PyTorch model.
-TABLE = (
-    *prefixed(clip.TABLE, "vision_tower.", "vision_tower/"),
-    *prefixed(whisper.TABLE, "audio_tower.", "audio_tower/"),
-    *prefixed(connector.TABLE, "video_connector.", "video_connector/"),
-    *prefixed(connector.TABLE, "audio_connector.", "audio_connector/"),
-    *prefixed(llama.TABLE, "language_model.", "language_model/"),
+from deemo_jax.pretrained import (
+    PretrainedError,
+    Table,
+    prefixed,
+    read_config,
+    write,
 )
-# A part of the model: the key of its configuration in config.json, and who reads it.
-PARTS = {
-    "vision_tower": ("vision_config", clip),
-    "audio_tower": ("audio_config", whisper),
-    "video_connector": ("video_connector_config", connector),
-    "audio_connector": ("audio_connector_config", connector),
-    "language_model": ("text_config", llama),
+
+CONNECTORS = {QFormerConfig: qformer, MlpConfig: mlp}
+# A part of the model: its key in config.json, and the kinds that it comes in, each with
+# the module that knows their names and constants.
+PARTS: dict[str, tuple[str, dict[Any, Any]]] = {
+    "vision_tower": ("vision_config", {ClipVisionConfig: clip}),
+    "audio_tower": ("audio_config", {WhisperEncoderConfig: whisper}),
+    "video_connector": ("video_connector_config", CONNECTORS),
+    "audio_connector": ("audio_connector_config", CONNECTORS),
+    "language_model": ("text_config", {LlamaConfig: llama}),
 }
 # The rest of config.json, and the type of each value there.
 SCALARS = {
     "vision_feature_layer": int,
     "image_mean": list,
     "image_std": list,
+    "audio_frames_per_position": int,
     "video_token_id": int,
     "audio_token_id": int,
 }
@@ -61,12 +71,17 @@ def config_from_dict(values: Mapping[str, Any]) -> DeemoLlamaConfig:
             f"this model, deemo_llama; give a folder that `deemo export` wrote"
         )
     found: dict[str, Any] = {}
-    for name, (key, module) in PARTS.items():
+    for name, (key, kinds) in PARTS.items():
         if not isinstance(values.get(key), Mapping):
             raise PretrainedError(
                 f"config.json has no {key!r}, which describes the {name}; add it, or "
                 f"export the model again"
             )
+        # A kind that is none of them is refused by the first one's reader.
+        module = next(iter(kinds.values()))
+        for kind, other in kinds.items():
+            if values[key].get("model_type") == getattr(kind, "model_type", None):
+                module = other
         found[name] = module.config_from_dict(values[key])
     for key, kind in SCALARS.items():
         found[key] = value = values.get(key)
@@ -91,11 +106,28 @@ def config_to_dict(config: DeemoLlamaConfig) -> dict[str, Any]:
         "architectures": ["DeemoLlamaForConditionalGeneration"],
         "dtype": "float32",
     }
-    for name, (key, module) in PARTS.items():
-        values[key] = module.config_to_dict(getattr(config, name))
+    for name, (key, _) in PARTS.items():
+        part = getattr(config, name)
+        values[key] = _module(name, part).config_to_dict(part)
     for key, kind in SCALARS.items():
         values[key] = kind(getattr(config, key))
     return values
+
+
+def table(config: DeemoLlamaConfig) -> Table:
+    """The parts' tables: they are named alike here and in our PyTorch model."""
+    return tuple(
+        row
+        for name in PARTS
+        for row in prefixed(
+            _module(name, getattr(config, name)).TABLE, f"{name}.", f"{name}/"
+        )
+    )
+
+
+def _module(name: str, part: Any) -> Any:
+    """The module that knows the kind of a part."""
+    return PARTS[name][1][type(part)]
 
 
 @jax.tree_util.register_dataclass
@@ -148,10 +180,10 @@ def merge(
 class DeemoLlama(nnx.Module):
     """Two towers, a connector each, and the decoder.
 
-    Video goes through CLIP frame by frame; the connector reads every patch of every
-    frame, with the frame's number as its temporal position. Audio goes through
-    Whisper; an encoder frame's temporal position is its time, in `max_positions` equal
-    parts of the tower's `max_source_positions` (20 ms each), whatever the padding.
+    Video goes through the vision tower frame by frame; the connector reads every patch
+    of every frame, with the frame's number as its temporal position. The audio tower
+    gives 50 frames a second, of which `audio_frames_per_position` share one, whatever
+    the padding.
     """
 
     def __init__(
@@ -166,13 +198,12 @@ class DeemoLlama(nnx.Module):
         self.config = config
         self.dtype = dtype
         width = config.language_model.hidden_size
-        video, audio = config.video_connector, config.audio_connector
         make: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "remat": remat}
         make["attention"] = attention
         self.vision_tower = ClipVision(config.vision_tower, **make)
         self.audio_tower = WhisperEncoder(config.audio_tower, **make)
-        self.video_connector = QFormer(video, width, **make)
-        self.audio_connector = QFormer(audio, width, **make)
+        self.video_connector = _connector(config.video_connector, width, **make)
+        self.audio_connector = _connector(config.audio_connector, width, **make)
         self.language_model = Llama(config.language_model, **make)
 
     def __call__(self, batch: Batch) -> Float[Array, "B S V"]:
@@ -244,18 +275,26 @@ class DeemoLlama(nnx.Module):
     def encode_audio(
         self, audio: Float[Array, "B N"], audio_length: Int[Array, " B"]
     ) -> Float[Array, "B Q D"]:
-        """Tokens of the first `audio_length` samples of each row, 16 kHz."""
+        """Tokens of the first `audio_length` samples of each row, 16 kHz.
+
+        Raises:
+          ValueError: if the audio is longer than the connector has positions for.
+        """
         sample = jnp.arange(audio.shape[1])
         audio = jnp.where(sample[None] < audio_length[:, None], audio, 0.0)
         features = self.audio_tower(
             log_mel(audio, self.config.audio_tower.num_mel_bins)
         )
         frame = jnp.arange(features.shape[1])
-        positions = (
-            frame
-            * self.config.audio_connector.max_positions
-            // self.config.audio_tower.max_source_positions
-        )
+        positions = frame // self.config.audio_frames_per_position
+        available = self.config.audio_connector.max_positions
+        needed = -(-features.shape[1] // self.config.audio_frames_per_position)
+        if needed > available:
+            raise ValueError(
+                f"{audio.shape[1] / SAMPLE_RATE:g} s of audio need {needed} temporal "
+                f"positions, and model.audio_connector.max_positions is {available}; "
+                f"lower data.audio_seconds, or raise model.audio_frames_per_position"
+            )
         heard = frame[None] * HOP * CONVOLUTION_STRIDE < audio_length[:, None]
         return self.audio_connector(
             features, jnp.broadcast_to(positions[None], features.shape[:2]), heard
@@ -278,11 +317,22 @@ class DeemoLlama(nnx.Module):
         return load(
             lambda: cls(config, rngs=nnx.Rngs(0), dtype=dtype or jnp.float32),
             folder,
-            TABLE,
+            table(config),
             foreign=llama.foreign(config.language_model),
             mesh=mesh,
         )
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes `config.json` and the weights, under the PyTorch model's names."""
-        write(folder, TABLE, nnx.state(self), config_to_dict(self.config))
+        write(
+            folder,
+            table(self.config),
+            nnx.state(self),
+            config_to_dict(self.config),
+        )
+
+
+def _connector(config: QFormerConfig | MlpConfig, width: int, **make: Any) -> Any:
+    if isinstance(config, QFormerConfig):
+        return QFormer(config, width, **make)
+    return Mlp(config, width, rngs=make["rngs"], dtype=make["dtype"])

@@ -1,6 +1,7 @@
 """How a tower comes out of a folder: its constants with their types, its weights."""
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import os
 from typing import Any, TypeVar, get_type_hints
 
@@ -26,8 +27,8 @@ def read_fields(
     """
     kinds = get_type_hints(cls)
     found = {}
-    for name, kind in kinds.items():
-        value = values.get(name)
+    for name in (field.name for field in dataclasses.fields(cls) if field.init):
+        kind, value = kinds[name], values.get(name)
         if value is None:
             value = absent.get(name)
         if value is None:

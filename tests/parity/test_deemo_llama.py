@@ -88,6 +88,7 @@ def configuration(*, tied: bool, feature_layer: int) -> DeemoLlamaConfig:
         vision_feature_layer=feature_layer,
         image_mean=(0.5, 0.4, 0.3),
         image_std=(0.2, 0.3, 0.4),
+        audio_frames_per_position=5,
         video_token_id=3,
         audio_token_id=4,
     )

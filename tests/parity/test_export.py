@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 import transformers
 
+from deemo_jax.architecture import MlpConfig
 from deemo_jax.export import parity
 from deemo_jax.export.card import Card
 from deemo_jax.export.folder import AUTO_MAP, CODE, export
@@ -42,6 +43,24 @@ OTHER = dataclasses.replace(
         rope_theta=10_000.0,
     ),
     vision_feature_layer=-1,
+    audio_frames_per_position=14,
+)
+POOLED = dataclasses.replace(
+    ODD,
+    video_connector=MlpConfig(
+        hidden_size=13,
+        encoder_hidden_size=14,
+        max_positions=6,
+        num_query_tokens=3,
+        hidden_act="gelu",
+    ),
+    audio_connector=MlpConfig(
+        hidden_size=10,
+        encoder_hidden_size=18,
+        max_positions=8,
+        num_query_tokens=2,
+        hidden_act="gelu_pytorch_tanh",
+    ),
 )
 
 
@@ -78,7 +97,10 @@ def make(config, seed=0):
     return model
 
 
-@pytest.fixture(scope="module", params=[ODD, OTHER], ids=["odd", "other"])
+MODELS = {"odd": ODD, "other": OTHER, "pooled": POOLED}
+
+
+@pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
 def exported(request, tmp_path_factory):
     """A model, its folder, and what was measured."""
     model = make(request.param)

@@ -10,7 +10,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from deemo_jax import pretrained
 from deemo_jax.architecture import QFormerConfig
-from deemo_jax.models.connector import TABLE, QFormer, config_from_dict, config_to_dict
+from deemo_jax.models.qformer import TABLE, QFormer, config_from_dict, config_to_dict
 
 CONFIG = QFormerConfig(
     hidden_size=15,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deemo_jax.architecture import QFormerConfig
-from deemo_jax.models.connector import QFormer
+from deemo_jax.models.qformer import QFormer
 
 CONFIG = QFormerConfig(
     hidden_size=12,
