@@ -105,6 +105,6 @@ def _tokenizer_of(init_from: Path) -> Path:
         return init_from
     raise ConfigError(
         f"config.init_from is {str(init_from)!r}, which is neither a workdir with "
-        f"checkpoints nor a Hugging Face folder with a tokenizer; give one of these, or "
-        f"set config.data.tokenizer to the one that its embeddings belong to"
+        f"checkpoints nor a Hugging Face folder with a tokenizer; give one of these, "
+        f"or set config.data.tokenizer to the one that its embeddings belong to"
     )
