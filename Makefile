@@ -21,7 +21,7 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) build *.egg-info
 
 # The stamps are made anew when what they install from changes.
 $(VENV)/.demo: setup.py constraints.txt requirements-media.txt

@@ -6,13 +6,19 @@ refused (they are listed in `rejected.jsonl`).
 
 import os
 from pathlib import Path
+import re
 import sys
 
 from absl import flags
 from ml_collections import config_flags
 
 from deemo_jax import verbs
-from deemo_jax.config import ConfigError, check_key, from_config_dict
+from deemo_jax.config import (
+    ConfigError,
+    check_key,
+    from_config_dict,
+    stored_config,
+)
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -36,21 +42,24 @@ def main(argv: list[str]) -> int:
         print(_usage(name, verb))
         return 0
     try:
-        values = parse(name, verb, arguments)
+        return verb.act(**parse(name, verb, arguments))
     except (_UsageError, ConfigError, flags.Error) as error:
         return _complain(f"deemo {name}: {error}")
-    try:
-        return verb.act(**values)
-    except ConfigError as error:
-        return _complain(f"deemo {name}: {error}")
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("DEEMO_TRACEBACK"):
             raise
-        print(f"deemo {name}: {error}", file=sys.stderr)
+        print(f"deemo {name}: {error}{_remedy(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print(f"\ndeemo {name}: interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
+
+
+def _remedy(error: Exception) -> str:
+    """What to install, where the package of an extra is missing."""
+    package = error.name if isinstance(error, ImportError) else None
+    extra = verbs.EXTRAS.get((package or "").split(".")[0])
+    return f": pip install 'deemo-jax[{extra}]'" if extra else ""
 
 
 class _UsageError(ValueError):
@@ -65,21 +74,33 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
             flags.DEFINE_integer(flag.name, flag.default, flag.help, flag_values=values)
         else:
             flags.DEFINE_string(flag.name, flag.default, flag.help, flag_values=values)
-    if verb.config != "none":
-        for word in arguments:
-            if word.startswith("--config."):
-                check_key(word.removeprefix("--config.").split("=")[0])
+    words = [re.sub(r"^--?(?=config\b)", "--", word) for word in arguments]
+    overridden = [w for w in words if w.startswith("--config.")]
+    for word in overridden:
+        check_key(word.removeprefix("--config.").split("=")[0])
+    named = any(re.match(r"--config(=|$)", word) for word in words)
+    if verb.config == "optional" and overridden and not named:
+        # They override what the workdir was trained with.
+        values(["deemo", *words], known_only=True)
+        stored = stored_config(Path(str(values["workdir"].value)))
+        config_flags.DEFINE_config_dict(
+            "config", stored, "the run", values, sys_argv=["", *words]
+        )
+    elif verb.config != "none":
         config_flags.DEFINE_config_file(
-            "config", None, "the run", flag_values=values, sys_argv=["", *arguments]
+            "config", None, "the run", flag_values=values, sys_argv=["", *words]
         )
     try:
-        rest = values(["deemo", *arguments])
+        rest = values(["deemo", *words])
         config = values["config"].value if verb.config != "none" else None
         # A config file that does not load says so only when it is looked into.
         resolved = None if config is None else config.copy_and_resolve_references()
-        found = None if resolved is None else from_config_dict(resolved)
-    except OSError as error:
-        raise _UsageError(str(error).strip().splitlines()[-1].strip()) from error
+    except flags.Error:
+        raise
+    except Exception as error:  # a config file may hold any mistake
+        last = str(error).strip().splitlines()[-1].strip() if str(error) else ""
+        raise _UsageError(f"{type(error).__name__}: {last}") from error
+    found = None if resolved is None else from_config_dict(resolved)
     if len(rest) > 1:
         raise _UsageError(f"{rest[1]!r} is not a flag; flags look like --workdir=DIR")
     arguments_of_verb = {}

@@ -7,6 +7,10 @@ After that nothing looks a setting up by string and nothing has a second default
 
 import dataclasses
 import difflib
+import functools
+import json
+from pathlib import Path
+import re
 import types
 import typing
 from typing import Any
@@ -19,6 +23,18 @@ TASKS = ("recognition", "reasoning")
 MODALITIES = ("video", "audio", "text")
 STAGES = ("align", "full")
 REMAT = ("none", "dots", "full")
+
+POSITIVE = (
+    "train.steps", "train.batch_size", "train.log_every", "train.save_every",
+    "train.keep", "data.num_frames", "data.audio_seconds", "data.max_length",
+    "optimizer.clip_norm", "optimizer.eps",
+    "evaluate.batch_size", "evaluate.max_new_tokens",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "seed", "data.workers", "data.prefetch", "optimizer.warmup_steps",
+    "optimizer.learning_rate", "optimizer.end_fraction", "optimizer.weight_decay",
+    "evaluate.every",
+)  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -133,14 +149,10 @@ class Config:
     evaluate: EvaluateConfig
 
     def __post_init__(self):
-        _require(self.train.steps > 0, "train.steps", self.train.steps, "1 or more")
-        _require(
-            self.train.batch_size > 0, "train.batch_size", self.train.batch_size,
-            "1 or more",
-        )  # fmt: skip
-        for key in ("log_every", "save_every", "keep"):
-            value = getattr(self.train, key)
-            _require(value > 0, f"train.{key}", value, "1 or more")
+        for key in POSITIVE:
+            _require(_get(self, key) > 0, key, _get(self, key), "more than 0")
+        for key in NOT_NEGATIVE:
+            _require(_get(self, key) >= 0, key, _get(self, key), "0 or more")
         _require(
             0 <= self.data.modality_dropout < 1, "data.modality_dropout",
             self.data.modality_dropout, "at least 0 and below 1",
@@ -202,6 +214,44 @@ def from_dict(values: dict[str, Any]) -> Config:
     return _read_group([Config], values, "")
 
 
+def stored_config(workdir: Path) -> ml_collections.ConfigDict:
+    """What a workdir was trained with, for `--config.KEY` to override.
+
+    Raises:
+      ConfigError: the workdir holds no run.
+    """
+    path = workdir / "config.json"
+    try:
+        stored = from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{workdir} holds no run (no sound config.json)") from error
+    return ml_collections.ConfigDict(to_dict(stored))
+
+
+def differences(before: Config, after: Config, allowed: str) -> list[str]:
+    """What changed between two configurations, in words; no key that `allowed` matches.
+
+    `allowed` is a regular expression over whole keys, such as `train\\.(steps|keep)`.
+    """
+    old, new = _flat(to_dict(before)), _flat(to_dict(after))
+    return [
+        f"config.{key} was {old.get(key)!r} and is {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not re.fullmatch(allowed, key)
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups as one dict of dotted keys."""
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
 def check_key(path: str) -> None:
     """Refuses a dotted key that no `Config` has, with the nearest one that exists."""
     hint, prefix = Config, ""
@@ -218,6 +268,10 @@ def _unknown(prefix: str, key: str, fields: dict[str, Any]) -> str:
     near = difflib.get_close_matches(key, fields, n=1, cutoff=0)
     hint = f"; did you mean config.{prefix}{near[0]}?" if near else ""
     return f"config.{prefix}{key} does not exist{hint}"
+
+
+def _get(config: Any, path: str) -> Any:
+    return functools.reduce(getattr, path.split("."), config)
 
 
 def _require(holds: bool, key: str, value: Any, rule: str) -> None:

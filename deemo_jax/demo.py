@@ -151,10 +151,12 @@ def evaluated(run: Run, *, baseline: Results | None = None, progress: Any) -> Re
 def proved(run: Run, folder: Path) -> dict[str, Any]:
     """The proof of the exported folder, which is written unless it is of this step."""
     marker = run.workdir / "exported_step"
-    if not marker.exists() or marker.read_text() != str(run.step):
+    measured = folder / "parity.json"
+    exported = marker.exists() and measured.exists()
+    if not exported or marker.read_text() != str(run.step):
         export_run(run, folder)
         marker.write_text(str(run.step))
-    return json.loads((folder / "parity.json").read_text())
+    return json.loads(measured.read_text())
 
 
 def records(run: Run) -> str:

@@ -167,18 +167,18 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
-def check_rows(rows: int, mesh: Mesh) -> None:
+def check_rows(rows: int, mesh: Mesh, *, key: str = "train.batch_size") -> None:
     """Refuses a global batch whose `rows` do not divide over the mesh.
 
     Raises:
-      ConfigError: saying what would do.
+      ConfigError: saying what `config.KEY` would do.
     """
     parts = math.prod(mesh.shape[axis] for axis in ROWS)
     if rows % parts:
         raise ConfigError(
             f"a batch of {rows} rows does not divide over the {parts} parts of the "
             f"mesh (data={mesh.shape['data']} times fsdp={mesh.shape['fsdp']}); make "
-            f"config.train.batch_size a multiple of {parts}"
+            f"config.{key} a multiple of {parts}"
         )
 
 

@@ -9,6 +9,8 @@ from deemo_jax.config import TASKS, Config, ConfigError
 from deemo_jax.progress import bars
 
 DONE, SOME_REFUSED = 0, 3
+# Packages that some verbs need, and the extra of setup.py that brings each.
+EXTRAS = {"onnx": "deidentify", "onnxruntime": "deidentify", "torch": "export"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,12 +114,11 @@ def generate(
 
     if task not in TASKS:
         raise ConfigError(f"--task is {task!r}; it must be one of {', '.join(TASKS)}")
-    answers, rejected = ask(open_run(workdir, config), input, task)
+    run = open_run(workdir, config)
+    answers, rejected = ask(run, input, task)
     for clip_id, text in answers.items():
         print(f"{clip_id}: {text}")
-    for rejection in rejected:
-        print(f"{rejection.clip_id}: {rejection.reason}: {rejection.remedy}")
-    return SOME_REFUSED if rejected else DONE
+    return _code(len(rejected), workdir / "generate" / str(run.step))
 
 
 def export(*, workdir: Path, output: Path, config: Config | None) -> int:

@@ -12,19 +12,41 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from deemo_jax import sharding
-from deemo_jax.annotation import Rejection
+from deemo_jax.annotation import (
+    Refusal,
+    Rejection,
+    Taxonomy,
+    load_taxonomy,
+    reject,
+    write_lines,
+    write_rejections,
+)
 from deemo_jax.checkpoint import Checkpoints
-from deemo_jax.clip import read_deidentified
-from deemo_jax.config import Config, ConfigError, from_dict, to_dict
+from deemo_jax.clip import DeidentifiedClip, read_deidentified
+from deemo_jax.config import (
+    MODALITIES,
+    Config,
+    ConfigError,
+    differences,
+    from_dict,
+    to_dict,
+)
 from deemo_jax.data import loader, prompt, record
 from deemo_jax.data.shards import ShardSource
 from deemo_jax.data.synthetic import best_accuracy
-from deemo_jax.evaluate.results import Results, read_results, subset_name, to_json
+from deemo_jax.evaluate.results import (
+    REPORT,
+    Results,
+    read_results,
+    subset_name,
+    to_json,
+)
 from deemo_jax.evaluate.runner import SUBSETS, Progress, evaluate
 from deemo_jax.export.card import Card
 from deemo_jax.export.folder import export
 from deemo_jax.generate import generate
 from deemo_jax.models.deemo_llama import DeemoLlama
+from deemo_jax.train.loop import read_params
 from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
 from deemo_jax.train.step import abstract_state, init_state, split_model
 
@@ -52,19 +74,24 @@ class Run:
 
     @property
     def generated(self) -> bool:
-        """Whether its corpus was generated, so that its rule is known."""
+        """Whether its corpus was generated here, so that its rule is known."""
         return not self.config.data.path
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The label sets of its data."""
+        return load_taxonomy(self.packed / "taxonomy.json")
 
 
 def open_run(workdir: Path, config: Config | None = None) -> Run:
     """Reads a workdir with its newest whole checkpoint.
 
-    `config`, where given, takes the place of the workdir's own; its model must be the
-    one that was trained.
+    `config`, where given, may set how it is evaluated and on which mesh, and name other
+    data or the same at another place; an empty `data.path` stays as it was trained.
 
     Raises:
         ValueError: the workdir holds no run, or no whole checkpoint.
-        ConfigError: `config` describes another model.
+        ConfigError: `config` differs in anything else.
     """
     path = workdir / "config.json"
     if not path.exists():
@@ -72,12 +99,7 @@ def open_run(workdir: Path, config: Config | None = None) -> Run:
             f"{workdir} holds no run (no config.json): train one with `deemo train`"
         )
     trained = from_dict(json.loads(path.read_text()))
-    if config is not None and config.model != trained.model:
-        raise ConfigError(
-            f"--config describes another model than the one trained in {workdir}; "
-            "leave it out"
-        )
-    config = config or trained
+    config = trained if config is None else _asked(config, trained, workdir)
     packed = prepare_data(config, workdir)
     tokenizer = prepare_tokenizer(config, workdir, ShardSource(packed, "train"))
     mesh = sharding.make_mesh(config.mesh)
@@ -100,10 +122,32 @@ def open_run(workdir: Path, config: Config | None = None) -> Run:
     )
 
 
+def _asked(config: Config, trained: Config, workdir: Path) -> Config:
+    """The configuration of the training with what `config` may set."""
+    data = dataclasses.replace(
+        trained.data,
+        path=config.data.path or trained.data.path,
+        workers=config.data.workers,
+        prefetch=config.data.prefetch,
+    )
+    asked = dataclasses.replace(
+        trained, data=data, mesh=config.mesh, evaluate=config.evaluate
+    )
+    allowed = r"data\.path|train\.(steps|log_every|save_every|keep)"
+    if changed := differences(asked, config, allowed):
+        raise ConfigError(
+            f"--config describes another run than the one trained in {workdir} "
+            f"({'; '.join(changed)}); leave it out, or override its keys alone, such "
+            "as --config.evaluate.batch_size=8"
+        )
+    return asked
+
+
 def untrained(run: Run) -> Run:
     """The run as it was before its first step, as a baseline."""
     with jax.set_mesh(run.mesh):
-        params = init_state(run.config, run.mesh).params
+        given = read_params(run.config, run.mesh) if run.config.init_from else None
+        params = init_state(run.config, run.mesh, given).params
     model = nnx.merge(split_model(run.config)[0], params)
     return dataclasses.replace(run, model=model, step=0)
 
@@ -138,9 +182,15 @@ def evaluate_run(
 
 
 def evaluator(config: Config, workdir: Path) -> Callable[[DeemoLlama, int], Any]:
-    """What the training loop calls for `evaluate.every`; opens the data when called."""
+    """What the training loop calls for `evaluate.every`; opens the data when called.
+
+    What was evaluated before the run was killed is read back.
+    """
 
     def evaluate_now(model: DeemoLlama, step: int) -> Mapping[str, Any]:
+        folder = workdir / "eval" / str(step)
+        if (folder / REPORT).exists():  # written last
+            return to_json(read_results(folder))
         packed = prepare_data(config, workdir)
         source = ShardSource(packed, "train")
         run = Run(
@@ -160,6 +210,9 @@ def evaluator(config: Config, workdir: Path) -> Callable[[DeemoLlama, int], Any]
 def ask(run: Run, folder: Path, task: str) -> tuple[dict[str, str], list[Rejection]]:
     """The model's answer for every clip of a de-identified folder, by clip id.
 
+    Answers and what was refused are also written to `generate/STEP/` of the workdir,
+    `answers.jsonl` and `rejected.jsonl`.
+
     Raises:
         ValueError: the folder holds no de-identified clip.
     """
@@ -169,15 +222,45 @@ def ask(run: Run, folder: Path, task: str) -> tuple[dict[str, str], list[Rejecti
             f"{folder} holds no de-identified clip: see its rejected.jsonl, or write "
             "it with `deemo deidentify`"
         )
-    labels = ShardSource(run.packed, run.config.evaluate.split).taxonomy
-    batch = loader.question_batch(
-        [record.from_clip(clip, salt=b"") for clip in clips],
-        labels,
-        run.config.data,
-        run.tokenizer,
-        run.spans,
-        task=task,
+    size = min(run.config.evaluate.batch_size, len(clips))
+    answers: dict[str, str] = {}
+    for first in range(0, len(clips), size):
+        ids, rows = [], []
+        for clip in clips[first : first + size]:
+            clip_id = clip.annotation.clip_id
+            try:
+                rows.append(_question(run, clip, task))
+                ids.append(clip_id)
+            except Refusal as refusal:
+                rejected.append(reject(refusal, clip_id=clip_id))
+        answers |= zip(ids, _answers(run, rows, size), strict=True)
+    output = run.workdir / "generate" / str(run.step)
+    output.mkdir(parents=True, exist_ok=True)
+    lines = [{"clip_id": i, "task": task, "answer": a} for i, a in answers.items()]
+    write_lines(output / "answers.jsonl", lines)
+    write_rejections(output / "rejected.jsonl", rejected)
+    return answers, rejected
+
+
+def _question(run: Run, clip: DeidentifiedClip, task: str) -> loader.Row:
+    """The prompt of one clip; `Refusal` if it cannot be read or does not fit."""
+    # It is not kept, so it goes by its own name.
+    asked = dataclasses.replace(
+        record.from_clip(clip, salt=b""), clip_id=clip.annotation.clip_id
     )
+    reader = _reader(run, loader.Loose(records=(asked,), taxonomy=run.taxonomy))
+    try:
+        return reader.evaluation_row(0, task, None, MODALITIES)
+    except ConfigError as error:
+        raise Refusal(str(error), "shorten its transcript") from error
+
+
+def _answers(run: Run, rows: list[loader.Row], size: int) -> list[str]:
+    """What the model writes after each row; `size` rows go through it at a time."""
+    if not rows:
+        return []
+    reader = _reader(run, loader.Loose(records=(), taxonomy=run.taxonomy))
+    batch = loader.stack(rows + [reader.filler()] * (size - len(rows)))
     tokens = generate(
         run.model,
         jax.tree.map(jnp.asarray, batch),
@@ -186,13 +269,21 @@ def ask(run: Run, folder: Path, task: str) -> tuple[dict[str, str], list[Rejecti
         pad_token_id=run.tokenizer.pad_token_id,
     )
     texts = run.tokenizer.batch_decode(jax.device_get(tokens), skip_special_tokens=True)
-    ids = [clip.annotation.clip_id for clip in clips]
-    return dict(zip(ids, (text.strip() for text in texts), strict=True)), rejected
+    return [text.strip() for text in texts[: len(rows)]]
+
+
+def _reader(run: Run, source: loader.Loose) -> loader.Reader:
+    return loader.Reader(
+        source=source,
+        config=run.config.data,
+        tokenizer=run.tokenizer,
+        spans=run.spans,
+    )
 
 
 def export_run(run: Run, output: Path) -> Mapping[str, Any]:
     """Writes the run's model for PyTorch, proved in float32 on rows of its own data."""
-    source = ShardSource(run.packed, run.config.evaluate.split)
+    source = ShardSource(run.packed, "train")
     emotions = source.taxonomy.emotions
     batches = [
         next(
@@ -208,7 +299,7 @@ def export_run(run: Run, output: Path) -> Mapping[str, Any]:
                 )
             )
         )
-        for task in run.config.data.tasks
+        for task in source.answered(run.config.data.tasks)
     ]
     evaluated = run.workdir / "eval" / str(run.step)
     metrics = {}
@@ -223,6 +314,7 @@ def export_run(run: Run, output: Path) -> Mapping[str, Any]:
             }
             for way, figures in found.recognition.items()
         }
+    facts = {(row.verdict, row.deidentification) for row in source}
     single = jax.device_get(nnx.state(run.model))
     measured = export(
         nnx.merge(split_model(float32(run.config))[0], single),
@@ -232,16 +324,16 @@ def export_run(run: Run, output: Path) -> Mapping[str, Any]:
             name=output.name,
             data=source.name,
             about_data="Its clips are generated; no person is in them."
-            if run.generated
+            if all(verdict == "generated" for verdict, _ in facts)
             else "",
-            deidentification=tuple(sorted({row.deidentification for row in source})),
+            deidentification=tuple(sorted({version for _, version in facts})),
             steps=run.step,
             init_from=run.config.init_from,
             config=to_dict(run.config),
             metrics=metrics,
             instructions={
                 task: prompt.instruction(task, emotions)
-                for task in run.config.data.tasks
+                for task in source.answered(run.config.data.tasks)
             },
         ),
         taxonomy=source.taxonomy,

@@ -1,11 +1,16 @@
 """The command line: what it says, and the code it exits with."""
 
+import copy
+import dataclasses
+import json
 import subprocess
 import sys
 
 import pytest
 
+from configs import tiny
 from deemo_jax import cli, verbs
+from deemo_jax.config import from_config_dict, to_dict
 
 TRAIN = ["train", "--workdir=x", "--config=configs/tiny.py"]
 
@@ -46,9 +51,59 @@ def test_help_of_a_verb_shows_its_flags_and_an_example_that_parses(name, capsys)
 def test_bad_usage_is_one_line_and_exits_2(words, message, capsys):
     assert cli.main(words) == 2
     captured = capsys.readouterr()
-    said = captured.err or captured.out
+    if not words:
+        assert message in captured.out
+        return
+    assert message in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def get_config(:", "SyntaxError"),
+        ("import ml_collectionz", "ModuleNotFoundError: No module named"),
+        ("def get_config(): return undefined", "NameError"),
+    ],
+)
+def test_a_broken_config_file_is_one_line_and_exits_2(
+    source, message, tmp_path, capsys
+):
+    (tmp_path / "broken.py").write_text(source)
+    words = ["train", "--workdir=x", f"--config={tmp_path / 'broken.py'}"]
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
     assert message in said
-    assert "Traceback" not in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_missing_package_names_its_extra(monkeypatch, capsys):
+    def act(**_):
+        raise ModuleNotFoundError("No module named 'onnx'", name="onnx")
+
+    verb = dataclasses.replace(verbs.VERBS["deidentify"], act=act)
+    monkeypatch.setitem(verbs.VERBS, "deidentify", verb)
+    assert cli.main(["deidentify", "--input=a", "--output=b"]) == 1
+    said = capsys.readouterr().err
+    assert said.strip().endswith("'onnx': pip install 'deemo-jax[deidentify]'")
+
+
+@pytest.mark.parametrize("dashes", ["-", "--"])
+def test_keys_alone_override_what_the_workdir_was_trained_with(tmp_path, dashes):
+    stored = to_dict(from_config_dict(tiny.get_config()))
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    words = [f"--workdir={tmp_path}", f"{dashes}config.evaluate.batch_size=8"]
+    found = cli.parse("evaluate", verbs.VERBS["evaluate"], words)["config"]
+    expected = copy.deepcopy(stored)
+    expected["evaluate"]["batch_size"] = 8
+    assert to_dict(found) == expected
+
+
+def test_keys_alone_without_a_run_are_refused(tmp_path, capsys):
+    words = ["evaluate", f"--workdir={tmp_path}", "--config.evaluate.batch_size=8"]
+    assert cli.main(words) == 2
+    assert "holds no run" in capsys.readouterr().err
 
 
 def test_a_failure_is_one_line_and_exits_1(tmp_path, capsys):

@@ -32,7 +32,7 @@ def test_to_dict_and_back_through_json():
     [
         ("train.stpes", 3, r"config.train.stpes does not exist; .* config.train.steps"),
         ("sead", 3, r"config.sead does not exist; did you mean config.seed\?"),
-        ("train.steps", 0, r"config.train.steps is 0; it must be 1 or more"),
+        ("train.steps", 0, r"config.train.steps is 0; it must be more than 0"),
         ("train.steps", "a", r"config.train.steps is 'a', a str; .* type int"),
         ("train.dtype", "fp8", r"config.train.dtype is 'fp8'; .* float32 or bfloat16"),
         ("train.stage", "nap", r"config.train.stage is 'nap'; .* align, full"),

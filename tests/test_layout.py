@@ -48,14 +48,18 @@ def room(path: Path, package: Path = PACKAGE) -> str:
     return path.relative_to(package).with_suffix("").parts[0]
 
 
-def imports(path: Path) -> list[str]:
+def imports(path: Path, package: Path = PACKAGE) -> list[str]:
     """Dotted names that a file imports, wherever in it."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:  # `from ..train import step`
+                here = ("deemo_jax", *path.relative_to(package).parts)
+                module = ".".join([*here[: -node.level], *filter(None, [module])])
+            found += [f"{module}.{alias.name}" for alias in node.names]
     return found
 
 
@@ -69,7 +73,7 @@ def direction_violations(package: Path) -> list[str]:
         if here not in height:
             wrong.append(f"{path.relative_to(package)}: room {here} has no line")
             continue
-        for name in imports(path):
+        for name in imports(path, package):
             parts = name.split(".")
             if parts[0] != "deemo_jax" or len(parts) < 2 or parts[1] == here:
                 continue
@@ -82,7 +86,7 @@ def heavy_violations(package: Path) -> list[str]:
     return [
         f"{path.relative_to(package)} imports {name}"
         for path in sorted(package.rglob("*.py"))
-        for name in imports(path)
+        for name in imports(path, package)
         if (top := name.split(".")[0]) in HEAVY
         and not str(path.relative_to(package)).startswith(HEAVY[top] or ("-",))
     ]
@@ -182,6 +186,14 @@ def plant(package: Path, name: str, text: str) -> Path:
 
 def test_a_planted_upward_import_is_named(tmp_path):
     plant(tmp_path, "data/loader.py", '"""Loads."""\nfrom deemo_jax.train import step')
+    assert direction_violations(tmp_path) == [
+        "data/loader.py imports deemo_jax.train.step"
+    ]
+
+
+def test_a_planted_relative_import_is_named(tmp_path):
+    plant(tmp_path, "data/loader.py", '"""Loads."""\nfrom ..train import step')
+    plant(tmp_path, "models/a.py", '"""A."""\nfrom . import b\nfrom .b import c')
     assert direction_violations(tmp_path) == [
         "data/loader.py imports deemo_jax.train.step"
     ]

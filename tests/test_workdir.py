@@ -2,13 +2,22 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from deemo_jax.config import ConfigError
+from deemo_jax.data.pack import pack_folder
 from deemo_jax.train.loop import train
-from deemo_jax.workdir import ask, evaluate_run, evaluator, open_run, untrained
+from deemo_jax.workdir import (
+    ask,
+    evaluate_run,
+    evaluator,
+    export_run,
+    open_run,
+    untrained,
+)
 from tests.small import small_config
 
 CONFIG = small_config(
@@ -38,8 +47,36 @@ def test_the_newest_checkpoint_is_read_back(workdir):
 
 def test_another_model_is_refused(workdir):
     model = dataclasses.replace(CONFIG.model, vision_feature_layer=-2)
-    with pytest.raises(ConfigError, match="another model than the one trained"):
+    with pytest.raises(ConfigError, match=r"another run .*vision_feature_layer was -1"):
         open_run(workdir, dataclasses.replace(CONFIG, model=model))
+
+
+def test_how_it_is_evaluated_may_change_and_what_it_was_trained_on_stays(workdir):
+    asked = dataclasses.replace(
+        CONFIG,
+        evaluate=dataclasses.replace(CONFIG.evaluate, batch_size=2, split="train"),
+        data=dataclasses.replace(CONFIG.data, path=str(workdir / "data")),
+        train=dataclasses.replace(CONFIG.train, steps=99),
+    )
+    run = open_run(workdir, asked)
+    assert run.config.evaluate == asked.evaluate
+    assert run.config.data == asked.data
+    assert run.config.train == CONFIG.train
+    other = dataclasses.replace(asked, seed=1)
+    with pytest.raises(ConfigError, match="config.seed was 0 and is 1"):
+        open_run(workdir, other)
+
+
+def test_given_no_data_it_is_the_data_of_the_training(workdir, tmp_path):
+    stored = json.loads((workdir / "config.json").read_text())
+    stored["data"]["path"] = str(workdir / "data")
+    for name in ("checkpoints", "tokenizer"):
+        (tmp_path / name).symlink_to(workdir / name)
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    run = open_run(tmp_path, CONFIG)  # its data.path is empty
+    assert run.packed == workdir / "data"
+    assert not run.generated
+    assert not (tmp_path / "corpus").exists()
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -63,10 +100,60 @@ def test_the_loop_may_evaluate_on_its_way(tmp_path):
         evaluate__max_new_tokens=2,
     )
     train(config, tmp_path, evaluate=evaluator(config, tmp_path))
-    assert (tmp_path / "eval" / "1" / "report.html").exists()
+    report = tmp_path / "eval" / "1" / "report.html"
+    written = report.stat().st_mtime_ns
+    (tmp_path / "eval" / "2" / "report.html").unlink()  # killed while it evaluated
+    train(config, tmp_path, evaluate=evaluator(config, tmp_path))
+    assert (tmp_path / "eval" / "2" / "report.html").exists()
+    assert report.stat().st_mtime_ns == written
 
 
 def test_every_clip_of_a_folder_is_answered(workdir):
     answers, rejected = ask(open_run(workdir), workdir / "corpus", "recognition")
-    assert len(answers) == 14
+    assert len(answers) == 14  # in batches of 8
     assert rejected == []
+    written = (workdir / "generate" / "2" / "answers.jsonl").read_text().splitlines()
+    assert {r["clip_id"]: r["answer"] for r in map(json.loads, written)} == answers
+
+
+def test_a_clip_that_does_not_fit_is_refused_and_the_others_are_answered(
+    workdir, tmp_path
+):
+    folder = tmp_path / "corpus"
+    shutil.copytree(workdir / "corpus", folder)
+    lines = (folder / "deidentified.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    first["annotation"]["transcript"] = "well " * 500
+    lines[0] = json.dumps(first)
+    (folder / "deidentified.jsonl").write_text("\n".join(lines) + "\n")
+    answers, [rejection] = ask(open_run(workdir), folder, "recognition")
+    assert len(answers) == 13
+    assert rejection.clip_id == first["annotation"]["clip_id"]
+    assert "max_length" in rejection.reason
+    [line] = (workdir / "generate" / "2" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(line)["clip_id"] == rejection.clip_id
+
+
+def test_a_run_on_train_alone_and_on_emotions_alone_is_exported(workdir, tmp_path):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(workdir / "corpus", corpus)
+    lines = []
+    for line in (corpus / "deidentified.jsonl").read_text().splitlines():
+        fields = json.loads(line)
+        fields["annotation"] |= {"split": "train", "reasoning": None}
+        fields["verdict"] = "unaudited"
+        lines.append(json.dumps(fields))
+    (corpus / "deidentified.jsonl").write_text("\n".join(lines) + "\n")
+    pack_folder(corpus, tmp_path / "packed", name="mine")
+    config = dataclasses.replace(
+        CONFIG, data=dataclasses.replace(CONFIG.data, path=str(tmp_path / "packed"))
+    )
+    train(config, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    assert len(ask(run, corpus, "recognition")[0]) == 14
+    assert export_run(run, tmp_path / "exported")["passed"]
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "are generated" not in card
+    assert "- reasoning:" not in card
+    with pytest.raises(ValueError, match=r"no split 'test', it has train: .*split"):
+        evaluate_run(run)

@@ -19,7 +19,7 @@ import numpy as np
 from deemo_jax.annotation import Taxonomy
 from deemo_jax.architecture import SAMPLE_RATE
 from deemo_jax.batch import Batch
-from deemo_jax.config import MODALITIES, DataConfig
+from deemo_jax.config import MODALITIES, ConfigError, DataConfig
 from deemo_jax.data import audio, prompt, video
 from deemo_jax.data.record import Record
 from deemo_jax.data.shards import ShardSource
@@ -101,8 +101,7 @@ class Reader:
 
     @property
     def _pad(self) -> int:
-        pad = self.tokenizer.pad_token or self.tokenizer.eos_token
-        return cast(int, self.tokenizer.convert_tokens_to_ids(str(pad)))
+        return cast(int, self.tokenizer.pad_token_id)
 
     def _longest(self, record: Record) -> int:
         return max(
@@ -132,7 +131,7 @@ class Reader:
         tokens, loss_mask = self._encode(record, turns, modalities)
         empty = self.config.max_length - len(tokens)
         if empty < 0:
-            raise ValueError(too_long({record.clip_id: len(tokens)}, self.config))
+            raise ConfigError(too_long({record.clip_id: len(tokens)}, self.config))
         around = (empty, 0) if left else (0, empty)
         return self._media(record, modalities) | {
             "tokens": np.pad(tokens, around, constant_values=self._pad),
@@ -190,8 +189,9 @@ class Batches:
     (video, audio). `batch_size` is global: rows over all processes.
 
     Raises:
-        ValueError: rows longer than `config.max_length`, nothing to learn from, or a
-            batch that the processes cannot share evenly.
+        ConfigError: rows longer than `config.max_length`, or a batch that the processes
+            cannot share evenly.
+        ValueError: nothing to learn from.
     """
 
     def __init__(
@@ -207,13 +207,14 @@ class Batches:
         process_count: int = 1,
     ):
         if batch_size % process_count:
-            raise ValueError(
+            raise ConfigError(
                 f"config.train.batch_size is {batch_size}, which {process_count} "
                 f"processes cannot share: set it to a multiple of {process_count}"
             )
         self._reader = Reader(
             source=source, config=config, tokenizer=tokenizer, spans=spans
         )
+        self._source = source
         self._indices = _with_answers(source, config.tasks)
         _check_lengths(self._reader, source, self._indices)
         self._batch_size = batch_size
@@ -231,6 +232,11 @@ class Batches:
     def records(self) -> int:
         """Rows of one epoch."""
         return len(self._indices)
+
+    @property
+    def subjects(self) -> list[str]:
+        """Pseudonyms of those who are in them, sorted."""
+        return sorted({self._source.entries[i].subject for i in self._indices})
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
         """The batches of this process from `start_step` on, without end."""
@@ -264,10 +270,12 @@ def evaluation_batches(
     whose `index` is -1; `batch_size` counts rows over all processes.
 
     Raises:
-        ValueError: a row longer than `config.max_length`, a split without answers.
+        ConfigError: a row longer than `config.max_length`, or a batch that the
+            processes cannot share evenly.
+        ValueError: a split without answers.
     """
     if batch_size % process_count:
-        raise ValueError(
+        raise ConfigError(
             f"config.evaluate.batch_size is {batch_size}, which {process_count} "
             f"processes cannot share: set it to a multiple of {process_count}"
         )
@@ -323,25 +331,8 @@ class _Evaluation:
         )
 
 
-def question_batch(
-    records: Sequence[Record],
-    taxonomy: Taxonomy,
-    config: DataConfig,
-    tokenizer: Tokenizer,
-    spans: tuple[int, int],
-    *,
-    task: str,
-) -> Batch:
-    """One prompt a record, annotated or not, padded on the left: to be continued.
-
-    Raises:
-        ValueError: a row longer than `config.max_length`.
-    """
-    source = Loose(records=tuple(records), taxonomy=taxonomy)
-    reader = Reader(source=source, config=config, tokenizer=tokenizer, spans=spans)
-    rows = [
-        reader.evaluation_row(i, task, None, MODALITIES) for i in range(len(records))
-    ]
+def stack(rows: Sequence[Row]) -> Batch:
+    """The batch of some rows."""
     return Batch(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
 
 
@@ -393,4 +384,4 @@ def _check_lengths(reader: Reader, source: ShardSource, indices: Sequence[int]) 
         and (length := reader.length(i)) > config.max_length
     }
     if lengths:
-        raise ValueError(too_long(lengths, config))
+        raise ConfigError(too_long(lengths, config))

@@ -1,6 +1,6 @@
 """TFRecord shards with an index beside each: written whole, read in any order."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 import hashlib
 import json
 import mmap
@@ -145,6 +145,11 @@ class ShardSource:
         self.manifest = digest.hexdigest()
         self._maps: dict[int, mmap.mmap] = {}
 
+    def answered(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """Those of the tasks that some record has an answer for."""
+        found = {task for entry in self.entries for task in entry.tasks}
+        return tuple(task for task in tasks if task in found)
+
     def __len__(self) -> int:
         """The number of records."""
         return len(self.entries)
@@ -236,7 +241,9 @@ def _shards(folder: Path, split: str) -> tuple[str, list[tuple[Path, int]]]:
         raise ValueError(f"{path} is damaged: {AGAIN}") from error
     if split not in lengths:
         raise ValueError(
-            f"{folder} has no split {split!r}; it has {', '.join(sorted(lengths))}"
+            f"{folder} has no split {split!r}, it has {', '.join(sorted(lengths))}: "
+            "choose one of these (--config.evaluate.split), or annotate some subjects "
+            f'with "split": "{split}" and pack again'
         )
     counts = lengths[split]
     return name, [

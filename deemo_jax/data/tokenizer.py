@@ -68,6 +68,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Reads the tokenizer of a Hugging Face folder; nothing is downloaded.
 
+    One without a padding token, as LLaMA's are, pads with its end token: what padding
+    holds is masked everywhere.
+
     Raises:
         ValueError: there is none, or it lacks what a conversation with media needs.
     """
@@ -87,4 +90,6 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         lacks.append("a tokenizer.json (offsets of its tokens)")
     if lacks:
         raise ValueError(f"the tokenizer of {folder} lacks {', '.join(lacks)}: add it")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

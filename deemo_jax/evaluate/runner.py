@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from deemo_jax import sharding
 from deemo_jax.batch import Batch
-from deemo_jax.config import MODALITIES, Config, ConfigError
+from deemo_jax.config import MODALITIES, Config
 from deemo_jax.data.loader import evaluation_batches
 from deemo_jax.data.record import Record
 from deemo_jax.data.shards import ShardSource
@@ -178,13 +177,12 @@ class _Run:
     def write(self, batch: Batch) -> list[str]:
         """The texts that the model writes after the prompts of a batch."""
         end = int(self.tokenizer.eos_token_id)
-        pad = self.tokenizer.pad_token_id
         tokens = generate(
             self.model,
             batch,
             max_new_tokens=self.config.evaluate.max_new_tokens,
             eos_token_id=end,
-            pad_token_id=end if pad is None else int(pad),
+            pad_token_id=int(self.tokenizer.pad_token_id),
         )
         rows = [list(itertools.takewhile(end.__ne__, r)) for r in tokens.tolist()]
         return [
@@ -207,11 +205,7 @@ def _prepare(
     mesh: Mesh | None,
     progress: Progress | None,
 ) -> _Run:
-    tasks = tuple(
-        task
-        for task in config.data.tasks
-        if any(task in entry.tasks for entry in source.entries)
-    )
+    tasks = source.answered(config.data.tasks)
     if not tasks:
         raise ValueError(
             f"{source} has no answer for {' or '.join(config.data.tasks)}: "
@@ -219,12 +213,7 @@ def _prepare(
         )
     graphdef, params = nnx.split(model)
     if mesh is not None:
-        rows, parts = config.evaluate.batch_size, _parts(mesh)
-        if rows % parts:
-            raise ConfigError(
-                f"config.evaluate.batch_size is {rows}, which the {parts} parts of the "
-                f"mesh cannot share: set it to a multiple of {parts}"
-            )
+        sharding.check_rows(config.evaluate.batch_size, mesh, key="evaluate.batch_size")
         params = jax.device_put(params, sharding.parameter_shardings(params, mesh))
     return _Run(
         graphdef=graphdef,
@@ -238,10 +227,6 @@ def _prepare(
         mesh=mesh,
         progress=progress or (lambda description, done, total: None),
     )
-
-
-def _parts(mesh: Mesh) -> int:
-    return math.prod(mesh.shape[axis] for axis in sharding.ROWS)
 
 
 def _recognise(

@@ -79,11 +79,12 @@ def _introduction(card: Card, config: DeemoLlamaConfig, parameters: int) -> str:
             vision, config.audio_tower, config.video_connector, config.audio_connector
         )
     ]  # fmt: skip
-    start = (
-        f"Training started from `{card.init_from}`, whose licence applies."
-        if card.init_from
-        else "Every weight was trained from random values."
-    )
+    if card.init_from:
+        start = f"Training started from `{card.init_from}`, whose licence applies."
+    elif card.config.get("train", {}).get("stage") == "full":
+        start = "Every weight was trained from random values."
+    else:
+        start = "Training started from random values."
     return (
         "A DEEMO-LLaMA model (method: arXiv 2504.19549; these are not its authors' "
         "weights): it reads emotion from clips whose faces are masked and whose voices "
@@ -114,7 +115,8 @@ def _use(
         "model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
         "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)",
         f"media = {media}",
-        'messages = [{"role": "user", "content": media + transcript + question}]',
+        r'words = media + f"Transcript: {transcript}\n" + question',
+        'messages = [{"role": "user", "content": words}]',
         "inputs = tokenizer.apply_chat_template(",
         "    messages,",
         "    add_generation_prompt=True,",
@@ -122,15 +124,28 @@ def _use(
         '    return_tensors="pt",',
         ")",
         "answer = model.generate(",
-        "    **inputs, frames=frames, audio=audio, max_new_tokens=64",
+        "    **inputs,",
+        "    frames=frames,",
+        "    audio=audio,",
+        "    audio_length=audio_length,",
+        "    max_new_tokens=64,",
         ")",
         "```",
         "",
         f"`frames` is uint8 `[1, T, {size}, {size}, 3]`, RGB, T at most",
         f"{video.max_positions}; `audio` is float32 `[1, N]`, 16 kHz mono, at most",
-        f"{seconds:g} s. Both go in as they are. A clip without one of them has no",
-        "token of it in its prompt.",
+        f"{seconds:g} s, of which `audio_length`, `[1]`, counts the samples that are",
+        "not padding. A clip without video or audio has no token of it in its prompt,",
+        "one without transcript no line of it.",
     ]
+    if data := card.config.get("data"):
+        lines += [
+            "",
+            "In training, the frames were those at the middles of",
+            f"{data['num_frames']} equal parts of the clip, the shortest side made",
+            f"{size} pixels and the centre cut out; the audio was the middle",
+            f"{data['audio_seconds']:g} s, or all of it with zeros up to that length.",
+        ]
     if card.instructions:
         lines += ["", "Questions it was trained on:", ""]
         lines += [f"- {task}: {text}" for task, text in card.instructions.items()]

@@ -9,7 +9,6 @@ import json
 import math
 from pathlib import Path
 import platform
-import re
 import subprocess
 import time
 from typing import Any
@@ -27,7 +26,8 @@ from rich.progress import (
 )
 
 from deemo_jax.annotation import write_whole
-from deemo_jax.config import Config, ConfigError, to_dict
+from deemo_jax.checkpoint import MANIFEST
+from deemo_jax.config import Config, ConfigError, differences, from_dict, to_dict
 
 # Settings that may change when a run is gone on with. A packed folder may have moved:
 # that it holds the same records is checked by its manifest.
@@ -35,6 +35,8 @@ CHANGEABLE = (
     r"train\.(steps|log_every|save_every|keep)|evaluate\..*|mesh\..*|"
     r"data\.(path|workers|prefetch)"
 )
+# Settings that the corpus and the tokenizer in a workdir follow from.
+MADE_FROM = r"seed$|data\.(name|synthetic)|model\.language_model\.vocab_size$"
 PACKAGES = (
     "deemo-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
     "numpy", "transformers", "libtpu",
@@ -55,27 +57,32 @@ def say_in(workdir: Path) -> Callable[[str], None]:
 def adopt_config(config: Config, workdir: Path) -> None:
     """Writes `config.json`, or compares it with the one that stands there.
 
+    Until a checkpoint is there, all may change but what the files of the workdir were
+    made from: `MADE_FROM`.
+
     Raises:
       ConfigError: if the workdir is that of another run: something other than
         `CHANGEABLE` differs.
     """
     path = workdir / "config.json"
-    ours = json.loads(json.dumps(to_dict(config)))
     if path.exists():
-        theirs = _flat(json.loads(path.read_text(encoding="utf-8")))
-        changed = [
-            f"config.{key} was {theirs.get(key)!r} and is {_flat(ours).get(key)!r}"
-            for key in sorted(theirs.keys() | _flat(ours).keys())
-            if theirs.get(key) != _flat(ours).get(key)
-            and not re.fullmatch(CHANGEABLE, key)
-        ]
-        if changed:
+        try:
+            before = from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ConfigError(
+                f"{path} is not what this version writes ({error}); choose another "
+                f"--workdir"
+            ) from error
+        allowed = CHANGEABLE
+        if not any(workdir.glob(f"checkpoints/*/{MANIFEST}")):
+            allowed = rf"(?!{MADE_FROM}).*"
+        if changed := differences(before, config, allowed):
             raise ConfigError(
                 f"{workdir} holds another run ({'; '.join(changed)}); "
                 f"choose another --workdir, or the old settings to go on with it"
             )
     workdir.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(ours, indent=2) + "\n")
+    write_whole(path, json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def write_environment(workdir: Path) -> None:
@@ -99,36 +106,40 @@ def write_environment(workdir: Path) -> None:
     write_whole(workdir / "environment.json", json.dumps(found, indent=2) + "\n")
 
 
-def enter_ledger(
-    workdir: Path,
-    *,
-    data: Mapping[str, Any],
-    subjects: list[str],
-    first: int,
-    last: int,
-) -> None:
-    """Enters in `ledger.jsonl` that steps `first` to `last`, from 1 on, see the data.
+class Ledger:
+    """`ledger.jsonl`: which records, of whom, the kept steps of a run were trained on.
 
-    Its line has `data` (which must have a `manifest`), pseudonyms of its `subjects`,
-    and `steps`. A resumed run goes on in its line, up to the new `last`; where no step
-    was kept (`first` is 1) a new line replaces it.
+    Its line has `data` (with a `manifest`), pseudonyms of `subjects`, and `steps`, the
+    first and the last that is in a checkpoint. A run that goes on from `start` goes on
+    in that line.
 
     Raises:
       ConfigError: if the steps before saw data of another manifest.
     """
-    path = workdir / "ledger.jsonl"
-    entry = {"data": dict(data), "subjects": subjects, "steps": [first, last]}
-    for line in _whole_lines(path) if first > 1 else []:
-        entry = json.loads(line)
-        if entry["data"]["manifest"] != data["manifest"]:
-            raise ConfigError(
-                f"the steps up to {first - 1} in {workdir} were trained on other "
-                f"records (manifest {entry['data']['manifest']}, now "
-                f"{data['manifest']}); give the old data back, or use a new --workdir "
-                f"with config.init_from"
-            )
-        entry["steps"][1] = last
-    write_whole(path, json.dumps(entry) + "\n")
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        data: Mapping[str, Any],
+        subjects: list[str],
+        start: int,
+    ):
+        self._path = workdir / "ledger.jsonl"
+        self._entry = {"data": dict(data), "subjects": subjects}
+        for line in _whole_lines(self._path) if start else []:
+            manifest = json.loads(line)["data"]["manifest"]
+            if manifest != data["manifest"]:
+                raise ConfigError(
+                    f"the steps up to {start} in {workdir} were trained on other "
+                    f"records (manifest {manifest}, now {data['manifest']}); give the "
+                    f"old data back, or use a new --workdir with config.init_from"
+                )
+
+    def enter(self, step: int) -> None:
+        """Writes that the steps up to `step` are kept."""
+        line = json.dumps(self._entry | {"steps": [1, step]})
+        write_whole(self._path, line + "\n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -271,17 +282,6 @@ def _whole_lines(path: Path) -> list[str]:
             if line.endswith("\n"):
                 kept.append(line.rstrip("\n"))
     return kept
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested groups as one dict of dotted keys."""
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _version(name: str) -> str | None:

@@ -19,9 +19,9 @@ from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.sharding import check_rows, make_mesh, place
 from deemo_jax.train.log import (
     Dispatched,
+    Ledger,
     Metrics,
     adopt_config,
-    enter_ledger,
     say_in,
     training_bar,
     write_environment,
@@ -53,8 +53,8 @@ def train(
         `metrics.jsonl`, `tensorboard/` and `checkpoints/STEP/`, and what is generated
         for want of `config.data.path` and `config.data.tokenizer`.
       evaluate: called every `config.evaluate.every` steps with the model and the number
-        of steps done; the numbers it returns are shown in TensorBoard. The model is
-        valid only during the call.
+        of steps done, when resumed there once more; the numbers it returns are shown in
+        TensorBoard. The model is valid only during the call.
 
     Raises:
       ConfigError: if the configuration does not fit the devices, the data or what
@@ -64,12 +64,21 @@ def train(
     workdir = Path(workdir)
     mesh = make_mesh(config.mesh)
     check_rows(config.train.batch_size, mesh)
+    if config.evaluate.every:
+        check_rows(config.evaluate.batch_size, mesh, key="evaluate.batch_size")
+    try:
+        abstract_state(config, mesh)
+    except ValueError as error:  # sizes that do not fit each other, say
+        raise ConfigError(str(error)) from error
     adopt_config(config, workdir)
     write_environment(workdir)
     say = say_in(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep, say=say)
 
-    source = ShardSource(prepare_data(config, workdir), "train")
+    packed = prepare_data(config, workdir)
+    source = ShardSource(packed, "train")
+    if config.evaluate.every:
+        ShardSource(packed, config.evaluate.split)  # is there, before hours have passed
     batches = Batches(
         source,
         config.data,
@@ -90,10 +99,13 @@ def train(
         state, start = first_state(config, mesh, checkpoints)
         if start:
             say(f"resumed at step {start}")
+        graphdef, _ = split_model(config)
         if start >= steps:
             say(f"nothing left to do: {start} of {steps} steps are done")
+            if every > 0 and start % every == 0 and evaluate is not None:
+                evaluate(nnx.merge(graphdef, state.params), start)
             return state
-        enter_ledger(
+        ledger = Ledger(
             workdir,
             data={
                 "name": source.name,
@@ -101,12 +113,10 @@ def train(
                 "manifest": source.manifest,
                 "records": batches.records,
             },
-            subjects=sorted({entry.subject for entry in source.entries}),
-            first=start + 1,
-            last=steps,
+            subjects=batches.subjects,
+            start=start,
         )
         train_step = make_train_step(config, mesh)
-        graphdef, _ = split_model(config)
         batch_iterator = batches.iterate(start)
         before: Dispatched | None = None
         with (
@@ -114,7 +124,7 @@ def train(
             training_bar(start, steps) as show,
         ):
             for step in range(start, steps + 1):
-                evaluates = every > 0 and step % every == 0
+                evaluates = every > 0 and step > 0 and step % every == 0
                 saves = step == steps or step % config.train.save_every == 0
                 # A step is checked and logged before what it led to is kept.
                 if before is not None and (saves or evaluates):
@@ -122,7 +132,9 @@ def train(
                     before = None
                 if step > start and saves:
                     checkpoints.save(step, _items(state))
-                if step > start and evaluates and evaluate is not None:
+                    ledger.enter(step)
+                # At `start` too: a run may have been killed while it evaluated.
+                if evaluates and evaluate is not None:
                     model = nnx.merge(graphdef, state.params)
                     metrics.board(step, evaluate(model, step))
                 if step == steps:

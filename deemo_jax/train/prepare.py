@@ -1,6 +1,7 @@
 """What a run needs before its first step: records and a tokenizer, made once."""
 
 import dataclasses
+import json
 from pathlib import Path
 import shutil
 
@@ -55,20 +56,26 @@ def prepare_data(config: Config, workdir: Path) -> Path:
 
 
 def prepare_tokenizer(config: Config, workdir: Path, source: ShardSource) -> Tokenizer:
-    """The tokenizer of the run: `config.data.tokenizer`, or one trained on the records.
+    """The tokenizer of the run; unless it is named, kept in the workdir.
+
+    It is `config.data.tokenizer`, or that of `config.init_from`, whose embeddings mean
+    its tokens, or else one trained on the records.
 
     Raises:
       ConfigError: if the model has too few embeddings for it, or takes other ids for
-        the places of media.
+        the places of media; or `config.init_from` has none.
     """
     folder = Path(config.data.tokenizer or workdir / "tokenizer")
     model = config.model
     if not config.data.tokenizer and not folder.exists():
         beside = folder.with_name(".tokenizer.partial")
         shutil.rmtree(beside, ignore_errors=True)
-        texts = prompt.corpus_texts(source, source.taxonomy.emotions)
-        trained = train_tokenizer(texts, model.language_model.vocab_size)
-        trained.save_pretrained(str(beside))
+        if config.init_from:
+            kept = load_tokenizer(_tokenizer_of(Path(config.init_from)))
+        else:
+            texts = prompt.corpus_texts(source, source.taxonomy.emotions)
+            kept = train_tokenizer(texts, model.language_model.vocab_size)
+        kept.save_pretrained(str(beside))
         beside.rename(folder)
     tokenizer = load_tokenizer(folder)
     if len(tokenizer) > model.language_model.vocab_size:
@@ -86,3 +93,18 @@ def prepare_tokenizer(config: Config, workdir: Path, source: ShardSource) -> Tok
                 f"{vocabulary[token]} in the tokenizer of {folder}; set it to that"
             )
     return tokenizer
+
+
+def _tokenizer_of(init_from: Path) -> Path:
+    """The tokenizer of a workdir, or of a Hugging Face folder."""
+    run = init_from / "config.json"
+    if (init_from / "checkpoints").is_dir() and run.exists():
+        named = json.loads(run.read_text(encoding="utf-8"))["data"]["tokenizer"]
+        return Path(named or init_from / "tokenizer")
+    if (init_from / "tokenizer_config.json").exists():
+        return init_from
+    raise ConfigError(
+        f"config.init_from is {str(init_from)!r}, which is neither a workdir with "
+        f"checkpoints nor a Hugging Face folder with a tokenizer; give one of these, "
+        f"or set config.data.tokenizer to the one that its embeddings belong to"
+    )

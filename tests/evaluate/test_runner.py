@@ -396,7 +396,7 @@ def test_a_batch_that_the_mesh_cannot_share_is_refused(
     model, source, tokenizer, config
 ):
     mesh = sharding.make_mesh(MeshConfig(data=8, fsdp=1, tensor=1))
-    with pytest.raises(ConfigError, match="evaluate.batch_size is 4.*multiple of 8"):
+    with pytest.raises(ConfigError, match="evaluate.batch_size a multiple of 8"):
         evaluate(
             model, source, tokenizer, config, LABELS,
             step=0, ablations=False, mesh=mesh,

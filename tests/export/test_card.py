@@ -20,6 +20,9 @@ PARITY = {
 }
 
 
+DATA = {"path": "/home/me/x", "num_frames": 7, "audio_seconds": 2.5}
+
+
 def text(card, parity=None):
     return write_card(
         card,
@@ -39,7 +42,7 @@ def test_what_is_known_is_said():
         deidentification=("centerface+mcadams/1", "generated/1"),
         steps=1_500,
         init_from="some/llama",
-        config={"seed": 7, "train": {"batch_size": 32}, "data": {"path": "/home/me/x"}},
+        config={"seed": 7, "train": {"batch_size": 32}, "data": DATA},
         metrics={"recognition": {"accuracy": 0.91, "confusion": [[1, 2], [3, 4]]}},
         instructions={"recognition": "Which emotion is it?"},
     )
@@ -58,6 +61,9 @@ def test_what_is_known_is_said():
         "logits differ by at most 3.1e-06",
         'media = "<video>" * 3 + "<audio>" * 2',
         "at most\n3 s",
+        r'f"Transcript: {transcript}\n" + question',
+        "middles of\n7 equal parts",
+        "the middle\n2.5 s",
     ):
         assert words in found, words
     assert "/home/me" not in found
@@ -71,7 +77,7 @@ def test_what_is_not_known_is_not_claimed():
         "De-identification of its records: not recorded",
         "Not measured at this export",
         "The configuration was not given",
-        "Every weight was trained from random values",
+        "Training started from random values",
     ):
         assert words in found, words
     assert not re.search(r"accura|F1|%|steps\.", found.lower())

@@ -88,7 +88,7 @@ def test_everything_is_there(folder):
 def test_the_files_agree_with_each_other(folder):
     read = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
     text = read["config"]["text_config"]
-    assert text["rope_theta"] == text["rope_parameters"]["rope_theta"] == 10_000.0
+    assert text["rope_theta"] == text["rope_parameters"]["rope_theta"] == 500.0
     for place in (read["config"], text, read["generation_config"]):
         assert [place[f"{name}_token_id"] for name in ("pad", "bos", "eos")] == [
             0,
@@ -98,7 +98,7 @@ def test_the_files_agree_with_each_other(folder):
     assert read["taxonomy"]["emotions"] == ["positive", "negative"]
     card = (folder / "README.md").read_text()
     assert f"at most {read['parity']['max_abs_difference']:.2g}" in card
-    assert '"<video>" * 2 + "<audio>" * 2' in card
+    assert '"<video>" * 3 + "<audio>" * 2' in card
     assert "| recognition.accuracy | 0.5 |" in card
 
 
@@ -123,13 +123,13 @@ config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules"), type(model)
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-media = "<video> " * 2 + "<audio> " * 2
+media = "<video> " * 3 + "<audio> " * 2
 inputs = tokenizer.apply_chat_template(
     [[{"role": "user", "content": media + "how"}],
      [{"role": "user", "content": media + "how does she feel"}]],
     add_generation_prompt=True, return_dict=True, padding=True, return_tensors="pt")
 inputs.pop("token_type_ids", None)
-frames = torch.zeros(2, 3, 9, 9, 3, dtype=torch.uint8)
+frames = torch.zeros(2, 3, 15, 15, 3, dtype=torch.uint8)
 answer = model.generate(
     **inputs, frames=frames, audio=torch.zeros(2, 4000), max_new_tokens=3)
 print(tuple(inputs.input_ids.shape), answer.shape[0], model.dtype)
@@ -145,7 +145,7 @@ def test_it_stands_alone(folder, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["(2,", "11)", "2", "torch.float32"]
+    assert done.stdout.split() == ["(2,", "12)", "2", "torch.float32"]
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert [line for line in lines if "Loading weights" not in line] == []
 

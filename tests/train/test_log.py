@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deemo_jax.config import Config, ConfigError, MeshConfig, from_dict
+from deemo_jax.config import ConfigError, MeshConfig, from_dict
 from deemo_jax.train.log import (
     Dispatched,
+    Ledger,
     Metrics,
     adopt_config,
-    enter_ledger,
     say_in,
     training_bar,
     write_environment,
@@ -101,9 +101,15 @@ def test_what_is_not_finite_stops_the_run_and_names_the_step(tmp_path, changes, 
     assert rows(tmp_path) == []
 
 
+def keep_a_checkpoint(workdir):
+    (workdir / "checkpoints" / "10").mkdir(parents=True)
+    (workdir / "checkpoints" / "10" / "manifest.json").write_text("{}")
+
+
 def test_a_run_goes_on_with_its_own_config_only(tmp_path):
     config = small_config()
     adopt_config(config, tmp_path)
+    keep_a_checkpoint(tmp_path)
     assert from_dict(json.loads((tmp_path / "config.json").read_text())) == config
     train = dataclasses.replace(config.train, steps=99, log_every=7)
     mesh = MeshConfig(data=1, fsdp=4, tensor=2)
@@ -117,23 +123,45 @@ def test_a_run_goes_on_with_its_own_config_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "key", ["optimizer__b2", "data__max_length", "train__batch_size", "train__stage"]
+    ("key", "value", "free"),
+    [
+        ("optimizer__b2", 0.5, True),
+        ("data__max_length", 64, True),
+        ("train__batch_size", 64, True),
+        ("train__stage", "align", True),
+        ("seed", 1, False),
+        ("data__name", "other", False),
+        ("model__language_model__vocab_size", 300, False),
+    ],
 )
-def test_what_changes_the_result_may_not_change(tmp_path, key):
+def test_what_changes_the_result_may_change_only_before_a_step_is_kept(
+    tmp_path, key, value, free
+):
     adopt_config(small_config(), tmp_path)
-    value = {"optimizer__b2": 0.5, "train__stage": "align"}.get(key, 64)
+    if free:
+        adopt_config(small_config(**{key: value}), tmp_path)
+        adopt_config(small_config(), tmp_path)
+    keep_a_checkpoint(tmp_path)
     with pytest.raises(ConfigError, match=key.replace("__", ".")):
         adopt_config(small_config(**{key: value}), tmp_path)
 
 
-def test_a_damaged_config_counts_as_another_one(tmp_path):
+def test_the_corpus_of_a_workdir_keeps_to_its_settings_from_the_start(tmp_path):
+    adopt_config(small_config(), tmp_path)
+    with pytest.raises(ConfigError, match=r"config.seed was 0 and is 1"):
+        adopt_config(small_config(seed=1), tmp_path)
+    synthetic = {"data__synthetic__train_clips": 13}
+    with pytest.raises(ConfigError, match=r"train_clips was 12 and is 13"):
+        adopt_config(small_config(**synthetic), tmp_path)
+
+
+def test_a_damaged_config_is_named(tmp_path):
     adopt_config(small_config(), tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     del values["seed"]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ConfigError, match="config.seed was None and is 0"):
+    with pytest.raises(ConfigError, match=r"config.json .*config.seed is missing"):
         adopt_config(small_config(), tmp_path)
-    assert isinstance(small_config(), Config)
 
 
 def ledger(workdir):
@@ -141,32 +169,31 @@ def ledger(workdir):
     return [json.loads(line) for line in lines]
 
 
-def enter(workdir, first, last, manifest="abc"):
-    enter_ledger(
-        workdir,
-        data={"manifest": manifest},
-        subjects=["s1", "s2"],
-        first=first,
-        last=last,
+def start_ledger(workdir, start=0, manifest="abc") -> Ledger:
+    return Ledger(
+        workdir, data={"manifest": manifest}, subjects=["s1", "s2"], start=start
     )
 
 
-def test_the_ledger_says_which_subjects_were_seen_in_which_steps(tmp_path):
-    enter(tmp_path, 1, 60)
-    enter(tmp_path, 21, 80)  # killed, resumed at 20, and made longer
+def test_the_ledger_says_which_subjects_the_kept_steps_saw(tmp_path):
+    begun = start_ledger(tmp_path)
+    assert not (tmp_path / "ledger.jsonl").exists()  # no step is kept
+    begun.enter(10)
+    begun.enter(20)
+    start_ledger(tmp_path, start=20).enter(30)  # killed after 20, resumed
     [entry] = ledger(tmp_path)
-    assert entry["steps"] == [1, 80]
+    assert entry["steps"] == [1, 30]
     assert entry["subjects"] == ["s1", "s2"]
-    enter(tmp_path, 1, 60, manifest="other")  # nothing was kept
+    start_ledger(tmp_path, manifest="other").enter(10)  # nothing was kept
     [entry] = ledger(tmp_path)
     assert entry["data"] == {"manifest": "other"}
 
 
 def test_other_records_are_refused_in_the_middle_of_a_run(tmp_path):
-    enter(tmp_path, 1, 60)
+    start_ledger(tmp_path).enter(20)
     with pytest.raises(ConfigError, match=r"steps up to 20 .*manifest abc, now other"):
-        enter(tmp_path, 21, 60, manifest="other")
-    assert ledger(tmp_path)[0]["steps"] == [1, 60]
+        start_ledger(tmp_path, start=20, manifest="other")
+    assert ledger(tmp_path)[0]["steps"] == [1, 20]
 
 
 def test_the_environment_is_written_down(tmp_path):

@@ -1,8 +1,10 @@
 """Records and a tokenizer, made once and checked against the model."""
 
+import json
+
 import pytest
 
-from deemo_jax.config import ConfigError
+from deemo_jax.config import ConfigError, to_dict
 from deemo_jax.data.shards import ShardSource
 from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
 from tests.small import small_config
@@ -49,6 +51,27 @@ def test_a_path_is_taken_as_it_is(tmp_path, corpus):
     config = small_config(data__path=str(corpus))
     assert prepare_data(config, tmp_path) == corpus
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_starts_from_another_speaks_its_tokens(tmp_path, corpus):
+    source = ShardSource(corpus, "train")
+    first, second = tmp_path / "first", tmp_path / "second"
+    (first / "checkpoints").mkdir(parents=True)
+    smaller = small_config(model__language_model__vocab_size=300)
+    (first / "config.json").write_text(json.dumps(to_dict(smaller)))
+    theirs = prepare_tokenizer(smaller, first, source)
+    second.mkdir()
+    ours = prepare_tokenizer(small_config(init_from=str(first)), second, source)
+    assert ours.get_vocab() == theirs.get_vocab()
+    third = tmp_path / "third"  # a Hugging Face folder
+    third.mkdir()
+    hub = small_config(init_from=str(first / "tokenizer"))
+    assert prepare_tokenizer(hub, third, source).get_vocab() == theirs.get_vocab()
+    without = small_config(init_from=str(corpus))
+    with pytest.raises(
+        ConfigError, match=r"with a tokenizer; .* set config.data.token"
+    ):
+        prepare_tokenizer(without, tmp_path / "fourth", source)
 
 
 def test_the_tokenizer_is_trained_once(tmp_path, corpus):
