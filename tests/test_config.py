@@ -44,7 +44,7 @@ def test_to_dict_and_back_through_json():
         ("mesh.fsdp", 0, r"config.mesh is \(-1, 0, 1\)"),
         ("model.audio_tower.model_type", "hum", r"model_type is 'hum'; .* whisper"),
         ("model.audio_connector", 3, r"config.model.audio_connector is 3; .* group"),
-        ("data.num_frames", 9, r"data.num_frames is 9; .* max_positions, 8"),
+        ("data.num_frames", 9, r"data.num_frames is 9; .*max_positions, 8"),
         ("data.audio_seconds", 3.1, r"data.audio_seconds is 3.1; it must be at most 3"),
         ("model.image_mean", (0.5,), r"config.model.image_mean .* 3 values"),
         ("model.audio_connector.encoder_hidden_size", 8, r"encoder_hidden_size is 8"),

@@ -33,7 +33,7 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from .configuration_deemo_llama import DeemoLlamaConfig, MlpConnectorConfig
+from .configuration_deemo_llama import DeemoLlamaConfig
 
 __all__ = ["DeemoLlamaForConditionalGeneration"]
 
@@ -186,7 +186,7 @@ class QFormerConnector(nn.Module):
 
 
 def _connector(config: Any, output_size: int) -> nn.Module:
-    if isinstance(config, MlpConnectorConfig):
+    if config.model_type == "deemo_mlp":
         return MlpConnector(config, output_size)
     return QFormerConnector(config, output_size)
 

@@ -9,6 +9,7 @@ from tests.small import ODD
 CONFIG = dataclasses.replace(
     ODD,
     audio_tower=dataclasses.replace(ODD.audio_tower, max_source_positions=150),
+    audio_frames_per_position=22,
 )
 PARITY = {
     "dtype": "float32",

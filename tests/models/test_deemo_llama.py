@@ -338,7 +338,7 @@ SEVEN_B = DeemoLlamaConfig(
     vision_feature_layer=-2,
     image_mean=(0.48145466, 0.4578275, 0.40821073),
     image_std=(0.26862954, 0.26130258, 0.27577711),
-    audio_frames_per_position=300,
+    audio_frames_per_position=500,
     video_token_id=VIDEO,
     audio_token_id=AUDIO,
 )
