@@ -10,6 +10,7 @@ import re
 import sys
 
 from absl import flags
+import ml_collections
 from ml_collections import config_flags
 
 from deemo_jax import verbs
@@ -17,7 +18,8 @@ from deemo_jax.config import (
     ConfigError,
     check_key,
     from_config_dict,
-    stored_config,
+    read_stored,
+    to_dict,
 )
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
@@ -82,9 +84,13 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
     if verb.config == "optional" and overridden and not named:
         # They override what the workdir was trained with.
         values(["deemo", *words], known_only=True)
-        stored = stored_config(Path(str(values["workdir"].value)))
+        stored = read_stored(Path(str(values["workdir"].value)))
         config_flags.DEFINE_config_dict(
-            "config", stored, "the run", values, sys_argv=["", *words]
+            "config",
+            ml_collections.ConfigDict(to_dict(stored)),
+            "the run",
+            flag_values=values,
+            sys_argv=["", *words],
         )
     elif verb.config != "none":
         config_flags.DEFINE_config_file(

@@ -214,18 +214,24 @@ def from_dict(values: dict[str, Any]) -> Config:
     return _read_group([Config], values, "")
 
 
-def stored_config(workdir: Path) -> ml_collections.ConfigDict:
-    """What a workdir was trained with, for `--config.KEY` to override.
+def read_stored(workdir: Path) -> Config:
+    """What a workdir was trained with.
 
     Raises:
-      ConfigError: the workdir holds no run.
+      ConfigError: the workdir holds no run, or one of another version.
     """
     path = workdir / "config.json"
     try:
-        stored = from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{workdir} holds no run (no sound config.json)") from error
-    return ml_collections.ConfigDict(to_dict(stored))
+        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(
+            f"{workdir} holds no run (no config.json): train one with `deemo train`"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is not what this version writes ({error}); choose another "
+            "--workdir, or the version that wrote it"
+        ) from error
 
 
 def differences(before: Config, after: Config, allowed: str) -> list[str]:

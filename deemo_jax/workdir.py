@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from deemo_jax.config import (
     Config,
     ConfigError,
     differences,
-    from_dict,
+    read_stored,
     to_dict,
 )
 from deemo_jax.data import loader, prompt, record
@@ -90,15 +89,10 @@ def open_run(workdir: Path, config: Config | None = None) -> Run:
     data or the same at another place; an empty `data.path` stays as it was trained.
 
     Raises:
-        ValueError: the workdir holds no run, or no whole checkpoint.
-        ConfigError: `config` differs in anything else.
+        ConfigError: the workdir holds no run, or `config` differs in anything else.
+        ValueError: it holds no whole checkpoint.
     """
-    path = workdir / "config.json"
-    if not path.exists():
-        raise ValueError(
-            f"{workdir} holds no run (no config.json): train one with `deemo train`"
-        )
-    trained = from_dict(json.loads(path.read_text()))
+    trained = read_stored(workdir)
     config = trained if config is None else _asked(config, trained, workdir)
     packed = prepare_data(config, workdir)
     tokenizer = prepare_tokenizer(config, workdir, ShardSource(packed, "train"))

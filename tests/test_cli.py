@@ -107,10 +107,10 @@ def test_keys_alone_without_a_run_are_refused(tmp_path, capsys):
 
 
 def test_a_failure_is_one_line_and_exits_1(tmp_path, capsys):
-    words = ["evaluate", f"--workdir={tmp_path / 'none'}"]
+    words = ["pack", f"--input={tmp_path / 'none'}", "--output=x", "--name=y"]
     assert cli.main(words) == 1
     said = capsys.readouterr().err
-    assert said.startswith("deemo evaluate: ")
+    assert said.startswith("deemo pack: ")
     assert "none" in said
     assert len(said.strip().splitlines()) == 1
 

@@ -25,6 +25,7 @@ def read_fields(
     Raises:
       PretrainedError: naming the key that is missing or of the wrong type.
     """
+    assert dataclasses.is_dataclass(cls)
     kinds = get_type_hints(cls)
     found = {}
     for name in (field.name for field in dataclasses.fields(cls) if field.init):

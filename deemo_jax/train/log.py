@@ -27,7 +27,7 @@ from rich.progress import (
 
 from deemo_jax.annotation import write_whole
 from deemo_jax.checkpoint import MANIFEST
-from deemo_jax.config import Config, ConfigError, differences, from_dict, to_dict
+from deemo_jax.config import Config, ConfigError, differences, read_stored, to_dict
 
 # Settings that may change when a run is gone on with. A packed folder may have moved:
 # that it holds the same records is checked by its manifest.
@@ -66,13 +66,7 @@ def adopt_config(config: Config, workdir: Path) -> None:
     """
     path = workdir / "config.json"
     if path.exists():
-        try:
-            before = from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ConfigError(
-                f"{path} is not what this version writes ({error}); choose another "
-                f"--workdir"
-            ) from error
+        before = read_stored(workdir)
         allowed = CHANGEABLE
         if not any(workdir.glob(f"checkpoints/*/{MANIFEST}")):
             allowed = rf"(?!{MADE_FROM}).*"

@@ -24,6 +24,7 @@ MASK = jnp.array([[1, 1, 1, 1, 0, 0, 0], [0] * 7]) == 1
 def connector() -> Mlp:
     module = Mlp(CONFIG, 5, rngs=nnx.Rngs(0))
     # New biases are zero, which would hide where they are added.
+    assert module.linear_1.bias is not None
     module.linear_1.bias[...] = jax.random.normal(jax.random.key(2), (12,))
     return module
 

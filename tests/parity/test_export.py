@@ -100,7 +100,7 @@ def make(config, seed=0):
 MODELS = {"odd": ODD, "other": OTHER, "pooled": POOLED}
 
 
-@pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
+@pytest.fixture(scope="module", params=list(MODELS.values()), ids=list(MODELS))
 def exported(request, tmp_path_factory):
     """A model, its folder, and what was measured."""
     model = make(request.param)
