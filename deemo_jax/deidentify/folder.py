@@ -13,6 +13,7 @@ from deemo_jax.annotation import (
     check_inside,
     folder_taxonomy,
     read_annotations,
+    read_withdrawn,
     reject,
     write_annotations,
     write_lines,
@@ -72,8 +73,9 @@ def deidentify_folder(
     `output` gets `media/`, `annotations.jsonl`, `taxonomy.json`, `deidentified.jsonl`
     (the clips with their digests) and `rejected.jsonl` (each refused input with the
     reason and the remedy). It mirrors the input: run again, it does only what is
-    missing or changed. Files of a clip whose consent is withdrawn are deleted; other
-    clips that the input lost are no longer listed, their files stay.
+    missing or changed. Files of a clip whose consent is withdrawn are deleted first,
+    even if its media are gone or its line has other faults; other clips that the input
+    lost are no longer listed, their files stay.
 
     Args:
         input: the folder of raw clips; with `taxonomy.json`, else the shipped one.
@@ -93,18 +95,14 @@ def deidentify_folder(
     (output / "media").mkdir(parents=True, exist_ok=True)
     for partial in (output / "media").glob(".*.partial"):  # of an interrupted run
         partial.unlink()
+    for clip_id in read_withdrawn(input / "annotations.jsonl"):
+        _forget(output, clip_id)
     write_taxonomy(output / "taxonomy.json", taxonomy)
     earlier = _earlier(output)
 
     todo: list[tuple[Clip, Annotation]] = []
     for annotation in annotations:
         try:
-            if annotation.consent == "withdrawn":
-                _forget(output, annotation.clip_id)
-                raise Refusal(
-                    "consent is withdrawn",
-                    "nothing; what an earlier run wrote of it is deleted",
-                )
             media = check_inside(input, annotation.media)
             clip = Clip(annotation=annotation, media=media)
             todo.append((clip, fit(clip)[0]))
