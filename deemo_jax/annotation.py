@@ -256,6 +256,10 @@ def parse_object(line: bytes) -> dict[str, Any]:
             f"malformed JSON, {error.msg} at column {error.colno}",
             "write one JSON object a line",
         ) from error
+    except Refusal:
+        raise
+    except ValueError as error:  # more digits than Python reads
+        raise Refusal("a number is too long", "correct its digits") from error
     except RecursionError as error:
         raise Refusal("nested too deeply", "write one flat JSON object") from error
     if not isinstance(fields, dict):
