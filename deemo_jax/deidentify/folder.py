@@ -28,8 +28,16 @@ from deemo_jax.clip import (
     file_digest,
     read_deidentified,
 )
-from deemo_jax.deidentify.pipeline import VERSION, Settings, deidentify_clip, fit
+from deemo_jax.deidentify.pipeline import (
+    COUNTS,
+    VERSION,
+    Settings,
+    deidentify_clip,
+    fit,
+)
 from deemo_jax.media import MediaError
+
+NAMED = 5  # clips that a summary names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +48,9 @@ class Summary:
         clips: listed in the output, of which `resumed` were there from an earlier run.
         rejected: inputs that were refused.
         faces: sums of the clips' counts: "frames", "frames_with_face", "boxes",
-            "frames_masked", and "left" (by the same detector; not an audit).
+            "frames_masked", "frames_unmasked", and "left" (by the same detector; not an
+            audit).
+        unmasked: clip ids with frames in which nothing was masked.
         seconds: of clips.
     """
 
@@ -48,17 +58,27 @@ class Summary:
     resumed: int
     rejected: int
     faces: dict[str, int]
+    unmasked: tuple[str, ...]
     seconds: float
 
     def describe(self) -> str:
         """A few lines for a person."""
-        faces = {"frames": 0, "frames_with_face": 0, "boxes": 0, "left": 0} | self.faces
-        return (
+        faces = dict.fromkeys((*COUNTS, "left"), 0) | self.faces
+        text = (
             f"{self.clips} clips of {self.seconds:.1f} s de-identified "
             f"({self.resumed} of them earlier), {self.rejected} inputs refused\n"
             f"faces: {faces['boxes']} found in {faces['frames_with_face']} of "
             f"{faces['frames']} frames, {faces['left']} left by the same detector"
         )
+        if self.unmasked:
+            more = len(self.unmasked) - NAMED
+            text += (
+                f"\nno face was known of in {faces['frames_unmasked']} frames, which "
+                "show all that was filmed: look at "
+                + ", ".join(self.unmasked[:NAMED])
+                + (f" and {more} more clips" if more > 0 else "")
+            )
+        return text
 
 
 def deidentify_folder(
@@ -151,6 +171,11 @@ def deidentify_folder(
         resumed=resumed,
         rejected=len(rejections),
         faces=faces,
+        unmasked=tuple(
+            clip.annotation.clip_id
+            for clip in clips
+            if clip.faces.get("frames_unmasked", 0)
+        ),
         seconds=sum((clip.annotation.end or 0.0 for clip in clips), 0.0),
     )
 

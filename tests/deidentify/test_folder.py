@@ -217,6 +217,20 @@ def test_a_withdrawn_id_that_climbs_deletes_nothing(raw, tmp_path):
     assert (tmp_path / "outside.mp4").exists()
 
 
+def test_frames_in_which_nothing_was_masked_are_told(raw, tmp_path):
+    grey = np.full((48, 64, 3), 127, np.uint8)
+    write_video(raw / "none.mp4", ((i / 10, grey) for i in range(4)))
+    annotate(raw, GOOD | {f"none{i}": {"media": "none.mp4"} for i in range(7)})
+    summary = deidentify_folder(raw, tmp_path / "output")
+    assert (summary.clips, summary.rejected) == (10, 0)
+    assert summary.unmasked == tuple(f"none{i}" for i in range(7))
+    text = summary.describe()
+    assert "no face was known of in 28 frames" in text
+    assert "none4 and 2 more clips" in text
+    annotate(raw, GOOD)
+    assert "no face was" not in deidentify_folder(raw, tmp_path / "output").describe()
+
+
 def test_progress_is_told_in_seconds(raw, tmp_path):
     annotate(raw, {"a": {}, "b": {"media": "voice.wav"}})
     told = []
