@@ -1,5 +1,6 @@
 """The annotation file and the taxonomy: what people said of each clip."""
 
+from collections.abc import Iterator
 import dataclasses
 import difflib
 import json
@@ -145,27 +146,26 @@ def read_annotations(
 
     A media path is followed through symbolic links; it must end at a file below the
     folder of `path`. Of two lines with one clip id the second is refused, even when
-    the first was refused for something else.
+    the first was refused for something else. All lines of an id that `read_withdrawn`
+    names are refused for that alone.
 
     Raises:
         ValueError: there is no such file, or it is not readable.
     """
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise ValueError(
-            f"cannot read {path} ({error.strerror}): "
-            "put an annotations.jsonl, one clip a line, beside the media"
-        ) from error
     annotations, rejections, lines_of = [], [], {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    withdrawn = read_withdrawn(path)
+    for number, fields in _rows(path):
         clip_id = None
         try:
-            fields = parse_object(line)
+            if isinstance(fields, Refusal):
+                raise fields
             if isinstance(fields.get("clip_id"), str):
                 clip_id = fields["clip_id"]
+                if clip_id in withdrawn:
+                    raise Refusal(
+                        "consent is withdrawn",
+                        "nothing; what an earlier run wrote of it is deleted",
+                    )
                 if (first := lines_of.setdefault(clip_id, number)) != number:
                     raise Refusal(
                         f"clip_id {clip_id!r} already stands on line {first}",
@@ -177,6 +177,24 @@ def read_annotations(
         except Refusal as refusal:
             rejections.append(reject(refusal, line=number, clip_id=clip_id))
     return annotations, rejections
+
+
+def read_withdrawn(path: Path) -> set[str]:
+    """The clip ids of which a line of `annotations.jsonl` says: consent withdrawn.
+
+    Whatever else is wrong with that line, and whatever other lines say.
+
+    Raises:
+        ValueError: there is no such file, or it is not readable.
+    """
+    return {
+        fields["clip_id"]
+        for _, fields in _rows(path)
+        if isinstance(fields, dict)
+        and fields.get("consent") == "withdrawn"
+        and isinstance(fields.get("clip_id"), str)
+        and CLIP_ID.fullmatch(fields["clip_id"])
+    }
 
 
 def parse_annotation(fields: dict[str, Any], taxonomy: Taxonomy) -> Annotation:
@@ -238,6 +256,10 @@ def parse_object(line: bytes) -> dict[str, Any]:
             f"malformed JSON, {error.msg} at column {error.colno}",
             "write one JSON object a line",
         ) from error
+    except Refusal:
+        raise
+    except ValueError as error:  # more digits than Python reads
+        raise Refusal("a number is too long", "correct its digits") from error
     except RecursionError as error:
         raise Refusal("nested too deeply", "write one flat JSON object") from error
     if not isinstance(fields, dict):
@@ -308,6 +330,23 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Refusal]]:
+    """Each line's number and object, or why it is none; blank lines are left out."""
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise ValueError(
+            f"cannot read {path} ({error.strerror}): "
+            "put an annotations.jsonl, one clip a line, beside the media"
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield number, parse_object(line)
+            except Refusal as refusal:
+                yield number, refusal
 
 
 def _known_keys(fields: dict[str, Any], known, required) -> None:

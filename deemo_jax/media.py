@@ -144,25 +144,33 @@ def read_audio(
         origin = (container.start_time or 0) / MICROSECONDS
         if start > 0.5:  # codecs need what lies before a moment to render it
             container.seek(int((start - 0.5 + origin) * MICROSECONDS))
-        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
         pieces: list[np.ndarray] = []
         first, expected = None, 0.0
+        resampler, resampled = av.AudioResampler(format="fltp", rate=SAMPLE_RATE), None
+
+        def resample(frame: av.AudioFrame | None) -> None:
+            for out in resampler.resample(frame):
+                pieces.append(out.to_ndarray().mean(axis=0))
+
         for frame in container.decode(stream):
             time = (expected + origin if frame.time is None else frame.time) - origin
             if end is not None and time >= end + 0.1:
                 break
             if first is None:
                 first = expected = time
+            kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if resampled not in (None, kind):  # a resampler takes one kind of frame
+                resample(None)
+                resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+            resampled = kind
             if (gap := time - expected) > 0.05:
                 pieces.append(np.zeros(round(gap * SAMPLE_RATE), np.float32))
                 expected += gap
             expected += frame.samples / frame.sample_rate
-            pieces += [
-                out.to_ndarray().mean(axis=0) for out in resampler.resample(frame)
-            ]
+            resample(frame)
         if first is None:
             return None
-        pieces += [out.to_ndarray().mean(axis=0) for out in resampler.resample(None)]
+        resample(None)
     waveform = np.concatenate(pieces)
     skip = round((start - first) * SAMPLE_RATE)
     if skip < 0:
@@ -279,6 +287,12 @@ def _opened(path: Path):
         ) from error
     except UnicodeDecodeError as error:
         raise MediaError(f"{path.name} holds broken names", RE_ENCODE) from error
+    except Refusal:
+        raise
+    except ValueError as error:  # PyAV's own
+        raise MediaError(
+            f"{path.name} cannot be decoded ({error})", RE_ENCODE
+        ) from error
 
 
 def _stream(container, kind: str):

@@ -150,6 +150,7 @@ def test_bad_lines_never_stop_the_good_ones(tmp_path):
         (b"[1]", "no object"),
         (b"\xff\xfe{}", "not UTF-8"),
         (b"[" * 100_000, "nested|malformed"),
+        (b'{"clip_id": "l", "end": ' + b"9" * 5000 + b"}", "a number is too long"),
         ((row % ("a", "in/b.mp4")).encode(), "already stands on line 1"),
         (b'{"clip_id": "b", "consent": "withdrawn", "consent": "granted"}', "twice"),
         ((row % ("c", "none.mp4")).encode(), "there is no file 'none.mp4'"),
@@ -171,7 +172,7 @@ def test_bad_lines_never_stop_the_good_ones(tmp_path):
     for rejection, (_, why) in zip(rejections, expected, strict=True):
         assert any(part in rejection.reason for part in why.split("|")), rejection
         assert rejection.remedy
-    assert rejections[4].clip_id == "a"
+    assert rejections[5].clip_id == "a"
     outside.unlink()
 
 

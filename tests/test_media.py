@@ -181,6 +181,39 @@ def test_sound_is_brought_to_16_khz_mono(tmp_path):
     assert (info.has_video, info.has_audio, info.width) == (False, True, 0)
 
 
+def test_sound_whose_format_changes_is_read_through(tmp_path):
+    path = tmp_path / "a.ts"
+    with open(path, "wb") as joined:
+        for name, (rate, layout) in enumerate([(16_000, "mono"), (48_000, "stereo")]):
+            part = tmp_path / f"{name}.ts"
+            with av.open(str(part), "w") as out:
+                stream = out.add_stream("aac", rate=rate, layout=layout)
+                samples = np.stack([tone(1.0, rate)] * stream.codec_context.channels)
+                frame = av.AudioFrame.from_ndarray(samples, "fltp", layout)
+                frame.sample_rate, frame.pts = rate, 0
+                out.mux(stream.encode(frame))
+                out.mux(stream.encode(None))
+            joined.write(part.read_bytes())
+    waveform = sound(path)
+    assert len(waveform) == pytest.approx(32_000, abs=4_000)
+    for second in (waveform[4_000:12_000], waveform[20_000:28_000]):
+        assert np.std(second) == pytest.approx(np.std(tone(1.0)), rel=0.05)
+
+
+def test_a_stray_error_of_the_decoder_is_a_media_error(tmp_path, monkeypatch):
+    write_audio(tmp_path / "a.flac", tone(0.2))
+
+    class Failing:
+        def __init__(self, **keywords): ...
+
+        def resample(self, frame):
+            raise ValueError("Frame does not match AudioResampler setup.")
+
+    monkeypatch.setattr(av, "AudioResampler", Failing)
+    with pytest.raises(MediaError, match=r"a\.flac cannot be decoded"):
+        read_audio(tmp_path / "a.flac")
+
+
 @pytest.mark.parametrize("window", [(0.0, None), (0.3, 0.9), (1.25, 1.5), (1.8, 2.0)])
 def test_a_window_of_sound_is_a_slice_of_it(tmp_path, window):
     noise = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)

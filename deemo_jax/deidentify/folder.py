@@ -13,6 +13,7 @@ from deemo_jax.annotation import (
     check_inside,
     folder_taxonomy,
     read_annotations,
+    read_withdrawn,
     reject,
     write_annotations,
     write_lines,
@@ -27,8 +28,16 @@ from deemo_jax.clip import (
     file_digest,
     read_deidentified,
 )
-from deemo_jax.deidentify.pipeline import VERSION, Settings, deidentify_clip, fit
+from deemo_jax.deidentify.pipeline import (
+    COUNTS,
+    VERSION,
+    Settings,
+    deidentify_clip,
+    fit,
+)
 from deemo_jax.media import MediaError
+
+NAMED = 5  # clips that a summary names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +48,9 @@ class Summary:
         clips: listed in the output, of which `resumed` were there from an earlier run.
         rejected: inputs that were refused.
         faces: sums of the clips' counts: "frames", "frames_with_face", "boxes",
-            "frames_masked", and "left" (by the same detector; not an audit).
+            "frames_masked", "frames_unmasked", and "left" (by the same detector; not an
+            audit).
+        unmasked: clip ids with frames in which nothing was masked.
         seconds: of clips.
     """
 
@@ -47,17 +58,27 @@ class Summary:
     resumed: int
     rejected: int
     faces: dict[str, int]
+    unmasked: tuple[str, ...]
     seconds: float
 
     def describe(self) -> str:
         """A few lines for a person."""
-        faces = {"frames": 0, "frames_with_face": 0, "boxes": 0, "left": 0} | self.faces
-        return (
+        faces = dict.fromkeys((*COUNTS, "left"), 0) | self.faces
+        text = (
             f"{self.clips} clips of {self.seconds:.1f} s de-identified "
             f"({self.resumed} of them earlier), {self.rejected} inputs refused\n"
             f"faces: {faces['boxes']} found in {faces['frames_with_face']} of "
             f"{faces['frames']} frames, {faces['left']} left by the same detector"
         )
+        if self.unmasked:
+            more = len(self.unmasked) - NAMED
+            text += (
+                f"\nno face was known of in {faces['frames_unmasked']} frames, which "
+                "show all that was filmed: look at "
+                + ", ".join(self.unmasked[:NAMED])
+                + (f" and {more} more clips" if more > 0 else "")
+            )
+        return text
 
 
 def deidentify_folder(
@@ -72,8 +93,9 @@ def deidentify_folder(
     `output` gets `media/`, `annotations.jsonl`, `taxonomy.json`, `deidentified.jsonl`
     (the clips with their digests) and `rejected.jsonl` (each refused input with the
     reason and the remedy). It mirrors the input: run again, it does only what is
-    missing or changed. Files of a clip whose consent is withdrawn are deleted; other
-    clips that the input lost are no longer listed, their files stay.
+    missing or changed. Files of a clip whose consent is withdrawn are deleted first,
+    even if its media are gone or its line has other faults; other clips that the input
+    lost are no longer listed, their files stay.
 
     Args:
         input: the folder of raw clips; with `taxonomy.json`, else the shipped one.
@@ -93,18 +115,14 @@ def deidentify_folder(
     (output / "media").mkdir(parents=True, exist_ok=True)
     for partial in (output / "media").glob(".*.partial"):  # of an interrupted run
         partial.unlink()
+    for clip_id in read_withdrawn(input / "annotations.jsonl"):
+        _forget(output, clip_id)
     write_taxonomy(output / "taxonomy.json", taxonomy)
     earlier = _earlier(output)
 
     todo: list[tuple[Clip, Annotation]] = []
     for annotation in annotations:
         try:
-            if annotation.consent == "withdrawn":
-                _forget(output, annotation.clip_id)
-                raise Refusal(
-                    "consent is withdrawn",
-                    "nothing; what an earlier run wrote of it is deleted",
-                )
             media = check_inside(input, annotation.media)
             clip = Clip(annotation=annotation, media=media)
             todo.append((clip, fit(clip)[0]))
@@ -153,6 +171,11 @@ def deidentify_folder(
         resumed=resumed,
         rejected=len(rejections),
         faces=faces,
+        unmasked=tuple(
+            clip.annotation.clip_id
+            for clip in clips
+            if clip.faces.get("frames_unmasked", 0)
+        ),
         seconds=sum((clip.annotation.end or 0.0 for clip in clips), 0.0),
     )
 

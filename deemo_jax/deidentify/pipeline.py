@@ -23,8 +23,9 @@ from deemo_jax.media import (
     write_video,
 )
 
-VERSION = "centerface+mcadams/1"  # a change of methods or their settings counts up
+VERSION = "centerface+mcadams/2"  # a change of methods or their settings counts up
 ROUNDING = 0.5  # seconds that an annotation may go beyond its media; it is cut there
+COUNTS = ("frames", "frames_with_face", "boxes", "frames_masked", "frames_unmasked")
 # Faces are looked for again in the output at this size: what is left is large.
 CHECK_SIDE = 320
 
@@ -106,7 +107,7 @@ def deidentify_clip(
     frames = _first_known(iter_frames(media, start, end))
     if frames is not None:
         found: list[np.ndarray] = []
-        counts = {"frames": 0, "frames_with_face": 0, "boxes": 0, "frames_masked": 0}
+        counts = dict.fromkeys(COUNTS, 0)
         detector = FaceDetector(
             threshold=settings.threshold, longest_side=settings.longest_side
         )
@@ -177,3 +178,4 @@ def _count(counts: dict[str, int], moment: Moment) -> None:
     counts["frames_with_face"] += len(moment.found) > 0
     counts["boxes"] += len(moment.found)
     counts["frames_masked"] += len(moment.masked) > 0
+    counts["frames_unmasked"] += not moment.masked

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 import dataclasses
+import math
 
 from jaxtyping import Float, UInt8
 import numpy as np
@@ -11,6 +12,7 @@ from deemo_jax.deidentify.faces import overlap
 
 SURE = 0.5  # score from which a detection is hardly ever a false alarm
 GROWTH = 0.02  # of a held box, for each frame since its face was seen
+LARGEST = 1.5  # sides of a held box over those of the one it was seen in
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,12 +20,14 @@ class Bridging:
     """How many frames a face is masked for around those in which it was found.
 
     `before`: before its first detection; so many frames are held in memory.
-    `after`: after each detection. A face never found with a score of 0.5 or more is
-    held only for as many frames as it was found in: a false alarm does not linger.
+    `after`: after each detection; None holds it until it is found again, or to the end
+    of the clip: hands before a face are a long gap, and a mask left behind by one who
+    left does no harm. A face never found with a score of 0.5 or more is held only for
+    as many frames as it was found in: a false alarm does not linger.
     """
 
     before: int = 15
-    after: int = 45
+    after: int | None = None
 
 
 @dataclasses.dataclass
@@ -54,8 +58,8 @@ def bridge(
 
     Detections of one face are joined to a track. With before=2, after=3 and a face
     found (D) in five frames of fourteen, its own box is masked in those, a box between
-    its neighbours' in a gap (i), and the nearest one, growing by 2 % a frame, at both
-    ends (h):
+    its neighbours' in a gap (i), and the nearest one, growing by 2 % a frame to at most
+    one and a half times its size, at both ends (h):
 
         found    .  .  .  .  D  D  .  D  D  D  .  .  .  .  .
         masked   .  .  h  h  D  D  i  D  D  D  h  h  h  .  .
@@ -96,15 +100,22 @@ def bridge(
     yield from window
 
 
-def _hold(track: _Track, bridging: Bridging) -> int:
+def _hold(track: _Track, bridging: Bridging) -> int | float:
     """Frames that a track is held for after its last detection."""
-    return bridging.after if track.best >= SURE else min(track.count, bridging.after)
+    after = math.inf if bridging.after is None else bridging.after
+    return after if track.best >= SURE else min(track.count, after)
 
 
 def _grown(box: np.ndarray, frames: int) -> np.ndarray:
     """A box enlarged around its centre, since its face may have moved."""
-    margin = (box[2:] - box[:2]) * GROWTH * frames / 2
+    margin = (box[2:] - box[:2]) * min(GROWTH * frames, LARGEST - 1) / 2
     return np.concatenate([box[:2] - margin, box[2:] + margin])
+
+
+def _doubled(boxes: np.ndarray) -> np.ndarray:
+    """Boxes [L, 4] of twice the sides, around the same centres."""
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2
+    return np.concatenate([boxes[:, :2] - half, boxes[:, 2:] + half], axis=1)
 
 
 def _match(tracks: list[_Track], boxes: np.ndarray) -> dict[int, _Track]:
@@ -114,9 +125,8 @@ def _match(tracks: list[_Track], boxes: np.ndarray) -> dict[int, _Track]:
     """
     if not tracks or not len(boxes):
         return {}
-    doubled = [_grown(box, round(1 / GROWTH)) for box in boxes]
-    last = [_grown(track.box, round(1 / GROWTH)) for track in tracks]
-    shared = overlap(np.stack(doubled), np.stack(last))
+    last = np.stack([track.box for track in tracks])
+    shared = overlap(_doubled(boxes), _doubled(last))
     pairs: dict[int, _Track] = {}
     while shared.max() > 0.2:
         box, track = np.unravel_index(shared.argmax(), shared.shape)

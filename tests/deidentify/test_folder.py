@@ -187,6 +187,50 @@ def test_withdrawn_consent_deletes_what_was_written(raw, tmp_path):
     assert "We won" not in text + (output / "annotations.jsonl").read_text()
 
 
+@pytest.mark.parametrize(
+    ("fields", "lines"),
+    [
+        ({"media": "gone.mp4", "consent": "withdrawn"}, ()),
+        ({"emotion": "joyful", "consent": "withdrawn"}, ()),
+        ({"media": "../outside.mp4", "misspelt": 1, "consent": "withdrawn"}, ()),
+        ({}, ('{"clip_id": "face", "consent": "withdrawn"}',)),
+    ],
+)
+def test_withdrawn_consent_comes_before_every_other_fault(raw, tmp_path, fields, lines):
+    output = tmp_path / "output"
+    annotate(raw, GOOD)
+    deidentify_folder(raw, output)
+    annotate(raw, GOOD | {"face": fields}, *lines)
+    assert deidentify_folder(raw, output).clips == 2
+    assert not (output / "media" / "face.mp4").exists()
+    for name in ("deidentified.jsonl", "annotations.jsonl"):
+        assert '"face"' not in (output / name).read_text()
+    rejected = read_lines(output / "rejected.jsonl")
+    assert {line["clip_id"] for line in rejected} == {"face"}
+    assert {line["reason"] for line in rejected} == {"consent is withdrawn"}
+
+
+def test_a_withdrawn_id_that_climbs_deletes_nothing(raw, tmp_path):
+    annotate(raw, {"../../outside": {"consent": "withdrawn"}})
+    (tmp_path / "output" / "media").mkdir(parents=True)
+    deidentify_folder(raw, tmp_path / "output")
+    assert (tmp_path / "outside.mp4").exists()
+
+
+def test_frames_in_which_nothing_was_masked_are_told(raw, tmp_path):
+    grey = np.full((48, 64, 3), 127, np.uint8)
+    write_video(raw / "none.mp4", ((i / 10, grey) for i in range(4)))
+    annotate(raw, GOOD | {f"none{i}": {"media": "none.mp4"} for i in range(7)})
+    summary = deidentify_folder(raw, tmp_path / "output")
+    assert (summary.clips, summary.rejected) == (10, 0)
+    assert summary.unmasked == tuple(f"none{i}" for i in range(7))
+    text = summary.describe()
+    assert "no face was known of in 28 frames" in text
+    assert "none4 and 2 more clips" in text
+    annotate(raw, GOOD)
+    assert "no face was" not in deidentify_folder(raw, tmp_path / "output").describe()
+
+
 def test_progress_is_told_in_seconds(raw, tmp_path):
     annotate(raw, {"a": {}, "b": {"media": "voice.wav"}})
     told = []

@@ -53,6 +53,7 @@ def test_every_face_is_found_and_none_is_left(done):
         "frames_with_face": 60,
         "boxes": 60,
         "frames_masked": 60,
+        "frames_unmasked": 0,
         "left": 0,
     }
     detector = FaceDetector()

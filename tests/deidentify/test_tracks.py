@@ -41,6 +41,12 @@ def test_what_is_masked_around_a_face(found, expected):
     assert masked(where, len(found), before=2, after=3) == expected
 
 
+@pytest.mark.parametrize("gap", [1, 14, 15, 16, 60, 61, 200])
+def test_a_sure_face_stays_masked_until_it_is_found_again_or_the_clip_ends(gap):
+    count = 2 * gap + 20
+    assert masked(faces([0, 1, 2 + gap]), count) == "x" * count
+
+
 @pytest.mark.parametrize("gap", range(1, 30))
 def test_a_gap_is_closed_whatever_is_seen_of_it_first(gap):
     found = faces([0, 1, 2, 3 + gap])
@@ -69,6 +75,13 @@ def test_a_moving_face_is_followed_through_a_gap():
         assert (box[:2] <= where[:2] + 1e-3).all()
         assert (box[2:] >= where[2:] - 1e-3).all()
         assert (np.abs(box - where) < 4).all()
+
+
+def test_a_held_mask_grows_to_half_more():
+    moments = bridge(stream(faces([0]), 200), Bridging())
+    widths = [moment.masked[0][2] - moment.masked[0][0] for moment in moments]
+    assert max(widths) == widths[-1] == pytest.approx(30.0)
+    assert np.diff(widths)[:25].min() > 0
 
 
 def test_a_held_mask_grows():
