@@ -20,7 +20,7 @@ from deemo_jax.models.clip import ClipVision
 from deemo_jax.models.connector import QFormer
 from deemo_jax.models.llama import Llama
 from deemo_jax.models.loading import load
-from deemo_jax.models.whisper import CONVOLUTION_STRIDE, HOP, WhisperEncoder, log_mel
+from deemo_jax.models.whisper import WhisperEncoder
 from deemo_jax.pretrained import PretrainedError, prefixed, read_config, write
 
 # Each part's own table; the parts are named alike here and in our PyTorch model.
@@ -245,18 +245,12 @@ class DeemoLlama(nnx.Module):
         self, audio: Float[Array, "B N"], audio_length: Int[Array, " B"]
     ) -> Float[Array, "B Q D"]:
         """Tokens of the first `audio_length` samples of each row, 16 kHz."""
-        sample = jnp.arange(audio.shape[1])
-        audio = jnp.where(sample[None] < audio_length[:, None], audio, 0.0)
-        features = self.audio_tower(
-            log_mel(audio, self.config.audio_tower.num_mel_bins)
-        )
-        frame = jnp.arange(features.shape[1])
+        features, heard = self.audio_tower.hear(audio, audio_length)
         positions = (
-            frame
+            jnp.arange(features.shape[1])
             * self.config.audio_connector.max_positions
             // self.config.audio_tower.max_source_positions
         )
-        heard = frame[None] * HOP * CONVOLUTION_STRIDE < audio_length[:, None]
         return self.audio_connector(
             features, jnp.broadcast_to(positions[None], features.shape[:2]), heard
         )
