@@ -64,6 +64,67 @@ class WhisperEncoderConfig:
     max_source_positions: int
     activation_function: str
 
+    @property
+    def hidden_size(self) -> int:
+        """`d_model`, under the name that it has in the other towers."""
+        return self.d_model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HubertConfig:
+    """An audio tower on the waveform itself, as `transformers.HubertConfig` has it.
+
+    `conv_dim`, `conv_kernel` and `conv_stride` hold one number a convolution: channels
+    out, taps and stride, in samples of what enters it. `feat_extract_norm` is "group"
+    (a norm over time after the first convolution) or "layer" (one over the channels
+    after each), `do_stable_layer_norm` whether norms stand before the parts of a layer
+    or after them. `mask_time_prob` and `mask_feature_prob` belong to a training that is
+    not done here; where one is above 0, a checkpoint has a `masked_spec_embed`.
+    `do_normalize` is the feature extractor's: whether each clip is brought to mean 0
+    and variance 1.
+    """
+
+    model_type: str = dataclasses.field(default="hubert", init=False)
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    hidden_act: str
+    layer_norm_eps: float
+    feat_extract_norm: str
+    feat_extract_activation: str
+    feat_proj_layer_norm: bool
+    conv_dim: tuple[int, ...]
+    conv_stride: tuple[int, ...]
+    conv_kernel: tuple[int, ...]
+    conv_bias: bool
+    num_conv_pos_embeddings: int
+    num_conv_pos_embedding_groups: int
+    do_stable_layer_norm: bool
+    mask_time_prob: float
+    mask_feature_prob: float
+    do_normalize: bool
+
+    def __post_init__(self):
+        lists = ("conv_dim", "conv_stride", "conv_kernel")
+        counts = [len(getattr(self, name)) for name in lists]
+        if len(set(counts)) > 1 or not counts[0]:
+            raise ValueError(
+                f"{', '.join(lists)} have {counts} entries; each must have one for "
+                f"every convolution of the audio tower"
+            )
+        if self.feat_extract_norm not in ("group", "layer"):
+            raise ValueError(
+                f"feat_extract_norm {self.feat_extract_norm!r} is not supported; "
+                f"supported: group, layer"
+            )
+        if self.hidden_size % self.num_conv_pos_embedding_groups:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not divide into "
+                f"{self.num_conv_pos_embedding_groups} groups; change hidden_size or "
+                f"num_conv_pos_embedding_groups"
+            )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QFormerConfig:
@@ -123,7 +184,7 @@ class DeemoLlamaConfig:
     """
 
     vision_tower: ClipVisionConfig
-    audio_tower: WhisperEncoderConfig
+    audio_tower: WhisperEncoderConfig | HubertConfig
     video_connector: QFormerConfig | MlpConfig
     audio_connector: QFormerConfig | MlpConfig
     language_model: LlamaConfig
@@ -138,12 +199,14 @@ class DeemoLlamaConfig:
     def max_audio_frames(self) -> int:
         """Frames of the audio tower, 20 ms each, that there are positions for."""
         connector = self.audio_frames_per_position * self.audio_connector.max_positions
+        if isinstance(self.audio_tower, HubertConfig):  # takes any length
+            return connector
         return min(connector, self.audio_tower.max_source_positions)
 
     def __post_init__(self):
         for connector, width, tower in (
             ("video_connector", self.vision_tower.hidden_size, "vision_tower"),
-            ("audio_connector", self.audio_tower.d_model, "audio_tower"),
+            ("audio_connector", self.audio_tower.hidden_size, "audio_tower"),
         ):
             found = getattr(self, connector).encoder_hidden_size
             if found != width:

@@ -50,11 +50,14 @@ class Row:
 
         Row("model.layers.{layer}.mlp.up_proj.weight", "layers/mlp/up_proj/kernel",
             "linear")
+
+    `older` is the tensor's name in older files: read where a file has it, not written.
     """
 
     name: str
     path: str
     transform: Literal["copy", "linear", "conv1d", "conv2d"] = "copy"
+    older: str | None = None
 
     @property
     def stacked(self) -> bool:
@@ -76,6 +79,13 @@ class Row:
         inner = shape[self.stacked :]
         return tuple(inner[axis] for axis in np.argsort(self.axes(len(shape))))
 
+    def as_in(self, tensors: Mapping[str, Any], prefixes: Sequence[str]) -> "Row":
+        """This row, under its older name if that is the one among the `tensors`."""
+        older = self.older
+        if older is None or not any(prefix + older in tensors for prefix in prefixes):
+            return self
+        return dataclasses.replace(self, name=older)
+
 
 Table = Sequence[Row]
 
@@ -88,13 +98,13 @@ def prefixed(table: Table, name_prefix: str, path_prefix: str) -> tuple[Row, ...
     )
 
 
-def read_config(folder: str | os.PathLike) -> dict[str, Any]:
-    """The folder's `config.json`.
+def read_config(folder: str | os.PathLike, name: str = "config.json") -> dict[str, Any]:
+    """The folder's `config.json`, or another of its files of settings.
 
     Raises:
       PretrainedError: if there is none, or it is no JSON object.
     """
-    return _read_json(Path(folder) / "config.json")
+    return _read_json(Path(folder) / name)
 
 
 def read(
@@ -130,6 +140,7 @@ def read(
         placed = jax.tree.leaves(shardings)
     with contextlib.ExitStack() as opened:
         tensors = _open(folder, opened)
+        rows = {path: row.as_in(tensors, prefixes) for path, row in rows.items()}
         prefix = _match(folder, rows, parameters, tensors, prefixes, foreign)
         values = []
         for (path, variable), sharding in zip(parameters, placed, strict=True):
@@ -193,8 +204,8 @@ def write(
             for tensor in shard
         }
         index = {"metadata": {"total_size": total}, "weight_map": places}
-        _write_json(folder / INDEX, index)
-    _write_json(folder / "config.json", config)
+        write_config(folder, index, INDEX)
+    write_config(folder, config)
 
 
 class _Reader:
@@ -370,7 +381,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_config(
+    folder: str | os.PathLike, values: Mapping[str, Any], name: str = "config.json"
+) -> None:
+    """The inverse of `read_config`; the file is written beside its place, renamed."""
+    path = Path(folder) / name
     beside = path.with_name(f".{path.name}.partial")
     beside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     beside.replace(path)

@@ -1,13 +1,20 @@
 """Models and corpora made as small as they go, for tests of what is around them."""
 
+from collections.abc import Callable
 import dataclasses
 from pathlib import Path
 from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from configs import tiny
 from deemo_jax.architecture import (
     ClipVisionConfig,
     DeemoLlamaConfig,
+    HubertConfig,
     LlamaConfig,
     QFormerConfig,
     WhisperEncoderConfig,
@@ -74,6 +81,38 @@ ODD = DeemoLlamaConfig(
     video_token_id=3,
     audio_token_id=4,
 )
+# HuBERT large in small; `dataclasses.replace` makes a base of it.
+HUBERT = HubertConfig(
+    hidden_size=12,
+    num_hidden_layers=3,
+    num_attention_heads=3,
+    intermediate_size=20,
+    hidden_act="gelu",
+    layer_norm_eps=1e-5,
+    feat_extract_norm="layer",
+    feat_extract_activation="gelu",
+    feat_proj_layer_norm=True,
+    conv_dim=(5, 7),
+    conv_stride=(5, 2),
+    conv_kernel=(10, 3),
+    conv_bias=True,
+    num_conv_pos_embeddings=6,
+    num_conv_pos_embedding_groups=4,
+    do_stable_layer_norm=True,
+    mask_time_prob=0.05,
+    mask_feature_prob=0.0,
+    do_normalize=True,
+)
+
+
+def drawn(make: Callable[[], Any]) -> Any:
+    """What `make` builds, weights from numpy: nothing to compile, and none is zero."""
+    graphdef, abstract = nnx.split(nnx.eval_shape(make))
+    generator = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda p: jnp.asarray(generator.normal(0.0, 0.3, p.shape), p.dtype), abstract
+    )
+    return nnx.merge(graphdef, params)
 
 
 def small_config(**changes: Any) -> Config:

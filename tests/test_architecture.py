@@ -7,6 +7,7 @@ import pytest
 from configs import tiny
 from deemo_jax import architecture
 from deemo_jax.config import from_config_dict
+from tests.small import HUBERT
 
 CONFIGS = [
     cls
@@ -20,6 +21,11 @@ def test_no_constant_of_a_checkpoint_has_a_default(cls):
     for field in dataclasses.fields(cls):
         assert field.default is dataclasses.MISSING, field.name
         assert field.default_factory is dataclasses.MISSING, field.name
+
+
+def test_convolutions_must_agree_in_number():
+    with pytest.raises(ValueError, match=r"have \[2, 3, 2\] entries"):
+        dataclasses.replace(HUBERT, conv_stride=(5, 2, 2))
 
 
 def test_connectors_must_fit_their_towers():

@@ -17,6 +17,7 @@ from deemo_jax.pretrained import (
     read,
     read_config,
     write,
+    write_config,
 )
 
 TABLE = (
@@ -181,6 +182,31 @@ def test_each_tensor_goes_straight_into_its_shards(folder, path, spec):
     assert_same(as_dict(params), as_dict(read(folder, TABLE, abstract())))
 
 
+def test_an_older_name_is_read_and_the_newer_one_written(folder):
+    table = (
+        *TABLE[:3],
+        Row("seeing.weight", "patch/kernel", "conv2d", older="patch.weight"),
+        Row("hearing.weight", "ear/kernel", "conv1d", older="ear.weight"),
+    )
+    old = read(folder, table, abstract())
+    assert_same(as_dict(old), as_dict(read(folder, TABLE, abstract())))
+    write(folder / "new", table, old, CONFIG)
+    written = load_file(folder / "new/model.safetensors")
+    assert {"seeing.weight", "hearing.weight"} < set(written)
+    assert not {"patch.weight", "ear.weight"} & set(written)
+    new = read(folder / "new", table, abstract())
+    assert_same(as_dict(new), as_dict(old))
+    # Under a prefix too, and both at once is one too many.
+    renamed = {f"tower.{name}": x for name, x in tensors().items()}
+    save_file(renamed, folder / "model.safetensors")
+    again = read(folder, table, abstract(), prefixes=("", "tower."))
+    assert_same(as_dict(again), as_dict(old))
+    edit(folder, hearing__weight=tensors()["ear.weight"])
+    refusal(folder, r"1 tensor \(hearing\.weight\) left over", table=table)
+    edit(folder, ear__weight=None)
+    refusal(folder, r"1 tensor \(hearing\.weight\) missing", table=table)
+
+
 def refusal(folder, message, table=TABLE, **options):
     with pytest.raises(PretrainedError, match=message):
         read(folder, table, abstract(), **options)
@@ -276,6 +302,13 @@ def test_a_missing_or_broken_config_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{]")
     with pytest.raises(PretrainedError, match=r"config\.json is not JSON"):
         read_config(tmp_path)
+
+
+def test_other_settings_are_read_and_written_beside(folder):
+    write_config(folder, {"rate": 3}, "preprocessor_config.json")
+    assert read_config(folder, "preprocessor_config.json") == {"rate": 3}
+    with pytest.raises(PretrainedError, match=r"/config\.json is missing"):
+        read_config(folder)
 
 
 def test_an_interrupted_write_leaves_the_old_folder(folder, monkeypatch):

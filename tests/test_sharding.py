@@ -14,6 +14,7 @@ import pytest
 from deemo_jax.batch import Batch
 from deemo_jax.config import ConfigError, MeshConfig
 from deemo_jax.models.deemo_llama import DeemoLlama
+from deemo_jax.models.hubert import Hubert
 from deemo_jax.sharding import (
     PARAMETERS,
     constrain,
@@ -23,7 +24,7 @@ from deemo_jax.sharding import (
     path_of,
     place,
 )
-from tests.small import small_config
+from tests.small import HUBERT, small_config
 
 SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
 
@@ -40,6 +41,12 @@ def parameters(*, tied):
     model = dataclasses.replace(model, language_model=decoder)
     made = nnx.eval_shape(lambda: DeemoLlama(model, rngs=nnx.Rngs(0)))
     return nnx.state(made)
+
+
+def towers():
+    """Paths and shapes of a tower that `small_config` is without."""
+    made = nnx.eval_shape(lambda: Hubert(HUBERT, rngs=nnx.Rngs(0)))
+    return nnx.State({"audio_tower": nnx.state(made)})
 
 
 def paths(params):
@@ -72,8 +79,9 @@ def test_sizes_that_do_not_divide_the_devices_are_refused(sizes):
 
 def test_every_parameter_has_its_row_and_every_row_a_parameter():
     used = set()
-    for tied in (True, False):
-        for path in paths(parameters(tied=tied)):
+    for params in (parameters(tied=True), parameters(tied=False), towers()):
+        for path, leaf in paths(params).items():
+            partition_spec(path, leaf.shape, SIZES)
             used.add(next(p for p, _ in PARAMETERS if re.fullmatch(p, path)))
     assert used == {pattern for pattern, _ in PARAMETERS}
 
@@ -94,6 +102,9 @@ def test_every_parameter_has_its_row_and_every_row_a_parameter():
         ("embed_tokens/embedding", (33, 8), (None, None)),
         ("embed_tokens/embedding", (34, 8), (None, None)),
         ("audio_tower/conv1/kernel", (3, 5, 8), (None, None, "fsdp")),
+        ("conv_layers/0/conv/kernel", (10, 1, 8), (None, None, "fsdp")),
+        ("pos_conv_embed/kernel", (6, 2, 8), (None, None, "fsdp")),
+        ("pos_conv_embed/gain", (6, 1, 1), (None, None, None)),
     ],
 )
 def test_specs(path, shape, spec):

@@ -16,20 +16,22 @@ from deemo_jax.architecture import (
     SAMPLE_RATE,
     ClipVisionConfig,
     DeemoLlamaConfig,
+    HubertConfig,
     LlamaConfig,
     MlpConfig,
     QFormerConfig,
     WhisperEncoderConfig,
 )
 from deemo_jax.batch import Batch
-from deemo_jax.models import clip, llama, mlp, qformer, whisper
+from deemo_jax.models import clip, hubert, llama, mlp, qformer, whisper
 from deemo_jax.models.attention import Attention, dot_product_attention
 from deemo_jax.models.clip import ClipVision
+from deemo_jax.models.hubert import Hubert
 from deemo_jax.models.llama import Llama
 from deemo_jax.models.loading import load
 from deemo_jax.models.mlp import Mlp
 from deemo_jax.models.qformer import QFormer
-from deemo_jax.models.whisper import CONVOLUTION_STRIDE, HOP, WhisperEncoder, log_mel
+from deemo_jax.models.whisper import WhisperEncoder
 from deemo_jax.pretrained import (
     PretrainedError,
     Table,
@@ -43,7 +45,10 @@ CONNECTORS = {QFormerConfig: qformer, MlpConfig: mlp}
 # the module that knows their names and constants.
 PARTS: dict[str, tuple[str, dict[Any, Any]]] = {
     "vision_tower": ("vision_config", {ClipVisionConfig: clip}),
-    "audio_tower": ("audio_config", {WhisperEncoderConfig: whisper}),
+    "audio_tower": (
+        "audio_config",
+        {WhisperEncoderConfig: whisper, HubertConfig: hubert},
+    ),
     "video_connector": ("video_connector_config", CONNECTORS),
     "audio_connector": ("audio_connector_config", CONNECTORS),
     "language_model": ("text_config", {LlamaConfig: llama}),
@@ -119,10 +124,14 @@ def table(config: DeemoLlamaConfig) -> Table:
     return tuple(
         row
         for name in PARTS
-        for row in prefixed(
-            _module(name, getattr(config, name)).TABLE, f"{name}.", f"{name}/"
-        )
+        for row in prefixed(_rows(name, getattr(config, name)), f"{name}.", f"{name}/")
     )
+
+
+def _rows(name: str, part: Any) -> Table:
+    """The table of a part; HuBERT's hangs on the number of its convolutions."""
+    module = _module(name, part)
+    return hubert.table(part) if isinstance(part, HubertConfig) else module.TABLE
 
 
 def _module(name: str, part: Any) -> Any:
@@ -201,7 +210,7 @@ class DeemoLlama(nnx.Module):
         make: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "remat": remat}
         make["attention"] = attention
         self.vision_tower = ClipVision(config.vision_tower, **make)
-        self.audio_tower = WhisperEncoder(config.audio_tower, **make)
+        self.audio_tower = _audio_tower(config.audio_tower, **make)
         self.video_connector = _connector(config.video_connector, width, **make)
         self.audio_connector = _connector(config.audio_connector, width, **make)
         self.language_model = Llama(config.language_model, **make)
@@ -280,22 +289,17 @@ class DeemoLlama(nnx.Module):
         Raises:
           ValueError: if the audio is longer than the connector has positions for.
         """
-        sample = jnp.arange(audio.shape[1])
-        audio = jnp.where(sample[None] < audio_length[:, None], audio, 0.0)
-        features = self.audio_tower(
-            log_mel(audio, self.config.audio_tower.num_mel_bins)
-        )
-        frame = jnp.arange(features.shape[1])
-        positions = frame // self.config.audio_frames_per_position
+        features, heard = self.audio_tower.hear(audio, audio_length)
+        each = self.config.audio_frames_per_position
         available = self.config.audio_connector.max_positions
-        needed = -(-features.shape[1] // self.config.audio_frames_per_position)
+        needed = -(-features.shape[1] // each)
         if needed > available:
             raise ValueError(
                 f"{audio.shape[1] / SAMPLE_RATE:g} s of audio need {needed} temporal "
                 f"positions, and model.audio_connector.max_positions is {available}; "
                 f"lower data.audio_seconds, or raise model.audio_frames_per_position"
             )
-        heard = frame[None] * HOP * CONVOLUTION_STRIDE < audio_length[:, None]
+        positions = jnp.arange(features.shape[1]) // each
         return self.audio_connector(
             features, jnp.broadcast_to(positions[None], features.shape[:2]), heard
         )
@@ -330,6 +334,11 @@ class DeemoLlama(nnx.Module):
             nnx.state(self),
             config_to_dict(self.config),
         )
+
+
+def _audio_tower(config: WhisperEncoderConfig | HubertConfig, **make: Any) -> Any:
+    tower = Hubert if isinstance(config, HubertConfig) else WhisperEncoder
+    return tower(config, **make)
 
 
 def _connector(config: QFormerConfig | MlpConfig, width: int, **make: Any) -> Any:

@@ -5,7 +5,9 @@ from typing import Any, TypeVar
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Int
 
 Layer = TypeVar("Layer", bound=nnx.Module)
 
@@ -46,6 +48,20 @@ def linear(
     return nnx.Linear(
         inputs, outputs, use_bias=bias, kernel_init=FAN_IN, dtype=dtype, rngs=rngs
     )
+
+
+def layer_norm(
+    width: int, epsilon: float, *, rngs: nnx.Rngs, dtype: DTypeLike
+) -> nnx.LayerNorm:
+    """A layer norm whose variance is taken about the mean, as PyTorch's is."""
+    return nnx.LayerNorm(
+        width, epsilon=epsilon, use_fast_variance=False, dtype=dtype, rngs=rngs
+    )
+
+
+def within(length: Int[Array, " B"], places: int) -> Bool[Array, "B {places}"]:
+    """The first `length` of a row's `places`: those that are not padding."""
+    return jnp.arange(places)[None] < length[:, None]
 
 
 def stack(make: Callable[[nnx.Rngs], Layer], count: int, rngs: nnx.Rngs) -> Layer:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from flax import nnx
 from jax.sharding import Mesh
@@ -38,10 +38,15 @@ def read_fields(
             )
         if kind is float and type(value) is int:
             value = float(value)
-        if type(value) is not kind:
+        if get_origin(kind) is tuple and isinstance(value, list | tuple):
+            value = tuple(value)
+            fits = all(type(item) is get_args(kind)[0] for item in value)
+        else:
+            fits = type(value) is kind
+        if not fits:
             raise pretrained.PretrainedError(
                 f"{name!r} in config.json is {value!r}; it must be of type "
-                f"{kind.__name__}"
+                f"{kind if get_origin(kind) else kind.__name__}"
             )
         found[name] = value
     return cls(**found)

@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 import numpy as np
 
 from deemo_jax.architecture import SAMPLE_RATE, WhisperEncoderConfig
 from deemo_jax.models.attention import Attention, dot_product_attention
-from deemo_jax.models.layers import activation, scan, stack
+from deemo_jax.models.layers import activation, layer_norm, scan, stack, within
 from deemo_jax.models.loading import load, read_fields
 from deemo_jax.models.names import attention_rows, linear_rows, norm_rows
-from deemo_jax.models.self_attention import SelfAttention
+from deemo_jax.models.self_attention import EncoderLayer
 from deemo_jax.pretrained import PretrainedError, Row, read_config, write
 from deemo_jax.sharding import constrain
 
@@ -186,40 +186,6 @@ def sinusoids(length: int, width: int) -> Float[Array, "{length} {width}"]:
     return jnp.asarray(np.concatenate([np.sin(angle), np.cos(angle)], 1), jnp.float32)
 
 
-class WhisperLayer(nnx.Module):
-    """Self-attention, then two linear maps, each after its norm and added back."""
-
-    def __init__(
-        self,
-        config: WhisperEncoderConfig,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DTypeLike,
-        attention: Attention,
-    ):
-        width, inner = config.d_model, config.encoder_ffn_dim
-        self.activation = activation(config.activation_function)
-        self.self_attn_layer_norm = _norm(width, dtype, rngs)
-        self.self_attn = SelfAttention(
-            width,
-            config.encoder_attention_heads,
-            key_bias=False,
-            rngs=rngs,
-            dtype=dtype,
-            attention=attention,
-        )
-        self.final_layer_norm = _norm(width, dtype, rngs)
-        self.fc1 = nnx.Linear(width, inner, dtype=dtype, rngs=rngs)
-        self.fc2 = nnx.Linear(inner, width, dtype=dtype, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """One layer."""
-        x = x + self.self_attn(self.self_attn_layer_norm(x))
-        inner = self.activation(self.fc1(self.final_layer_norm(x)))
-        x = x + self.fc2(constrain(inner, ("batch", "sequence", "mlp")))
-        return constrain(x, ("batch", "sequence", "embed"))
-
-
 class WhisperEncoder(nnx.Module):
     """The encoder half of Whisper; called with defaults, its `last_hidden_state`.
 
@@ -271,13 +237,21 @@ class WhisperEncoder(nnx.Module):
             rngs=rngs,
         )
         self.layers = stack(
-            lambda rngs: WhisperLayer(
-                config, rngs=rngs, dtype=dtype, attention=attention
+            lambda rngs: EncoderLayer(
+                width,
+                config.encoder_attention_heads,
+                config.encoder_ffn_dim,
+                hidden_act=config.activation_function,
+                epsilon=LAYER_NORM_EPS,
+                key_bias=False,
+                rngs=rngs,
+                dtype=dtype,
+                attention=attention,
             ),
             config.encoder_layers,
             rngs,
         )
-        self.layer_norm = _norm(width, dtype, rngs)
+        self.layer_norm = layer_norm(width, LAYER_NORM_EPS, rngs=rngs, dtype=dtype)
 
     def __call__(self, mel: Float[Array, "B F M"]) -> Float[Array, "B L D"]:
         """Hidden states of `L = ceil(F / 2)` frames, 50 a second.
@@ -305,6 +279,23 @@ class WhisperEncoder(nnx.Module):
             remat=self.remat,
         )
         return self.layer_norm(x)
+
+    def hear(
+        self, waveform: Float[Array, "B N"], length: Int[Array, " B"]
+    ) -> tuple[Float[Array, "B F D"], Bool[Array, "B F"]]:
+        """Features of the first `length` samples of each row, 16 kHz.
+
+        What lies beyond is heard as silence. The second value says which features
+        begin within the sound; those after it know of the silence only.
+
+        Raises:
+          ValueError: if `waveform` is too short for a window, or too long for the
+            positions.
+        """
+        waveform = jnp.where(within(length, waveform.shape[1]), waveform, 0.0)
+        features = self(log_mel(waveform, self.config.num_mel_bins))
+        begin = jnp.arange(features.shape[1]) * HOP * CONVOLUTION_STRIDE
+        return features, begin[None] < length[:, None]
 
     @classmethod
     def from_pretrained(
@@ -334,13 +325,3 @@ class WhisperEncoder(nnx.Module):
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes a Hugging Face folder that `transformers`' `WhisperEncoder` reads."""
         write(folder, TABLE, nnx.state(self), config_to_dict(self.config))
-
-
-def _norm(width: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(
-        width,
-        epsilon=LAYER_NORM_EPS,
-        use_fast_variance=False,
-        dtype=dtype,
-        rngs=rngs,
-    )

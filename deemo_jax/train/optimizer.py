@@ -14,10 +14,12 @@ import optax
 from deemo_jax.config import ConfigError, OptimizerConfig
 from deemo_jax.sharding import path_of
 
-# Never trained: Whisper's positions are sinusoids by definition, and CLIP's last norm
-# is carried for the round trip to PyTorch only, no feature passes through it.
+# Never trained: Whisper's positions are sinusoids by definition; CLIP's last norm and
+# HuBERT's vector for masked frames are carried for the round trip to PyTorch only, no
+# feature passes through them.
 _CONSTANT = (
     (r"audio_tower/embed_positions/.*", False),
+    (r"audio_tower/masked_spec_embed", False),
     (r"vision_tower/post_layernorm/.*", False),
 )
 _CONNECTORS = r"(video|audio)_connector/.*"
@@ -116,11 +118,11 @@ def is_decayed(params: Any) -> Any:
 
     It does at matrices and larger kernels, not at biases, scales of norms and other
     vectors. The leading axis of layers that parameters under `layers/` have does not
-    make a vector a matrix.
+    make a vector a matrix, and axes of length 1 do not either (HuBERT's gains).
     """
 
     def decayed(keys: tuple, value: Any) -> bool:
         stacked = "layers" in path_of(keys).split("/")
-        return value.ndim - stacked >= 2
+        return sum(size > 1 for size in value.shape[stacked:]) >= 2
 
     return jax.tree_util.tree_map_with_path(decayed, params)

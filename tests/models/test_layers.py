@@ -12,9 +12,11 @@ from deemo_jax.models.layers import (
     ACTIVATIONS,
     REMAT_POLICIES,
     activation,
+    layer_norm,
     linear,
     scan,
     stack,
+    within,
 )
 
 
@@ -106,6 +108,24 @@ def test_policies_keep_less_and_less(layers):
 def test_unknown_policy_is_refused_by_name(layers):
     with pytest.raises(ValueError, match="remat 'some' is not a policy; .*dots, full"):
         scan(layers, body, jnp.ones((2, 5)), remat="some")
+
+
+def test_a_norm_of_numbers_far_from_zero_is_exact():
+    x = 1000.0 + np.linspace(-1, 1, 12, dtype=np.float32)[None]
+    norm = layer_norm(12, 1e-3, rngs=nnx.Rngs(0), dtype=jnp.float32)
+    theirs = torch.nn.functional.layer_norm(torch.tensor(x), (12,), eps=1e-3).numpy()
+    np.testing.assert_allclose(norm(jnp.asarray(x)), theirs, atol=1e-4)
+
+
+def test_within_a_length_is_not_padding():
+    expected = [
+        [1, 1, 1, 0],
+        [0, 0, 0, 0],
+        [1, 1, 1, 1],
+        [0, 0, 0, 0],
+    ]
+    found = within(jnp.array([3, 0, 9, -2]), 4)
+    assert found.astype(int).tolist() == expected
 
 
 def test_new_kernels_are_normal_and_new_biases_zero():

@@ -25,6 +25,11 @@ class Fields:
     bias: bool
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lists:
+    taps: tuple[int, ...]
+
+
 class Tower(nnx.Module):
     def __init__(self):
         self.up = nnx.Linear(4, 8, rngs=nnx.Rngs(0))
@@ -58,6 +63,14 @@ def test_null_means_absent_and_a_value_is_never_replaced():
 def test_what_is_missing_or_of_a_wrong_type_is_named(values, message):
     with pytest.raises(PretrainedError, match=message):
         read_fields(Fields, values, {})
+
+
+def test_lists_become_tuples_and_hold_whole_numbers():
+    assert read_fields(Lists, {"taps": [3, 2]}, {}) == Lists(taps=(3, 2))
+    assert read_fields(Lists, {}, {"taps": (3, 2)}) == Lists(taps=(3, 2))
+    for wrong in ([3, 2.0], 3, "32", [[3]]):
+        with pytest.raises(PretrainedError, match=r"'taps' .* type tuple\[int, ...\]"):
+            read_fields(Lists, {"taps": wrong}, {})
 
 
 def test_weights_are_those_of_the_folder(tmp_path):

@@ -83,6 +83,19 @@ def test_an_input_longer_than_the_positions_is_refused():
         encoder(jnp.ones((2, 51, 7)))
 
 
+def test_what_is_beyond_the_length_is_silence():
+    encoder = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0))
+    waveform, length = noise(3, 4800), jnp.array([4800, 3201, 0])
+    features, heard = encoder.hear(waveform, length)
+    assert features.shape == (3, 15, 12)
+    assert heard.sum(axis=1).tolist() == [15, 11, 0]  # a feature every 320 samples
+    assert heard[1].tolist() == [True] * 11 + [False] * 4
+    loud = jnp.where(jnp.arange(4800)[None] < length[:, None], waveform, 7.0)
+    np.testing.assert_array_equal(encoder.hear(loud, length)[0], features)
+    silent = encoder(log_mel(jnp.zeros((1, 4800)), 7))
+    np.testing.assert_allclose(features[2], silent[0], atol=1e-6)
+
+
 def test_positions_are_sines_and_cosines_of_falling_rate():
     table = np.asarray(sinusoids(9, 8))
     angle = np.arange(9)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from deemo_jax.config import ConfigError, OptimizerConfig
+from deemo_jax.models.hubert import Hubert
 from deemo_jax.train.optimizer import (
     FREEZE,
     is_decayed,
@@ -16,7 +17,7 @@ from deemo_jax.train.optimizer import (
     split_params,
 )
 from deemo_jax.train.step import split_model
-from tests.small import small_config
+from tests.small import HUBERT, small_config
 
 SETTINGS = OptimizerConfig(
     learning_rate=0.5,
@@ -58,6 +59,14 @@ def test_what_the_stages_train(params):
     assert paths(trained) == {
         path for path in paths(params) if path.split("/")[0].endswith("_connector")
     }
+
+
+def test_what_the_stages_train_of_hubert():
+    tower = nnx.state(nnx.eval_shape(lambda: Hubert(HUBERT, rngs=nnx.Rngs(0))))
+    found = paths(nnx.State({"audio_tower": tower}))
+    trained = {path for path in found if is_trained("full", path)}
+    assert found - trained == {"audio_tower/masked_spec_embed"}
+    assert not any(is_trained("align", path) for path in found)
 
 
 @pytest.mark.parametrize("stage", FREEZE)
@@ -103,6 +112,9 @@ def test_a_run_shorter_than_its_warm_up_ends_within_it():
         ("vision_tower/layers/mlp/fc1/bias", (2, 4), False),
         ("vision_tower/layers/mlp/fc1/kernel", (2, 4, 4), True),
         ("audio_tower/conv1/kernel", (3, 4, 4), True),
+        ("audio_tower/feature_extractor/conv_layers/0/conv/kernel", (9, 1, 4), True),
+        ("audio_tower/pos_conv_embed/kernel", (6, 2, 4), True),
+        ("audio_tower/pos_conv_embed/gain", (6, 1, 1), False),
         ("video_connector/query_tokens", (4, 4), True),
         ("vision_tower/embeddings/class_embedding", (4,), False),
     ],
