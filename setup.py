@@ -30,6 +30,7 @@ setup(
         "jaxtyping",
         "jinja2",  # chat templates and the report
         "markupsafe",
+        "ml-dtypes",  # bfloat16 in files
         "matplotlib",  # the report's plots
         "numpy",
         "pillow",

@@ -198,7 +198,14 @@ def check_key(path: str) -> None:
         fields = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
         if part not in fields:
             raise ConfigError(_unknown(prefix, part, fields))
-        cls, prefix = fields[part], f"{prefix}{part}."
+        cls, prefix = _group(fields[part]), f"{prefix}{part}."
+
+
+def _group(hint: Any) -> Any:
+    """The type that a group may have beside None."""
+    if not isinstance(hint, types.UnionType):
+        return hint
+    return next(arg for arg in typing.get_args(hint) if arg is not type(None))
 
 
 def _unknown(prefix: str, key: str, fields: dict[str, Any]) -> str:
@@ -248,8 +255,7 @@ def _coerce(hint: Any, value: Any, key: str) -> Any:
     if isinstance(hint, types.UnionType):
         if value is None and type(None) in args:
             return None
-        hint = next(arg for arg in args if arg is not type(None))
-        return _coerce(hint, value, key)
+        return _coerce(_group(hint), value, key)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:

@@ -279,7 +279,8 @@ class DeemoLlama(nnx.Module):
             lambda: cls(config, rngs=nnx.Rngs(0), dtype=dtype or jnp.float32),
             folder,
             TABLE,
-            foreign=llama.foreign(config.language_model),
+            foreign=llama.FOREIGN,
+            copies=llama.copies(config.language_model, "language_model."),
             mesh=mesh,
         )
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import os
-from typing import Any, TypeVar, get_type_hints
+import types
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from flax import nnx
 from jax.sharding import Mesh
@@ -22,27 +23,31 @@ def read_fields(
     own format lets a file leave out; all others must be there.
 
     Raises:
-      PretrainedError: naming the key that is missing or of the wrong type.
+      PretrainedError: naming the key that is missing, of the wrong type, or at odds
+        with the others.
     """
-    kinds = get_type_hints(cls)
     found = {}
-    for name, kind in kinds.items():
+    for name, kind in get_type_hints(cls).items():
         value = values.get(name)
         if value is None:
             value = absent.get(name)
-        if value is None:
+        kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        if value is None and type(None) not in kinds:
             raise pretrained.PretrainedError(
                 f"config.json has no {name!r}; add it, or fetch the file again"
             )
-        if kind is float and type(value) is int:
+        if float in kinds and type(value) is int:
             value = float(value)
-        if type(value) is not kind:
+        if type(value) not in kinds:
             raise pretrained.PretrainedError(
                 f"{name!r} in config.json is {value!r}; it must be of type "
-                f"{kind.__name__}"
+                f"{' or '.join(kind.__name__ for kind in kinds)}"
             )
         found[name] = value
-    return cls(**found)
+    try:
+        return cls(**found)
+    except ValueError as error:
+        raise pretrained.PretrainedError(f"config.json: {error}") from error
 
 
 def load(
@@ -52,6 +57,7 @@ def load(
     *,
     prefixes: Sequence[str] = ("",),
     foreign: Sequence[str] = (),
+    copies: Sequence[tuple[str, str]] = (),
     mesh: Mesh | None = None,
 ) -> Model:
     """The model that `make` builds, with the folder's weights in it.
@@ -70,6 +76,7 @@ def load(
         abstract,
         prefixes=prefixes,
         foreign=foreign,
+        copies=copies,
         shardings=shardings,
     )
     return nnx.merge(graphdef, params)

@@ -30,6 +30,7 @@ CONFIG = LlamaConfig(
     max_position_embeddings=32,
     rms_norm_eps=1e-5,
     rope_theta=100.0,
+    rope_scaling=None,
     attention_bias=True,
     mlp_bias=False,
     tie_word_embeddings=False,
