@@ -338,6 +338,7 @@ COPIES = {"copies": [("ear2.weight", "ear.weight")], "prefixes": ("", "tower.")}
 @pytest.mark.parametrize("prefix", ["", "tower."])
 def test_a_copy_is_compared_with_what_it_repeats(folder, prefix, monkeypatch):
     monkeypatch.setattr(pretrained, "COMPARED_ROWS", 3)  # of 4: two parts
+
     def save(copy):
         renamed = {f"{prefix}{name}": x for name, x in tensors().items()}
         renamed[f"{prefix}ear2.weight"] = copy
@@ -350,7 +351,9 @@ def test_a_copy_is_compared_with_what_it_repeats(folder, prefix, monkeypatch):
         wrong = tensors()["ear.weight"]
         wrong[row, 0, 0] += 1.0
         save(wrong)
-        refusal(folder, rf"{prefix}ear2.weight in .* differs from {prefix}ear", **COPIES)
+        refusal(
+            folder, rf"{prefix}ear2.weight in .* differs from {prefix}ear", **COPIES
+        )
 
 
 def test_each_slice_is_read_once_however_many_devices_share_it(folder, monkeypatch):

@@ -367,7 +367,7 @@ class Llama(nnx.Module):
     def save_pretrained(
         self, folder: str | os.PathLike, *, dtype: DTypeLike = jnp.float32
     ) -> None:
-        """Writes a Hugging Face folder that `transformers` reads, weights in `dtype`."""
+        """Writes a Hugging Face folder for `transformers`, its weights in `dtype`."""
         config = config_to_dict(self.config) | {"dtype": jnp.dtype(dtype).name}
         write(folder, TABLE, nnx.state(self), config, dtype=dtype)
 

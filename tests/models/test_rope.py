@@ -123,12 +123,15 @@ def without(key):
         ({"rope_parameters": {"rope_type": "yarn"}}, "'yarn' .*: default, linear, lla"),
         ({"rope_scaling": {"type": "linear"}}, "factor in rope_scaling .* is None; it"),
         ({"rope_scaling": {"type": "linear", "factor": 0.5}}, "factor is 0.5; it must"),
-        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor in .* is '2'; it"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": "2"}},
+            "factor in .* is '2';",
+        ),
         (without("low_freq_factor"), "low_freq_factor in rope_scaling .* is None"),
         (without("original_max_position_embeddings"), "original_max.* is None; .* int"),
         (
             {"rope_scaling": LLAMA3_FILE | {"high_freq_factor": 1}},
-            "low_freq_factor is 1.0 and its high_freq_factor 1.0; .* the high one above",
+            "low_freq_factor is 1.0 and its high_freq_factor 1.0; .* the high one",
         ),
         (
             {"rope_parameters": LLAMA3_FILE, "rope_scaling": LINEAR_FILE},
