@@ -289,14 +289,27 @@ def _place(reader: _Reader, shape: tuple[int, ...], sharding: Any) -> jax.Array:
 
 
 def _fetch(row: Row, value: Any, layer: int, dtype: np.dtype) -> np.ndarray:
-    """One tensor of a parameter, on the host, as PyTorch has it."""
+    """One tensor of a parameter, on the host, as PyTorch has it.
+
+    Put together from its shards: `np.asarray` of the parameter would bring every layer
+    and keep them all with it.
+    """
+    if isinstance(value, np.ndarray):
+        found = value[layer] if row.stacked else value
+    else:
+        assert value.is_fully_addressable, "other processes hold parts of it"
+        found = np.empty(value.shape[row.stacked :], value.dtype)
+        for shard in value.addressable_shards:
+            index, part = shard.index, shard.data
+            if row.stacked:
+                layers = range(value.shape[0])[index[0]]
+                if layer not in layers:
+                    continue
+                index, part = index[1:], part[layer - layers.start]
+            if shard.replica_id == 0:
+                found[index] = part
     turn = np.argsort(row.axes(value.ndim))
-    if row.stacked and isinstance(value, np.ndarray):
-        value = value[layer]
-    elif row.stacked:
-        # Of the layer alone: a sharded parameter is never gathered whole.
-        value = jax.lax.dynamic_index_in_dim(value, layer, keepdims=False)
-    return np.asarray(value).transpose(turn).astype(dtype)
+    return np.asarray(found.transpose(turn), dtype=dtype, order="C")
 
 
 def _same(left: Stored, right: Stored) -> bool:

@@ -52,9 +52,11 @@ watcher.join()
 print(json.dumps({"peak": peak - before}))
 """
 READ = (
-    "from deemo_jax.models.llama import Llama\n"
-    "mesh = jax.make_mesh((1, 4, 2), ('data', 'fsdp', 'tensor'))\n"
-    "jax.device_put(np.zeros(8), jax.devices()[0])",
+    """
+from deemo_jax.models.llama import Llama
+mesh = jax.make_mesh((1, 4, 2), ("data", "fsdp", "tensor"))
+jax.device_put(np.zeros(8), jax.devices()[0])
+""",
     "model = Llama.from_pretrained(source, mesh=mesh)",
 )
 SAVE = (
@@ -133,13 +135,15 @@ def measure(what, source, output):
 
 
 def test_reading_onto_a_mesh_takes_little_more_than_the_weights(checkpoint, tmp_path):
-    folder, size, largest = checkpoint
+    folder, size, _ = checkpoint
     peak = measure(READ, folder, tmp_path)
     print(f"checkpoint {size / 1e9:.2f} GB, peak {peak / 1e9:.2f} GB")
     assert 0.9 * size < peak < size + min(1e9, 0.15 * size + 2e7)
 
 
-@pytest.mark.parametrize("what", [SAVE, CONVERT, BFLOAT16], ids="save same half".split())
+@pytest.mark.parametrize(
+    "what", [SAVE, CONVERT, BFLOAT16], ids=["save", "same", "half"]
+)
 def test_writing_takes_a_tensor_or_two(what, checkpoint, tmp_path):
     folder, size, largest = checkpoint
     peak = measure(what, folder, tmp_path / "again")

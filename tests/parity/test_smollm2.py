@@ -98,7 +98,9 @@ def test_greedy_text_is_the_same(folder, prompts):
     )[:, inputs["input_ids"].shape[1] :].numpy()
     model = Llama.from_pretrained(folder)
     tokens, mask = inputs["input_ids"], inputs["attention_mask"].astype(np.int32)
-    found = np.asarray(greedy(*nnx.split(model), jnp.asarray(tokens), jnp.asarray(mask)))
+    found = np.asarray(
+        greedy(*nnx.split(model), jnp.asarray(tokens), jnp.asarray(mask))
+    )
     assert found.shape == expected.shape == (10, NEW)
     assert len({tuple(row) for row in found}) == 10
     print(tokenizer.decode(found[0], skip_special_tokens=True))
