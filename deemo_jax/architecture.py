@@ -13,6 +13,54 @@ SAMPLE_RATE = 16_000  # Hz; the pivot of McAdams and every audio tower assume it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary frequencies are slowed for rows longer than those of pretraining.
+
+    `rope_type` "linear" divides every frequency by `factor` (Chen et al., 2023,
+    arXiv 2306.15595). "llama3" (Grattafiori et al., 2024, arXiv 2407.21783, as its
+    `config.json` states it) divides those that turn less than `low_freq_factor` times
+    in `original_max_position_embeddings` places, keeps those that turn more than
+    `high_freq_factor` times, and goes from one to the other in between; a linear
+    scaling has None for these three.
+    """
+
+    rope_type: str
+    factor: float
+    low_freq_factor: float | None
+    high_freq_factor: float | None
+    original_max_position_embeddings: int | None
+
+    def __post_init__(self):
+        low, high = self.low_freq_factor, self.high_freq_factor
+        places = self.original_max_position_embeddings
+        if self.rope_type not in ("linear", "llama3"):
+            raise ValueError(
+                f"rope type {self.rope_type!r} is not supported; supported: default "
+                f"(no scaling), linear, llama3"
+            )
+        if self.factor < 1:
+            raise ValueError(f"rope's factor is {self.factor}; it must be 1 or more")
+        if self.rope_type == "linear":
+            if (low, high, places) != (None, None, None):
+                raise ValueError(
+                    f"rope type linear has a factor only, but low_freq_factor is "
+                    f"{low}, high_freq_factor {high} and "
+                    f"original_max_position_embeddings {places}; leave them out"
+                )
+            return
+        if low is None or high is None or not 0 < low < high:
+            raise ValueError(
+                f"rope's low_freq_factor is {low} and its high_freq_factor {high}; "
+                f"type llama3 needs both, above 0, the high one above the low one"
+            )
+        if places is None or places < 1:
+            raise ValueError(
+                f"rope's original_max_position_embeddings is {places}; type llama3 "
+                f"needs the longest row of pretraining, 1 or more"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LlamaConfig:
     """The decoder, as `transformers.LlamaConfig` describes it."""
 
@@ -27,9 +75,23 @@ class LlamaConfig:
     max_position_embeddings: int
     rms_norm_eps: float
     rope_theta: float
+    rope_scaling: RopeScaling | None
     attention_bias: bool
     mlp_bias: bool
     tie_word_embeddings: bool
+
+    def __post_init__(self):
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        if groups < 1 or heads % groups:
+            raise ValueError(
+                f"num_attention_heads is {heads} and num_key_value_heads {groups}; "
+                f"make the first a multiple of the second"
+            )
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise ValueError(
+                f"head_dim is {self.head_dim}; rotary positions turn pairs of "
+                f"features, make it even"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

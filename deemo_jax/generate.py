@@ -16,14 +16,15 @@ def generate(
     batch: Batch,
     *,
     max_new_tokens: int,
-    eos_token_id: int,
+    eos_token_id: int | tuple[int, ...],
     pad_token_id: int,
 ) -> Int[Array, "B {max_new_tokens}"]:
     """The likeliest next token, again and again, after each row's prompt.
 
     A prompt is what is not padding (`segment_ids` 0) in its row; padding may stand on
-    either side. A row ends with `eos_token_id`, which is part of the answer, and is
-    filled with `pad_token_id`; a row without a prompt is all `pad_token_id`.
+    either side. A row ends with `eos_token_id`, or the first of several, which is part
+    of the answer, and is filled with `pad_token_id`; a row without a prompt is all
+    `pad_token_id`.
 
     Compiled once for each shape of `batch` and each `max_new_tokens`.
 
@@ -33,7 +34,8 @@ def generate(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 1 or more")
     graphdef, params = nnx.split(model)
-    stop = jnp.asarray([eos_token_id, pad_token_id])
+    ends = (eos_token_id,) if isinstance(eos_token_id, int) else eos_token_id
+    stop = jnp.asarray(ends), jnp.asarray(pad_token_id)
     return _generate(graphdef, max_new_tokens, params, batch, stop)
 
 
@@ -41,13 +43,16 @@ def generate(
 def _generate(graphdef, max_new_tokens, params, batch, stop):
     model = nnx.merge(graphdef, params)
     decoder = model.language_model
-    end, padding = stop
+    ends, padding = stop
     rows, places = batch.tokens.shape
     everyone = jnp.arange(rows)
     real = batch.segment_ids != 0
     last = jnp.where(real, jnp.arange(places)[None], 0).max(axis=1)
     segment = batch.segment_ids[everyone, last][:, None]
     start = batch.positions[everyone, last][:, None]
+
+    def is_end(token):
+        return (token[:, None] == ends[None]).any(axis=1)
 
     def choose(hidden):
         return jnp.argmax(decoder.logits(hidden)[:, 0], axis=-1)
@@ -78,11 +83,11 @@ def _generate(graphdef, max_new_tokens, params, batch, stop):
         return (
             step + 1,
             token,
-            ended | (token == end),
+            ended | is_end(token),
             answer.at[:, step].set(token),
             cache,
         )
 
-    ended = (first == end) | ~real.any(axis=1)
+    ended = is_end(first) | ~real.any(axis=1)
     state = (1, first, ended, answer.at[:, 0].set(first), cache)
     return jax.lax.while_loop(going_on, next_token, state)[3]

@@ -5,29 +5,37 @@ every tensor of the file must have a row and every parameter a tensor: what does
 fit is named, never skipped.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
 import dataclasses
 import fnmatch
-import json
+import functools
 import os
 from pathlib import Path
-import re
 from typing import Any, Literal
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 import numpy as np
-import safetensors
-from safetensors.numpy import save_file
+
+from deemo_jax.weights import (
+    SHARD_BYTES,
+    PretrainedError,
+    Stored,
+    Unwritten,
+    open_weights,
+    read_json,
+    some,
+    write_json,
+    write_weights,
+)
 
 # An `nnx.State` of parameters; its own annotation cannot be checked at run time.
 Params = Any
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 LAYER = "{layer}"
+COMPARED_ROWS = 4096  # of a tensor and its copy, on the host at a time
 
 # Our axis i is PyTorch's axis AXES[transform][i].
 AXES = {
@@ -35,10 +43,6 @@ AXES = {
     "conv1d": (2, 1, 0),  # [out, in, width] -> [width, in, out]
     "conv2d": (2, 3, 1, 0),  # [out, in, height, width] -> [height, width, in, out]
 }
-
-
-class PretrainedError(ValueError):
-    """A folder that cannot be read as this model: says which file or tensor and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +97,12 @@ Table = Sequence[Row]
 def prefixed(table: Table, name_prefix: str, path_prefix: str) -> tuple[Row, ...]:
     """The rows of a tower that is part of a whole: `language_model.` and so on."""
     return tuple(
-        Row(name_prefix + row.name, path_prefix + row.path, row.transform)
+        dataclasses.replace(
+            row,
+            name=name_prefix + row.name,
+            path=path_prefix + row.path,
+            older=row.older and name_prefix + row.older,
+        )
         for row in table
     )
 
@@ -104,7 +113,7 @@ def read_config(folder: str | os.PathLike, name: str = "config.json") -> dict[st
     Raises:
       PretrainedError: if there is none, or it is no JSON object.
     """
-    return _read_json(Path(folder) / name)
+    return read_json(Path(folder) / name)
 
 
 def read(
@@ -114,6 +123,7 @@ def read(
     *,
     prefixes: Sequence[str] = ("",),
     foreign: Sequence[str] = (),
+    copies: Sequence[tuple[str, str]] = (),
     shardings: Params | None = None,
 ) -> Params:
     """Reads the folder's safetensors into parameters like `abstract`.
@@ -126,34 +136,100 @@ def read(
       prefixes: what may stand before every name of the table (`"vision_model."`); the
         one that fits most tensors is taken.
       foreign: shell patterns of names that belong to somebody else (`"text_model.*"`).
+      copies: names that may be there beside the table's, each with the name whose
+        values it must repeat (the head tied to the embedding).
       shardings: a sharding for each parameter; each process then reads only the slices
-        its devices hold. None reads onto the default device.
+        its devices hold, one slice at a time. None reads onto the default device.
 
     Raises:
       PretrainedError: naming the file or the tensors, see the class.
     """
-    folder = Path(folder)
     parameters = nnx.to_flat_state(abstract)
     rows = _rows_by_path(table, [path for path, _ in parameters])
     placed: list[Any] = [None] * len(parameters)
     if shardings is not None:
         placed = jax.tree.leaves(shardings)
-    with contextlib.ExitStack() as opened:
-        tensors = _open(folder, opened)
+    with open_weights(folder) as tensors:
         rows = {path: row.as_in(tensors, prefixes) for path, row in rows.items()}
-        prefix = _match(folder, rows, parameters, tensors, prefixes, foreign)
+        found = match(
+            folder,
+            table,
+            abstract,
+            tensors,
+            prefixes=prefixes,
+            foreign=foreign,
+            copies=copies,
+        )
         values = []
         for (path, variable), sharding in zip(parameters, placed, strict=True):
-            row = rows[path]
-            files = [tensors[prefix + name] for name in row.names(variable.shape)]
-            names = [prefix + name for name in row.names(variable.shape)]
-            reader = _Reader(row, names, files, variable.shape, variable.dtype)
+            row, shape = rows[path], variable.shape
+            stored = [found[name] for name in row.names(shape)]
+            reader = _Reader(row, stored, shape, variable.dtype)
             if sharding is None:
-                value = jnp.asarray(reader((slice(None),) * len(variable.shape)))
+                value = jnp.asarray(reader((slice(None),) * len(shape)))
             else:
-                value = jax.make_array_from_callback(variable.shape, sharding, reader)
+                value = _place(reader, shape, sharding)
             values.append((path, variable.replace(value)))
     return nnx.from_flat_state(values)
+
+
+def match(
+    folder: str | os.PathLike,
+    table: Table,
+    abstract: Params,
+    tensors: Mapping[str, Stored],
+    *,
+    prefixes: Sequence[str] = ("",),
+    foreign: Sequence[str] = (),
+    copies: Sequence[tuple[str, str]] = (),
+) -> dict[str, Stored]:
+    """The stored tensor for each name of the table, nothing missing or left over.
+
+    The arguments and the errors are those of `read`; `tensors` are the folder's.
+    """
+    parameters = nnx.to_flat_state(abstract)
+    rows = _rows_by_path(table, [path for path, _ in parameters])
+    rows = {path: row.as_in(tensors, prefixes) for path, row in rows.items()}
+    wanted = {
+        name: rows[path].tensor_shape(variable.shape)
+        for path, variable in parameters
+        for name in rows[path].names(variable.shape)
+    }
+    prefix = max(prefixes, key=lambda p: sum(p + name in tensors for name in wanted))
+    copied = {prefix + copy: prefix + name for copy, name in copies}
+    missing = [prefix + name for name in wanted if prefix + name not in tensors]
+    leftover = [
+        name
+        for name in sorted(tensors)
+        if not (name.startswith(prefix) and name.removeprefix(prefix) in wanted)
+        and name not in copied
+        and not any(fnmatch.fnmatchcase(name, pattern) for pattern in foreign)
+    ]
+    faults = [some(missing, "tensor") + " missing"] if missing else []
+    if leftover:
+        faults.append(some(leftover, "tensor") + " left over")
+    if faults:
+        raise PretrainedError(
+            f"{folder} does not hold this model: {'; '.join(faults)}; check that "
+            f"config.json belongs to these weights"
+        )
+    found = {name: tensors[prefix + name] for name in wanted}
+    for name, shape in wanted.items():
+        if found[name].shape != shape:
+            raise PretrainedError(
+                f"{prefix + name} in {folder} has shape {list(found[name].shape)}, but "
+                f"config.json makes it {list(shape)}; check that the two belong "
+                f"together"
+            )
+        _ = found[name].dtype  # refused here, before anything large is read
+    for copy, name in copied.items():
+        if copy in tensors and not _same(tensors[copy], tensors[name]):
+            raise PretrainedError(
+                f"{copy} in {folder} differs from {name}, which config.json says it "
+                f"repeats (tie_word_embeddings is true); set that to false if the "
+                f"weights were trained untied, or fetch them again"
+            )
+    return found
 
 
 def write(
@@ -162,72 +238,110 @@ def write(
     params: Params,
     config: Mapping[str, Any],
     *,
-    shard_bytes: int = 5_000_000_000,
+    dtype: DTypeLike | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes parameters and `config.json` as a folder that `transformers` reads.
 
-    More than `shard_bytes` go into several files with an index. Every file is written
-    beside its place and renamed; the weights of an earlier save are replaced, other
-    files of the folder stay.
+    One tensor at a time is brought to the host, a layer of those that are stacked, cast
+    to `dtype` (None: as it is) and written; `weights.write_weights` says how files are
+    replaced. `config` states that dtype, if it is to be true.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     parameters = nnx.to_flat_state(params)
     rows = _rows_by_path(table, [path for path, _ in parameters])
-    files: list[Path] = []
-    shards: list[list[str]] = []
-    total = 0
-    for shard in _shards(rows, parameters, shard_bytes):
-        files.append(folder / f".{WEIGHTS}.{len(files)}.partial")
-        # PyTorch's readers ask for the format; "pt" is what they expect.
-        save_file(shard, files[-1], metadata={"format": "pt"})
-        shards.append(list(shard))
-        total += sum(tensor.nbytes for tensor in shard.values())
-    count = len(files)
-    names = [WEIGHTS] if count == 1 else [
-        f"model-{number:05}-of-{count:05}.safetensors"
-        for number in range(1, count + 1)
-    ]  # fmt: skip
-    for file, name in zip(files, names, strict=True):
-        file.replace(folder / name)
-    for old in folder.glob("model*.safetensors"):
-        if old.name not in names and re.fullmatch(
-            r"model(-\d{5}-of-\d{5})?\.safetensors", old.name
-        ):
-            old.unlink()
-    if count == 1:
-        (folder / INDEX).unlink(missing_ok=True)
-    else:
-        places = {
-            tensor: name
-            for name, shard in zip(names, shards, strict=True)
-            for tensor in shard
-        }
-        index = {"metadata": {"total_size": total}, "weight_map": places}
-        write_config(folder, index, INDEX)
-    write_config(folder, config)
+    tensors = []
+    for path, variable in parameters:
+        row, value = rows[path], variable.get_value()
+        kind = np.dtype(value.dtype if dtype is None else dtype)
+        for layer, name in enumerate(row.names(value.shape)):
+            fetch = functools.partial(_fetch, row, value, layer, kind)
+            shape = row.tensor_shape(value.shape)
+            tensors.append(Unwritten(name, shape, kind, fetch))
+    write_weights(Path(folder), tensors, shard_bytes=shard_bytes)
+    write_json(Path(folder) / "config.json", config)
 
 
 class _Reader:
     """Reads any slice of one parameter from its tensors, turned and cast."""
 
-    def __init__(self, row: Row, names, files, shape, dtype):
+    def __init__(self, row: Row, tensors: Sequence[Stored], shape, dtype):
         self.axes = row.axes(len(shape))
         self.stacked = row.stacked
-        self.tensors = list(zip(names, files, strict=True))
+        self.tensors = tensors
+        self.shape = shape
         self.dtype = dtype
 
-    def __call__(self, index: tuple[slice, ...] | None) -> np.ndarray:
-        assert index is not None
+    def __call__(self, index: tuple[slice, ...]) -> np.ndarray:
+        ends = zip(index, self.shape, strict=True)
+        shape = [len(range(*part.indices(size))) for part, size in ends]
+        found = np.empty(shape, self.dtype)
         if not self.stacked:
-            return self._one(*self.tensors[0], index)
-        layers = self.tensors[index[0]]
-        return np.stack([self._one(*tensor, index[1:]) for tensor in layers])
+            found[...] = self._one(self.tensors[0], index)
+            return found
+        for layer, tensor in enumerate(self.tensors[index[0]]):
+            found[layer] = self._one(tensor, index[1:])
+        return found
 
-    def _one(self, name: str, file: Any, index: tuple[slice, ...]) -> np.ndarray:
+    def _one(self, tensor: Stored, index: tuple[slice, ...]) -> np.ndarray:
         theirs = tuple(index[axis] for axis in np.argsort(self.axes))
-        tensor = file.get_slice(name)[theirs].transpose(self.axes)
-        return np.ascontiguousarray(tensor, dtype=self.dtype)
+        return tensor.read(theirs, self.dtype).transpose(self.axes)
+
+
+def _place(reader: _Reader, shape: tuple[int, ...], sharding: Any) -> jax.Array:
+    """The parameter on its devices; one slice at a time is on the host.
+
+    `jax.make_array_from_callback` would hold all slices of the parameter at once.
+    """
+    devices: dict[tuple, list[Any]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        parts = zip(index, shape, strict=True)
+        key = tuple(part.indices(size) for part, size in parts)
+        devices.setdefault(key, []).append(device)
+    arrays = []
+    for key, sharing in devices.items():
+        value = reader(tuple(slice(*part) for part in key))
+        arrays += [jax.device_put(value, device) for device in sharing]
+        jax.block_until_ready(arrays[-len(sharing) :])
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+def _fetch(row: Row, value: Any, layer: int, dtype: np.dtype) -> np.ndarray:
+    """One tensor of a parameter, on the host, as PyTorch has it.
+
+    Put together from its shards: `np.asarray` of the parameter would bring every layer
+    and keep them all with it.
+    """
+    if isinstance(value, np.ndarray):
+        found = value[layer] if row.stacked else value
+    else:
+        assert value.is_fully_addressable, "other processes hold parts of it"
+        found = np.empty(value.shape[row.stacked :], value.dtype)
+        for shard in value.addressable_shards:
+            index, part = shard.index, shard.data
+            if row.stacked:
+                layers = range(value.shape[0])[index[0]]
+                if layer not in layers:
+                    continue
+                index, part = index[1:], part[layer - layers.start]
+            if shard.replica_id == 0:
+                found[index] = part
+    turn = np.argsort(row.axes(value.ndim))
+    return np.asarray(found.transpose(turn), dtype=dtype, order="C")
+
+
+def _same(left: Stored, right: Stored) -> bool:
+    """Whether two tensors are equal, read `COMPARED_ROWS` rows at a time."""
+    if left.shape != right.shape:
+        return False
+    size = left.shape[0]
+    parts = [
+        (slice(first, min(first + COMPARED_ROWS, size)),)
+        for first in range(0, size, COMPARED_ROWS)
+    ]
+    return all(
+        np.array_equal(left.read(part, np.float32), right.read(part, np.float32))
+        for part in parts
+    )
 
 
 def _rows_by_path(table: Table, paths: list[tuple]) -> dict[tuple, Row]:
@@ -237,155 +351,7 @@ def _rows_by_path(table: Table, paths: list[tuple]) -> dict[tuple, Row]:
     without = ["/".join(map(str, path)) for path, row in found.items() if row is None]
     if without:
         raise PretrainedError(
-            f"{_some(without, 'parameter')} of the model have no row in its table of "
+            f"{some(without, 'parameter')} of the model have no row in its table of "
             f"names; add a row for each"
         )
     return {path: row for path, row in found.items() if row is not None}
-
-
-def _open(folder: Path, opened: contextlib.ExitStack) -> dict[str, Any]:
-    """Every tensor's name with the open file that holds it."""
-    if not folder.is_dir():
-        raise PretrainedError(
-            f"{folder} is not a folder; give the folder that holds config.json and "
-            f"model.safetensors"
-        )
-    if (folder / WEIGHTS).exists():
-        files = [WEIGHTS]
-        places = None
-    elif (folder / INDEX).exists():
-        places = _read_json(folder / INDEX).get("weight_map")
-        if not isinstance(places, dict) or not places:
-            raise PretrainedError(f"{folder / INDEX} has no weight_map; fetch it again")
-        files = sorted(set(places.values()))
-    else:
-        raise PretrainedError(_no_weights(folder))
-    tensors = {}
-    for file in files:
-        if not (folder / file).is_file() or Path(file).name != file:
-            raise PretrainedError(
-                f"shard {file!r} of {folder / INDEX} is missing; put it beside the "
-                f"index or fetch the checkpoint again"
-            )
-        try:
-            handle = safetensors.safe_open(folder / file, framework="np")
-        except safetensors.SafetensorError as error:
-            raise PretrainedError(
-                f"{folder / file} ({(folder / file).stat().st_size} bytes) is not a "
-                f"whole safetensors file: {error}; fetch it again"
-            ) from error
-        handle = opened.enter_context(handle)
-        tensors |= dict.fromkeys(handle.keys(), handle)
-    absent = [name for name in places or () if name not in tensors]
-    if absent:
-        raise PretrainedError(
-            f"{_some(absent, 'tensor')} of {folder / INDEX} are in none of its shards; "
-            f"fetch the checkpoint again"
-        )
-    return tensors
-
-
-def _no_weights(folder: Path) -> str:
-    pickles = [
-        file.name
-        for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-        for file in sorted(folder.glob(pattern))
-    ]
-    if pickles:
-        return (
-            f"{folder} holds only pickled weights ({', '.join(pickles)}), and a pickle "
-            f"can run any code when it is opened; convert them to model.safetensors"
-        )
-    return (
-        f"{folder} has neither {WEIGHTS} nor {INDEX}; give the folder of a checkpoint "
-        f"in the safetensors format"
-    )
-
-
-def _match(
-    folder: Path,
-    rows: dict[tuple, Row],
-    parameters: Any,
-    tensors: dict[str, Any],
-    prefixes: Sequence[str],
-    foreign: Sequence[str],
-) -> str:
-    """The prefix that fits, once every tensor and every parameter has its partner."""
-    wanted = {
-        name: rows[path].tensor_shape(variable.shape)
-        for path, variable in parameters
-        for name in rows[path].names(variable.shape)
-    }
-    prefix = max(prefixes, key=lambda p: sum(p + name in tensors for name in wanted))
-    missing = [prefix + name for name in wanted if prefix + name not in tensors]
-    leftover = [
-        name
-        for name in sorted(tensors)
-        if not (name.startswith(prefix) and name.removeprefix(prefix) in wanted)
-        and not any(fnmatch.fnmatchcase(name, pattern) for pattern in foreign)
-    ]
-    faults = [_some(missing, "tensor") + " missing"] if missing else []
-    if leftover:
-        faults.append(_some(leftover, "tensor") + " left over")
-    if faults:
-        raise PretrainedError(
-            f"{folder} does not hold this model: {'; '.join(faults)}; check that "
-            f"config.json belongs to these weights"
-        )
-    for name, shape in wanted.items():
-        found = tuple(tensors[prefix + name].get_slice(prefix + name).get_shape())
-        if found != shape:
-            raise PretrainedError(
-                f"{prefix + name} in {folder} has shape {list(found)}, but config.json "
-                f"makes it {list(shape)}; check that the two belong together"
-            )
-    return prefix
-
-
-def _shards(
-    rows: dict[tuple, Row], parameters: Any, limit: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """Named tensors in runs of at most `limit` bytes (or of one tensor)."""
-    shard: dict[str, np.ndarray] = {}
-    for path, variable in parameters:
-        row = rows[path]
-        value = np.asarray(jax.device_get(variable.get_value()))
-        turn = np.argsort(row.axes(value.ndim))
-        layers = value if row.stacked else value[None]
-        for name, layer in zip(row.names(value.shape), layers, strict=True):
-            size = sum(tensor.nbytes for tensor in shard.values())
-            if shard and size + layer.nbytes > limit:
-                yield shard
-                shard = {}
-            shard[name] = np.ascontiguousarray(layer.transpose(turn))
-    yield shard
-
-
-def _some(names: list[str], what: str) -> str:
-    """A count and the first few names: `2 tensors (a, b)`."""
-    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-    return f"{len(names)} {what}{'s' if len(names) > 1 else ''} ({shown})"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise PretrainedError(
-            f"{path} is missing; give the folder of a Hugging Face checkpoint"
-        )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PretrainedError(f"{path} is not JSON: {error}; fetch it again") from error
-    if not isinstance(values, dict):
-        raise PretrainedError(f"{path} holds no JSON object; fetch it again")
-    return values
-
-
-def write_config(
-    folder: str | os.PathLike, values: Mapping[str, Any], name: str = "config.json"
-) -> None:
-    """The inverse of `read_config`; the file is written beside its place, renamed."""
-    path = Path(folder) / name
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)

@@ -133,6 +133,22 @@ def export(*, workdir: Path, output: Path, config: Config | None) -> int:
     return DONE
 
 
+def convert(*, input: Path, output: Path, dtype: str) -> int:
+    """Makes a folder that we and `transformers` read of a hub folder or a GGUF file."""
+    from deemo_jax.export.convert import DTYPES
+    from deemo_jax.export.convert import convert as run
+
+    if dtype != "keep" and dtype not in DTYPES:
+        known = ", ".join(["keep", *DTYPES])
+        raise ConfigError(f"--dtype is {dtype!r}; it must be one of {known}")
+    done = run(input, output, dtype=None if dtype == "keep" else dtype)
+    print(
+        f"{output}: {done.parameters:,} parameters in {done.tensors} tensors, "
+        f"{done.dtype}, {done.nbytes / 1e9:.2f} GB"
+    )
+    return DONE
+
+
 def demo(*, workdir: Path, seed: int) -> int:
     """Runs the whole path on real and generated clips."""
     from deemo_jax.demo import demo as run
@@ -213,6 +229,17 @@ VERBS: dict[str, Verb] = {
         flags=(WORKDIR, _folder("output", "folder to write")),
         act=export,
         config="optional",
+    ),
+    "convert": Verb(
+        summary="make a folder to start from of a hub folder or a GGUF file",
+        example="deemo convert --input=llama.gguf --output=llama --dtype=bfloat16",
+        flags=(
+            _folder("input", "Hugging Face folder of a LLaMA, ours too, or GGUF file"),
+            _folder("output", "folder to write"),
+            Flag(name="dtype", help="float32, bfloat16, float16; default: as it is",
+                 default="keep"),
+        ),
+        act=convert,
     ),
     "demo": Verb(
         summary="the whole path on real and generated clips, in minutes on a laptop",

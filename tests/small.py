@@ -70,6 +70,7 @@ ODD = DeemoLlamaConfig(
         max_position_embeddings=64,
         rms_norm_eps=1e-3,
         rope_theta=500.0,
+        rope_scaling=None,
         attention_bias=False,
         mlp_bias=False,
         tie_word_embeddings=False,

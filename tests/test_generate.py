@@ -133,6 +133,17 @@ def test_a_row_ends_with_its_end_and_is_filled(model, answers):
     assert (ended == eos).any()
 
 
+def test_the_first_of_several_ends_ends_a_row(model, answers):
+    ends = (int(answers[0, 2]), NO_END, int(answers[1, 1]))
+    ended = run(model, make_batch(PROMPTS, "left"), eos=ends)
+    for row, answer in zip(ended, answers, strict=True):
+        stop = next((i + 1 for i, token in enumerate(answer) if token in ends), NEW)
+        assert row.tolist() == answer[:stop].tolist() + [PAD] * (NEW - stop)
+    # Each of the two ends a row that the other leaves.
+    assert ends[0] not in answers[1]
+    assert ends[2] not in answers[0]
+
+
 def test_a_row_without_prompt_is_all_padding(answers):
     assert (answers[-1] == PAD).all()
 

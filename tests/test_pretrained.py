@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from deemo_jax import pretrained
 from deemo_jax.pretrained import (
     PretrainedError,
     Row,
@@ -17,8 +18,8 @@ from deemo_jax.pretrained import (
     read,
     read_config,
     write,
-    write_config,
 )
+from deemo_jax.weights import FLOATS, Stored
 
 TABLE = (
     Row("embed.weight", "embed/embedding"),
@@ -305,7 +306,7 @@ def test_a_missing_or_broken_config_is_refused(tmp_path):
 
 
 def test_other_settings_are_read_and_written_beside(folder):
-    write_config(folder, {"rate": 3}, "preprocessor_config.json")
+    write_json(folder / "preprocessor_config.json", {"rate": 3})
     assert read_config(folder, "preprocessor_config.json") == {"rate": 3}
     with pytest.raises(PretrainedError, match=r"/config\.json is missing"):
         read_config(folder)
@@ -315,14 +316,117 @@ def test_an_interrupted_write_leaves_the_old_folder(folder, monkeypatch):
     params = read(folder, TABLE, abstract())
     write(folder, TABLE, params, CONFIG)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    fetch, fetched = pretrained._fetch, []
 
-    def full_disk(*args, **kwargs):
-        raise OSError("No space left on device")
+    def full_disk(*args):
+        fetched.append(args)
+        if len(fetched) == 3:
+            raise OSError("No space left on device")
+        return fetch(*args)
 
-    monkeypatch.setattr("deemo_jax.pretrained.save_file", full_disk)
+    monkeypatch.setattr(pretrained, "_fetch", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write(folder, TABLE, params, dict(CONFIG, width=5))
-    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("kind", ["F64", "F32", "F16", "BF16"])
+def test_every_width_of_floats_is_read_and_written(folder, kind):
+    dtype = FLOATS[kind]
+    edit(folder, **{name: x.astype(dtype) for name, x in tensors().items()})
+    params = read(folder, TABLE, abstract())
+    for name, x in by_path(params).items():
+        assert x.dtype == np.float32, name
+    write(folder / "again", TABLE, params, CONFIG, dtype=dtype)
+    again = load_file(folder / "again/model.safetensors")
+    for name, x in load_file(folder / "model.safetensors").items():
+        assert again[name].dtype == dtype
+        wide = x.astype(np.float32)
+        np.testing.assert_array_equal(again[name].astype(np.float32), wide)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["layers.1.up.weight", "ear.weight"])
+def test_a_value_that_is_no_number_is_named(folder, name, value):
+    broken = tensors()[name]
+    broken.flat[-1] = value
+    edit(folder, **{name: broken})
+    refusal(folder, rf"{name} in .* holds NaN or infinity \(as float32\); .* fetch")
+
+
+def test_a_value_too_large_for_float32_is_named(folder):
+    edit(folder, patch__weight=np.full(SHAPES["patch.weight"], 1e300))
+    refusal(folder, r"patch\.weight in .* holds NaN or infinity \(as float32\)")
+
+
+def test_a_quantised_tensor_is_named(folder):
+    edit(folder, patch__weight=np.ones(SHAPES["patch.weight"], np.int8))
+    refusal(folder, r"patch\.weight in .* is of type I8; supported: F64, F32, F16, BF")
+
+
+COPIES = {"copies": [("ear2.weight", "ear.weight")], "prefixes": ("", "tower.")}
+
+
+@pytest.mark.parametrize("prefix", ["", "tower."])
+def test_a_copy_is_compared_with_what_it_repeats(folder, prefix, monkeypatch):
+    monkeypatch.setattr(pretrained, "COMPARED_ROWS", 3)  # of 4: two parts
+
+    def save(copy):
+        renamed = {f"{prefix}{name}": x for name, x in tensors().items()}
+        renamed[f"{prefix}ear2.weight"] = copy
+        save_file(renamed, folder / "model.safetensors")
+
+    save(tensors()["ear.weight"])
+    read(folder, TABLE, abstract(), **COPIES)
+    refusal(folder, r"1 tensor \(.*ear2.weight\) left over", prefixes=("", "tower."))
+    for row in (0, -1):
+        wrong = tensors()["ear.weight"]
+        wrong[row, 0, 0] += 1.0
+        save(wrong)
+        refusal(
+            folder, rf"{prefix}ear2.weight in .* differs from {prefix}ear", **COPIES
+        )
+
+
+def test_each_slice_is_read_once_however_many_devices_share_it(folder, monkeypatch):
+    mesh = jax.make_mesh((2, 4), ("fsdp", "data"), (AxisType.Auto, AxisType.Auto))
+    shardings = nnx.from_flat_state(
+        (here, NamedSharding(mesh, PartitionSpec(None, "fsdp")))
+        for here, _ in nnx.to_flat_state(abstract())
+        if here == ("embed", "embedding")
+    )
+    some = nnx.from_flat_state(
+        (here, variable)
+        for here, variable in nnx.to_flat_state(abstract())
+        if here == ("embed", "embedding")
+    )
+    whole, sizes = Stored.read, []
+
+    def spy(stored, index, dtype):
+        found = whole(stored, index, dtype)
+        sizes.append(found.shape)
+        return found
+
+    monkeypatch.setattr(Stored, "read", spy)
+    foreign = ("layers.*", "patch.*", "ear.*")
+    params = read(folder, TABLE, some, shardings=shardings, foreign=foreign)
+    assert sizes == [(7, 2), (7, 2)]
+    assert_same(as_dict(params), {"embed/embedding": tensors()["embed.weight"]})
+
+
+def test_one_layer_at_a_time_is_brought_to_the_host(folder, monkeypatch):
+    params = read(folder, TABLE, abstract())
+    fetch, order = pretrained._fetch, []
+
+    def spy(*args):
+        found = fetch(*args)
+        order.append(found.shape)
+        return found
+
+    monkeypatch.setattr(pretrained, "_fetch", spy)
+    write(folder / "again", TABLE, params, CONFIG)
+    assert order.count((6, 4)) == 2  # a tensor a layer, not the stack of them
+    assert len(order) == len(SHAPES)
 
 
 def test_rows_are_values():

@@ -150,10 +150,6 @@ def _write_config(folder: Path, tokenizer: Any) -> None:
         for name in ("pad", "bos", "eos")
     }
     text = fields["text_config"] | special
-    # Versions before 5 read the one, later ones the other.
-    theta = text.get("rope_theta") or text["rope_parameters"]["rope_theta"]
-    text["rope_theta"] = theta
-    text.setdefault("rope_parameters", {"rope_type": "default", "rope_theta": theta})
     fields |= special | {"text_config": text, "auto_map": AUTO_MAP, "dtype": "float32"}
     _write_json(path, fields)
     _write_json(folder / "generation_config.json", special | {"do_sample": False})

@@ -116,7 +116,7 @@ def load_twin(folder: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with _no_progress_bar():
+    with no_progress_bar():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             trust_remote_code=True,
@@ -306,7 +306,7 @@ def _divergence(
 
 
 @contextlib.contextmanager
-def _no_progress_bar():
+def no_progress_bar():
     """Loading goes without the bar that `transformers` draws."""
     from transformers.utils import logging
 

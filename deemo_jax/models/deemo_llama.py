@@ -322,7 +322,8 @@ class DeemoLlama(nnx.Module):
             lambda: cls(config, rngs=nnx.Rngs(0), dtype=dtype or jnp.float32),
             folder,
             table(config),
-            foreign=llama.foreign(config.language_model),
+            foreign=llama.FOREIGN,
+            copies=llama.copies(config.language_model, "language_model."),
             mesh=mesh,
         )
 

@@ -31,9 +31,9 @@ from deemo_jax.pretrained import (
     Row,
     read_config,
     write,
-    write_config,
 )
 from deemo_jax.sharding import constrain
+from deemo_jax.weights import write_json
 
 _LAYER = "encoder.layers.{layer}."
 _POSITIONS = "encoder.pos_conv_embed.conv."
@@ -292,7 +292,7 @@ class Hubert(nnx.Module):
         """
         config = self.config
         write(folder, table(config), nnx.state(self), config_to_dict(config))
-        write_config(folder, preprocessor_to_dict(config), PREPROCESSOR)
+        write_json(Path(folder) / PREPROCESSOR, preprocessor_to_dict(config))
 
 
 def _preprocessing(folder: str | os.PathLike) -> dict[str, Any]:

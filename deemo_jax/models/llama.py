@@ -20,7 +20,7 @@ from deemo_jax.models.attention import (
 )
 from deemo_jax.models.layers import NORMAL, activation, linear, scan, stack
 from deemo_jax.models.loading import load, read_fields
-from deemo_jax.models.rope import read_theta, rope, rotate
+from deemo_jax.models.rope import read_rope, rope, rotate, write_rope
 from deemo_jax.pretrained import PretrainedError, Row, read_config, write
 from deemo_jax.sharding import constrain
 
@@ -49,14 +49,15 @@ TABLE = (
 )
 
 
-def foreign(config: LlamaConfig) -> tuple[str, ...]:
-    """Tensors that older files carry beside the model's own.
+# Rope's frequencies, which older files carry and which follow from `rope_theta`.
+FOREIGN = ("*.rotary_emb.inv_freq",)
 
-    They are rope's frequencies, which follow from `rope_theta`, and, where the head is
-    tied to the embedding, a second copy of the embedding.
-    """
-    copies = ("*lm_head.weight",) if config.tie_word_embeddings else ()
-    return ("*.rotary_emb.inv_freq", *copies)
+
+def copies(config: LlamaConfig, prefix: str = "") -> tuple[tuple[str, str], ...]:
+    """Tensors that a file may hold twice: the tied head, a copy of the embedding."""
+    if not config.tie_word_embeddings:
+        return ()
+    return ((f"{prefix}lm_head.weight", f"{prefix}model.embed_tokens.weight"),)
 
 
 def config_from_dict(values: Mapping[str, Any]) -> LlamaConfig:
@@ -84,20 +85,18 @@ def config_from_dict(values: Mapping[str, Any]) -> LlamaConfig:
     }
     if isinstance(heads, int) and isinstance(width, int) and width % heads == 0:
         absent["head_dim"] = width // heads
-    return read_fields(
-        LlamaConfig, {**values, "rope_theta": read_theta(values)}, absent
-    )
+    theta, scaling = read_rope(values)
+    rope = {"rope_theta": theta, "rope_scaling": scaling}
+    return read_fields(LlamaConfig, {**values, **rope}, absent)
 
 
 def config_to_dict(config: LlamaConfig) -> dict[str, Any]:
     """The inverse of `config_from_dict`, for older and newer readers alike."""
-    values = dataclasses.asdict(config)
-    rope = {"rope_type": "default", "rope_theta": config.rope_theta}
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
-        **values,
-        "rope_parameters": rope,
+        **dataclasses.asdict(config),
+        **write_rope(config.rope_theta, config.rope_scaling),
         "dtype": "float32",
     }
 
@@ -327,7 +326,8 @@ class Llama(nnx.Module):
         if positions is None:
             # A place's position is the number of places before it that it sees.
             positions = jnp.maximum(mask[:, 0].sum(-1) - 1, 0)
-        turn = rope(positions, self.config.head_dim, self.config.rope_theta)
+        config = self.config
+        turn = rope(positions, config.head_dim, config.rope_theta, config.rope_scaling)
         x = constrain(x.astype(self.dtype), ("batch", "sequence", "embed"))
         x, cached = scan(
             self.layers,
@@ -348,6 +348,9 @@ class Llama(nnx.Module):
     ) -> "Llama":
         """Reads a Hugging Face folder; with a mesh, each tensor into its shards.
 
+        Parameters are float32 whatever the file holds; `dtype` is that of the
+        computation, float32 if None, as in `Llama`.
+
         Raises:
           PretrainedError: if the folder is not a LLaMA that is supported here.
         """
@@ -356,13 +359,17 @@ class Llama(nnx.Module):
             lambda: cls(config, rngs=nnx.Rngs(0), dtype=dtype or jnp.float32),
             folder,
             TABLE,
-            foreign=foreign(config),
+            foreign=FOREIGN,
+            copies=copies(config),
             mesh=mesh,
         )
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes a Hugging Face folder that `transformers` reads."""
-        write(folder, TABLE, nnx.state(self), config_to_dict(self.config))
+    def save_pretrained(
+        self, folder: str | os.PathLike, *, dtype: DTypeLike = jnp.float32
+    ) -> None:
+        """Writes a Hugging Face folder for `transformers`, its weights in `dtype`."""
+        config = config_to_dict(self.config) | {"dtype": jnp.dtype(dtype).name}
+        write(folder, TABLE, nnx.state(self), config, dtype=dtype)
 
 
 def _put(

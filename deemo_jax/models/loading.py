@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import os
+import types
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from flax import nnx
@@ -23,33 +24,38 @@ def read_fields(
     own format lets a file leave out; all others must be there.
 
     Raises:
-      PretrainedError: naming the key that is missing or of the wrong type.
+      PretrainedError: naming the key that is missing, of the wrong type, or at odds
+        with the others.
     """
     assert dataclasses.is_dataclass(cls)
-    kinds = get_type_hints(cls)
+    hints = get_type_hints(cls)
     found = {}
     for name in (field.name for field in dataclasses.fields(cls) if field.init):
-        kind, value = kinds[name], values.get(name)
+        kind, value = hints[name], values.get(name)
         if value is None:
             value = absent.get(name)
-        if value is None:
+        kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        if value is None and type(None) not in kinds:
             raise pretrained.PretrainedError(
                 f"config.json has no {name!r}; add it, or fetch the file again"
             )
-        if kind is float and type(value) is int:
+        if float in kinds and type(value) is int:
             value = float(value)
         if get_origin(kind) is tuple and isinstance(value, list | tuple):
             value = tuple(value)
             fits = all(type(item) is get_args(kind)[0] for item in value)
         else:
-            fits = type(value) is kind
+            fits = type(value) in kinds
         if not fits:
             raise pretrained.PretrainedError(
                 f"{name!r} in config.json is {value!r}; it must be of type "
-                f"{kind if get_origin(kind) else kind.__name__}"
+                f"{' or '.join(getattr(k, '__name__', str(k)) for k in kinds)}"
             )
         found[name] = value
-    return cls(**found)
+    try:
+        return cls(**found)
+    except ValueError as error:
+        raise pretrained.PretrainedError(f"config.json: {error}") from error
 
 
 def load(
@@ -59,6 +65,7 @@ def load(
     *,
     prefixes: Sequence[str] = ("",),
     foreign: Sequence[str] = (),
+    copies: Sequence[tuple[str, str]] = (),
     mesh: Mesh | None = None,
 ) -> Model:
     """The model that `make` builds, with the folder's weights in it.
@@ -77,6 +84,7 @@ def load(
         abstract,
         prefixes=prefixes,
         foreign=foreign,
+        copies=copies,
         shardings=shardings,
     )
     return nnx.merge(graphdef, params)

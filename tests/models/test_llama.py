@@ -11,13 +11,27 @@ from jax.sharding import AxisType
 import numpy as np
 import pytest
 
-from deemo_jax.architecture import LlamaConfig
+from deemo_jax.architecture import LlamaConfig, RopeScaling
 from deemo_jax.models.attention import dot_product_attention
 from deemo_jax.models.layers import REMAT_POLICIES
 from deemo_jax.models.llama import Llama, config_from_dict, config_to_dict
 from deemo_jax.pretrained import PretrainedError
-from deemo_jax.sharding import parameter_shardings
+from deemo_jax.sharding import parameter_shardings, row_sharding
 
+LLAMA3 = RopeScaling(
+    rope_type="llama3",
+    factor=4.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=16,
+)
+LINEAR = RopeScaling(
+    rope_type="linear",
+    factor=4.0,
+    low_freq_factor=None,
+    high_freq_factor=None,
+    original_max_position_embeddings=None,
+)
 CONFIG = LlamaConfig(
     vocab_size=29,
     hidden_size=12,
@@ -30,6 +44,7 @@ CONFIG = LlamaConfig(
     max_position_embeddings=32,
     rms_norm_eps=1e-5,
     rope_theta=100.0,
+    rope_scaling=LLAMA3,
     attention_bias=True,
     mlp_bias=False,
     tie_word_embeddings=False,
@@ -111,6 +126,26 @@ def test_cached_equals_uncached(model, steps):
         done += step
     np.testing.assert_allclose(np.concatenate(found, 1), run(model, tokens), atol=1e-5)
     assert cache.length == PLACES
+
+
+@pytest.mark.parametrize("scaling", [None, LINEAR], ids=["default", "linear"])
+def test_rope_of_every_type_is_cached_padded_and_packed_alike(scaling):
+    """What the tests around this one show of `llama3`, shown in one row."""
+    model = make(dataclasses.replace(CONFIG, rope_scaling=scaling))
+    tokens, other = draw(), draw(4, seed=1)
+    row = jnp.concatenate([tokens[:, :2], tokens, other], 1)
+    segments = jnp.asarray([[0] * 2 + [1] * PLACES + [2] * 4] * ROWS)
+    whole = run(model, row, segment_ids=segments)
+    np.testing.assert_allclose(whole[:, 2:9], run(model, tokens), atol=1e-5)
+    np.testing.assert_allclose(whole[:, 9:], run(model, other), atol=1e-5)
+    cache, found = model.cache(ROWS, PLACES), []
+    for place in range(PLACES):
+        here = tokens[:, place : place + 1]
+        logits, cache = extend(model, cache, here, jnp.ones_like(here))
+        found.append(logits)
+    np.testing.assert_allclose(np.concatenate(found, 1), whole[:, 2:9], atol=1e-5)
+    moved = run(make(), tokens)
+    assert np.abs(moved - run(model, tokens)).max() > 1e-3  # the type is no decoration
 
 
 def test_cached_equals_uncached_behind_padding(model):
@@ -299,8 +334,11 @@ def test_tokens_or_embeddings_not_both(model):
             model(**arguments)
 
 
-def test_config_there_and_back():
-    assert config_from_dict(config_to_dict(CONFIG)) == CONFIG
+@pytest.mark.parametrize("scaling", [None, LINEAR, LLAMA3])
+def test_config_there_and_back(scaling):
+    config = dataclasses.replace(CONFIG, rope_scaling=scaling)
+    assert config_from_dict(config_to_dict(config)) == config
+    assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
 
 
 @pytest.mark.parametrize(
@@ -311,6 +349,11 @@ def test_config_there_and_back():
         ({"rms_norm_eps": None}, "config.json has no 'rms_norm_eps'"),
         ({"hidden_size": "12"}, "'hidden_size' in config.json is '12'; .* type int"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope type 'yarn' .* supported"),
+        (
+            {"num_key_value_heads": 3},
+            "num_attention_heads is 4 and num_key_value_heads",
+        ),
+        ({"head_dim": 7}, "config.json: head_dim is 7; .* make it even"),
     ],
 )
 def test_unsupported_configs_are_refused_by_name(change, message):
@@ -340,3 +383,35 @@ def test_read_onto_a_mesh_it_lies_as_the_table_says_and_computes_the_same(
     split = [leaf for leaf in found if not leaf.sharding.is_fully_replicated]
     assert len(split) > 6
     np.testing.assert_allclose(run(placed, draw()), run(model, draw()), atol=1e-5)
+
+
+@pytest.mark.parametrize("scaling", [LINEAR, LLAMA3], ids=["linear", "llama3"])
+def test_sharded_computes_what_one_device_does(scaling):
+    """On 2 x 2 x 2 devices, rows over two axes and heads over the third."""
+    config = dataclasses.replace(
+        CONFIG, rope_scaling=scaling, vocab_size=32, intermediate_size=16
+    )
+    model = make(config)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 32, (4, PLACES)))
+    segments = jnp.asarray(
+        [[1] * PLACES, [0] * 2 + [1] * 5, [1] * 4 + [2] * 3, [0] * 7]
+    )
+    mesh = jax.make_mesh(
+        (2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3
+    )
+    graphdef, params = nnx.split(model)
+    placed = jax.device_put(params, parameter_shardings(params, mesh))
+    here = row_sharding(mesh)
+    with jax.set_mesh(mesh):
+        found = _run(
+            graphdef,
+            placed,
+            {
+                "tokens": jax.device_put(tokens, here),
+                "segment_ids": jax.device_put(segments, here),
+            },
+        )
+    assert len(found.sharding.device_set) == 8
+    expected = run(model, tokens, segment_ids=segments)
+    difference = np.abs(np.asarray(found) - np.asarray(expected))
+    assert np.where(segments[..., None] > 0, difference, 0).max() < 1e-5

@@ -81,6 +81,7 @@ def configuration(*, tied: bool, feature_layer: int) -> DeemoLlamaConfig:
             max_position_embeddings=64,
             rms_norm_eps=1e-5,
             rope_theta=500.0,
+            rope_scaling=None,
             attention_bias=False,
             mlp_bias=False,
             tie_word_embeddings=tied,
