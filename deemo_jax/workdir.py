@@ -21,10 +21,12 @@ from deemo_jax.data.shards import ShardSource
 from deemo_jax.data.synthetic import best_accuracy
 from deemo_jax.evaluate.results import Results, read_results, subset_name, to_json
 from deemo_jax.evaluate.runner import SUBSETS, Progress, evaluate
+from deemo_jax.export.adapter import base_params
 from deemo_jax.export.card import Card
 from deemo_jax.export.folder import export
 from deemo_jax.generate import generate
 from deemo_jax.models.deemo_llama import DeemoLlama
+from deemo_jax.models.lora import merge_lora
 from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
 from deemo_jax.train.step import abstract_state, init_state, split_model
 
@@ -59,8 +61,8 @@ class Run:
 def open_run(workdir: Path, config: Config | None = None) -> Run:
     """Reads a workdir with its newest whole checkpoint.
 
-    `config`, where given, takes the place of the workdir's own; its model must be the
-    one that was trained.
+    `config`, where given, takes the place of the workdir's own; its model and its LoRA
+    must be those that were trained.
 
     Raises:
         ValueError: the workdir holds no run, or no whole checkpoint.
@@ -72,7 +74,9 @@ def open_run(workdir: Path, config: Config | None = None) -> Run:
             f"{workdir} holds no run (no config.json): train one with `deemo train`"
         )
     trained = from_dict(json.loads(path.read_text()))
-    if config is not None and config.model != trained.model:
+    if config is not None and (
+        (config.model, config.lora) != (trained.model, trained.lora)
+    ):
         raise ConfigError(
             f"--config describes another model than the one trained in {workdir}; "
             "leave it out"
@@ -190,8 +194,15 @@ def ask(run: Run, folder: Path, task: str) -> tuple[dict[str, str], list[Rejecti
     return dict(zip(ids, (text.strip() for text in texts), strict=True)), rejected
 
 
-def export_run(run: Run, output: Path) -> Mapping[str, Any]:
-    """Writes the run's model for PyTorch, proved in float32 on rows of its own data."""
+def export_run(run: Run, output: Path, *, adapter: bool = False) -> Mapping[str, Any]:
+    """Writes the run's model for PyTorch, proved in float32 on rows of its own data.
+
+    LoRA is merged into the weights; with `adapter`, it lies apart in `OUTPUT/adapter`,
+    as `peft` has it, and what is proved are the weights without it.
+
+    Raises:
+        ExportError: PyTorch computes something else, or there is no LoRA to lie apart.
+    """
     source = ShardSource(run.packed, run.config.evaluate.split)
     emotions = source.taxonomy.emotions
     batches = [
@@ -223,9 +234,10 @@ def export_run(run: Run, output: Path) -> Mapping[str, Any]:
             }
             for way, figures in found.recognition.items()
         }
-    single = jax.device_get(nnx.state(run.model))
+    plain = nnx.eval_shape(lambda: DeemoLlama(run.config.model, rngs=nnx.Rngs(0)))
+    params = base_params(run.model) if adapter else merge_lora(run.model)
     measured = export(
-        nnx.merge(split_model(float32(run.config))[0], single),
+        nnx.merge(nnx.graphdef(plain), jax.device_get(params)),
         run.tokenizer,
         output,
         card=Card(
@@ -243,17 +255,12 @@ def export_run(run: Run, output: Path) -> Mapping[str, Any]:
                 task: prompt.instruction(task, emotions)
                 for task in run.config.data.tasks
             },
+            adapter="adapter" if adapter else "",
         ),
         taxonomy=source.taxonomy,
         batches=batches,
         max_new_tokens=run.config.evaluate.max_new_tokens,
+        adapter=run.model if adapter else None,
     )
     assert measured is not None  # it was asked to verify
     return measured
-
-
-def float32(config: Config) -> Config:
-    """The configuration with float32 computation."""
-    return dataclasses.replace(
-        config, train=dataclasses.replace(config.train, dtype="float32")
-    )

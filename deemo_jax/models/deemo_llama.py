@@ -20,6 +20,7 @@ from deemo_jax.models.clip import ClipVision
 from deemo_jax.models.connector import QFormer
 from deemo_jax.models.llama import Llama
 from deemo_jax.models.loading import load
+from deemo_jax.models.lora import merge_lora
 from deemo_jax.models.whisper import CONVOLUTION_STRIDE, HOP, WhisperEncoder, log_mel
 from deemo_jax.pretrained import PretrainedError, prefixed, read_config, write
 
@@ -284,5 +285,8 @@ class DeemoLlama(nnx.Module):
         )
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes `config.json` and the weights, under the PyTorch model's names."""
-        write(folder, TABLE, nnx.state(self), config_to_dict(self.config))
+        """Writes `config.json` and the weights, under the PyTorch model's names.
+
+        LoRA is merged into the kernels; what is written has none.
+        """
+        write(folder, TABLE, merge_lora(self), config_to_dict(self.config))
