@@ -1,8 +1,14 @@
 """Models and corpora made as small as they go, for tests of what is around them."""
 
+from collections.abc import Callable
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from configs import tiny
 from deemo_jax.architecture import (
@@ -14,6 +20,8 @@ from deemo_jax.architecture import (
 )
 from deemo_jax.config import Config, from_config_dict
 from deemo_jax.train.prepare import prepare_data
+
+Model = TypeVar("Model", bound=nnx.Module)
 
 _VIDEO = QFormerConfig(
     hidden_size=12,
@@ -73,6 +81,17 @@ ODD = DeemoLlamaConfig(
     video_token_id=3,
     audio_token_id=4,
 )
+
+
+def drawn(make: Callable[[], Model], seed: int = 0) -> Model:
+    """What `make` makes, every parameter far from zero; nothing is compiled."""
+    graphdef, abstract = nnx.split(nnx.eval_shape(make))
+    draw = np.random.default_rng(seed)
+
+    def value(leaf: Any) -> jax.Array:
+        return jnp.asarray(draw.normal(0, 0.3, leaf.shape), leaf.dtype)
+
+    return nnx.merge(graphdef, jax.tree.map(value, abstract))
 
 
 def small_config(**changes: Any) -> Config:

@@ -94,6 +94,13 @@ def test_every_parameter_has_its_row_and_every_row_a_parameter():
         ("embed_tokens/embedding", (33, 8), (None, None)),
         ("embed_tokens/embedding", (34, 8), (None, None)),
         ("audio_tower/conv1/kernel", (3, 5, 8), (None, None, "fsdp")),
+        # LoRA's rank is not split, the rest is as in the kernel.
+        ("layers/self_attn/q_proj/lora_a", (3, 8, 2), (None, "fsdp", None)),
+        ("layers/self_attn/q_proj/lora_b", (3, 2, 8), (None, None, "tensor")),
+        ("layers/mlp/down_proj/lora_a", (3, 8, 2), (None, "tensor", None)),
+        ("layers/mlp/down_proj/lora_b", (3, 2, 8), (None, None, "fsdp")),
+        ("lm_head/lora_a", (8, 2), ("fsdp", None)),
+        ("lm_head/lora_b", (2, 8), (None, "tensor")),
     ],
 )
 def test_specs(path, shape, spec):
@@ -104,6 +111,7 @@ def test_specs(path, shape, spec):
     ("path", "shape", "message"),
     [
         ("language_model/adapter/kernel", (8, 8), "language_model/adapter/kernel"),
+        ("language_model/adapter/lora_a", (8, 2), "language_model/adapter/lora_a"),
         ("language_model/norm/scale", (8, 8), "language_model/norm/scale has shape"),
         ("layers/mlp/fc1/kernel", (8, 8), "2 dimensions|3 dimensions"),
     ],
