@@ -20,11 +20,12 @@ from deemo_jax.train.step import (
     abstract_state,
     draw_params,
     init_state,
+    make_model,
     make_train_step,
     split_model,
     train_step,
 )
-from tests.small import small_config
+from tests.small import drawn, small_config
 
 ROWS, LENGTH = 8, 24
 
@@ -131,7 +132,7 @@ def test_sums_are_those_of_the_given_state(bigrams, mesh):
     assert sums["row_tokens"] == ROWS * (LENGTH - 3)
 
 
-def test_dropout_follows_seed_and_step(bigrams, mesh):
+def test_dropout_follows_seed_and_step(bigrams):
     def losses(step, **changes):
         """Of two training steps from one state, and of the model itself."""
         config = small_config(**tuned | changes)
@@ -158,7 +159,7 @@ def test_dropout_follows_seed_and_step(bigrams, mesh):
     }
     config = small_config(**tuned)
     batch = jax.tree.map(jnp.asarray, make_batch(config))
-    louder = jax.tree.map(lambda x: x + 0.3, init_state(config, mesh).params)
+    louder = nnx.state(drawn(lambda: make_model(config, nnx.Rngs(0))))
     trained, _ = split_params("tune", louder)
 
     one, again, quiet = losses(3)
