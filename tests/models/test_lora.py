@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deemo_jax.config import ConfigError, LoraConfig
+from deemo_jax.config import ConfigError, LoraConfig, MeshConfig
 from deemo_jax.models.clip import ClipVision
 from deemo_jax.models.connector import QFormer
 from deemo_jax.models.layers import scan, stack
@@ -25,7 +25,8 @@ from deemo_jax.models.lora import (
     with_dropout,
 )
 from deemo_jax.models.whisper import WhisperEncoder
-from tests.small import ODD
+from deemo_jax.sharding import make_mesh, parameter_shardings
+from tests.small import ODD, drawn, small_config
 
 EVERYWHERE = LoraConfig(rank=3, alpha=7.0, dropout=0.25, targets=(".*",))
 ALONE = dataclasses.replace(EVERYWHERE, targets=("",))  # of a model that is one map
@@ -74,7 +75,7 @@ def learned(model):
     return model
 
 
-def drawn(make):
+def compiled(make):
     """What `make` makes, compiled as one."""
     graphdef = nnx.graphdef(nnx.eval_shape(make))
     return nnx.merge(graphdef, jax.jit(lambda: nnx.state(make()))())
@@ -110,7 +111,7 @@ def quick_compilation():
 def tower(request):
     """A tower, the same with LoRA, how they are called, how many maps they have."""
     make, call, maps = request.param
-    return drawn(make), drawn(lambda: adapted(make)), caller(call), maps
+    return compiled(make), compiled(lambda: adapted(make)), caller(call), maps
 
 
 def test_it_stands_on_every_linear_map_and_changes_nothing_at_first(tower):
@@ -250,3 +251,26 @@ def test_gradients_are_the_same_recomputed_with_dropout():
     for path, value in kept.items():
         np.testing.assert_allclose(again[path], value, rtol=1e-5, atol=1e-6)
         assert np.any(value), path
+
+
+def test_sharded_it_computes_the_same():
+    config = small_config().model.language_model
+    model = drawn(lambda: adapted(lambda: Llama(config, rngs=nnx.Rngs(0))))
+    model = nnx.merge(
+        nnx.graphdef(model), jax.tree.map(lambda x: x / 3, nnx.state(model))
+    )
+    call = caller(lambda model: model(TOKENS))
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    shardings = parameter_shardings(nnx.state(model), mesh)
+    placed = nnx.merge(nnx.graphdef(model), jax.device_put(nnx.state(model), shardings))
+    maps = [m for _, m in nnx.iter_modules(placed) if isinstance(m, LoraLinear)]
+    for module in maps:
+        for matrix in (module.lora_a[...], module.lora_b[...]):
+            shard = matrix.addressable_shards[0].data
+            assert 2 * shard.size == matrix.size
+    key = jax.random.key(4)
+    for dropped in (None, key):
+        expected = call(model, dropped)
+        with jax.set_mesh(mesh):
+            found = call(placed, dropped)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
