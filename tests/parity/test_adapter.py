@@ -108,9 +108,3 @@ def test_generation_goes_through_the_adapter(exported):
     theirs = parity._twin_generate(adapted(folder), prompt, 6, **stop)
     width = theirs.shape[1]  # PyTorch stops when every row has ended
     np.testing.assert_array_equal(ours[:, :width], theirs)
-
-
-def test_the_card_says_that_the_adapter_lies_apart(exported):
-    _, _, folder = exported
-    text = (folder / "base" / "README.md").read_text()
-    assert 'PeftModel.from_pretrained(model, f"{folder}/adapter")' in text
