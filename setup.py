@@ -48,6 +48,7 @@ setup(
         "cuda13": ["jax[cuda13]"],
         "dev": [
             "beartype",
+            "peft",  # adapters are checked against it
             "pyright",
             "pytest",
             "pytest-timeout",

@@ -72,7 +72,9 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
     """The verb's keyword arguments; `config`, where it takes one, as a `Config`."""
     values = flags.FlagValues()
     for flag in verb.flags:
-        if isinstance(flag.default, int):
+        if isinstance(flag.default, bool):
+            flags.DEFINE_boolean(flag.name, flag.default, flag.help, flag_values=values)
+        elif isinstance(flag.default, int):
             flags.DEFINE_integer(flag.name, flag.default, flag.help, flag_values=values)
         else:
             flags.DEFINE_string(flag.name, flag.default, flag.help, flag_values=values)

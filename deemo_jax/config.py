@@ -21,7 +21,7 @@ from deemo_jax.architecture import FRAMES_PER_SECOND, DeemoLlamaConfig
 
 TASKS = ("recognition", "reasoning")
 MODALITIES = ("video", "audio", "text")
-STAGES = ("align", "full")
+STAGES = ("align", "tune", "full")
 REMAT = ("none", "dots", "full")
 
 POSITIVE = (
@@ -89,6 +89,21 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """LoRA (Hu et al., 2021) on linear maps of any tower, for the stage `tune`.
+
+    `rank` 0 means none. What LoRA gives is scaled by `alpha / rank`; `dropout` is the
+    probability, in training, with which each of its inputs is left out. `targets` are
+    regular expressions of whole paths, `language_model/layers/self_attn/q_proj`.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    targets: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW with a linear warm-up and a cosine down to `end_fraction` of the peak."""
 
@@ -143,6 +158,7 @@ class Config:
     init_from: str
     data: DataConfig
     model: DeemoLlamaConfig
+    lora: LoraConfig
     mesh: MeshConfig
     optimizer: OptimizerConfig
     train: TrainConfig
@@ -163,6 +179,7 @@ class Config:
             self.train.dtype in ("float32", "bfloat16"), "train.dtype",
             self.train.dtype, "float32 or bfloat16",
         )  # fmt: skip
+        self._check_lora()
         stage, remat = self.train.stage, self.train.remat
         _require(stage in STAGES, "train.stage", stage, "among " + ", ".join(STAGES))
         _require(remat in REMAT, "train.remat", remat, "among " + ", ".join(REMAT))
@@ -186,6 +203,35 @@ class Config:
         _require(
             all(axis == -1 or axis > 0 for axis in axes) and axes.count(-1) <= 1,
             "mesh", axes, "sizes of 1 or more, -1 at most once",
+        )  # fmt: skip
+
+    def _check_lora(self) -> None:
+        lora, stage = self.lora, self.train.stage
+        _require(lora.rank >= 0, "lora.rank", lora.rank, "0 (none) or more")
+        _require(lora.alpha > 0, "lora.alpha", lora.alpha, "above 0")
+        _require(
+            0 <= lora.dropout < 1, "lora.dropout", lora.dropout,
+            "at least 0 and below 1",
+        )  # fmt: skip
+        if stage == "tune":
+            _require(
+                lora.rank > 0, "lora.rank", lora.rank,
+                "1 or more in stage tune, which trains LoRA and the connectors "
+                "(stage align trains the connectors alone)",
+            )  # fmt: skip
+        else:
+            _require(
+                lora.rank == 0, "lora.rank", lora.rank,
+                f"0 in stage {stage}: LoRA is trained in stage tune, and merged into "
+                f"the kernels where config.init_from names a run of it",
+            )  # fmt: skip
+        for target in lora.targets:
+            _require(
+                _is_pattern(target), "lora.targets", target, "a regular expression"
+            )
+        _require(
+            lora.rank == 0 or len(lora.targets) > 0, "lora.targets", lora.targets,
+            "one regular expression or more",
         )  # fmt: skip
 
 
@@ -278,6 +324,14 @@ def _unknown(prefix: str, key: str, fields: dict[str, Any]) -> str:
 
 def _get(config: Any, path: str) -> Any:
     return functools.reduce(getattr, path.split("."), config)
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
 
 
 def _require(holds: bool, key: str, value: Any, rule: str) -> None:

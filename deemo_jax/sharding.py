@@ -26,7 +26,8 @@ ROWS = ("data", "fsdp")
 _WIDENING = "gate_proj|up_proj|fc1|linear_1|intermediate_query/dense"
 _NARROWING = "down_proj|fc2|linear_2|output_query/dense"
 # Path of a parameter -> axes of its dimensions, without the leading axis of layers that
-# parameters under `layers/` have: that one is never split. First match wins.
+# parameters under `layers/` have: that one is never split. First match wins. LoRA
+# has no rows: it follows its kernel, whose inputs and outputs it shares.
 PARAMETERS: tuple[tuple[str, tuple[Axis, ...]], ...] = (
     # What widens splits its outputs over `tensor`, what narrows its inputs, so that a
     # pair of the two needs one sum over the axis (Shoeybi et al., 2019, section 3).
@@ -133,13 +134,19 @@ def partition_spec(
     path: str, shape: tuple[int, ...], sizes: dict[str, int]
 ) -> PartitionSpec:
     """How the parameter at `path` lies on a mesh whose axes have these sizes."""
-    matching = (row for row in PARAMETERS if re.fullmatch(row[0], path))
+    module, _, name = path.rpartition("/")
+    follows = f"{module}/kernel" if name in ("lora_a", "lora_b") else path
+    matching = (row for row in PARAMETERS if re.fullmatch(row[0], follows))
     pattern, axes = next(matching, (None, ()))
     if pattern is None:
         raise ValueError(
             f"parameter {path} of shape {shape} matches no row of "
             f"deemo_jax.sharding.PARAMETERS; add a row for it"
         )
+    if name == "lora_a":
+        axes = (*axes[:1], None)  # the rank is small and never split
+    elif name == "lora_b":
+        axes = (None, *axes[-1:])
     if "layers" in path.split("/"):
         axes = (None, *axes)
     if len(axes) != len(shape):

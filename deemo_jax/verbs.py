@@ -19,7 +19,7 @@ class Flag:
 
     name: str
     help: str
-    default: str | int | None = None
+    default: str | int | bool | None = None
     required: bool = True
     is_path: bool = False
 
@@ -121,11 +121,11 @@ def generate(
     return _code(len(rejected), workdir / "generate" / str(run.step))
 
 
-def export(*, workdir: Path, output: Path, config: Config | None) -> int:
+def export(*, workdir: Path, output: Path, adapter: bool, config: Config | None) -> int:
     """Writes the newest model of a workdir as a Hugging Face folder, with proof."""
     from deemo_jax.workdir import export_run, open_run
 
-    measured = export_run(open_run(workdir, config), output)
+    measured = export_run(open_run(workdir, config), output, adapter=adapter)
     print(
         f"{output}: PyTorch's logits differ by at most "
         f"{measured['max_abs_difference']:.2g}; the greedy text is the same"
@@ -226,7 +226,15 @@ VERBS: dict[str, Verb] = {
     "export": Verb(
         summary="write a Hugging Face folder for PyTorch, proved to compute the same",
         example="deemo export --workdir=runs/tiny --output=runs/tiny_pytorch",
-        flags=(WORKDIR, _folder("output", "folder to write")),
+        flags=(
+            WORKDIR,
+            _folder("output", "folder to write"),
+            Flag(
+                name="adapter",
+                help="true: LoRA apart in OUTPUT/adapter, for `peft`; default: merged",
+                default=False,
+            ),
+        ),
         act=export,
         config="optional",
     ),

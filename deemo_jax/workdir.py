@@ -41,10 +41,12 @@ from deemo_jax.evaluate.results import (
     to_json,
 )
 from deemo_jax.evaluate.runner import SUBSETS, Progress, evaluate
+from deemo_jax.export.adapter import base_params
 from deemo_jax.export.card import Card
 from deemo_jax.export.folder import export
 from deemo_jax.generate import generate
 from deemo_jax.models.deemo_llama import DeemoLlama
+from deemo_jax.models.lora import merge_lora
 from deemo_jax.train.loop import read_params
 from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
 from deemo_jax.train.step import abstract_state, init_state, split_model
@@ -275,8 +277,15 @@ def _reader(run: Run, source: loader.Loose) -> loader.Reader:
     )
 
 
-def export_run(run: Run, output: Path) -> Mapping[str, Any]:
-    """Writes the run's model for PyTorch, proved in float32 on rows of its own data."""
+def export_run(run: Run, output: Path, *, adapter: bool = False) -> Mapping[str, Any]:
+    """Writes the run's model for PyTorch, proved in float32 on rows of its own data.
+
+    LoRA is merged into the weights; with `adapter`, it lies apart in `OUTPUT/adapter`,
+    as `peft` has it, and what is proved are the weights without it.
+
+    Raises:
+        ExportError: PyTorch computes something else, or there is no LoRA to lie apart.
+    """
     source = ShardSource(run.packed, "train")
     emotions = source.taxonomy.emotions
     batches = [
@@ -309,9 +318,10 @@ def export_run(run: Run, output: Path) -> Mapping[str, Any]:
             for way, figures in found.recognition.items()
         }
     facts = {(row.verdict, row.deidentification) for row in source}
-    single = jax.device_get(nnx.state(run.model))
+    plain = nnx.eval_shape(lambda: DeemoLlama(run.config.model, rngs=nnx.Rngs(0)))
+    params = base_params(run.model) if adapter else merge_lora(run.model)
     measured = export(
-        nnx.merge(split_model(float32(run.config))[0], single),
+        nnx.merge(nnx.graphdef(plain), jax.device_get(params)),
         run.tokenizer,
         output,
         card=Card(
@@ -329,17 +339,12 @@ def export_run(run: Run, output: Path) -> Mapping[str, Any]:
                 task: prompt.instruction(task, emotions)
                 for task in source.answered(run.config.data.tasks)
             },
+            adapter="adapter" if adapter else "",
         ),
         taxonomy=source.taxonomy,
         batches=batches,
         max_new_tokens=run.config.evaluate.max_new_tokens,
+        adapter=run.model if adapter else None,
     )
     assert measured is not None  # it was asked to verify
     return measured
-
-
-def float32(config: Config) -> Config:
-    """The configuration with float32 computation."""
-    return dataclasses.replace(
-        config, train=dataclasses.replace(config.train, dtype="float32")
-    )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flax import nnx
 import jax
@@ -21,6 +21,8 @@ from deemo_jax.architecture import (
 )
 from deemo_jax.config import Config, from_config_dict
 from deemo_jax.train.prepare import prepare_data
+
+Model = TypeVar("Model", bound=nnx.Module)
 
 _VIDEO = QFormerConfig(
     hidden_size=12,
@@ -106,14 +108,15 @@ HUBERT = HubertConfig(
 )
 
 
-def drawn(make: Callable[[], Any]) -> Any:
-    """What `make` builds, weights from numpy: nothing to compile, and none is zero."""
+def drawn(make: Callable[[], Model], seed: int = 0) -> Model:
+    """What `make` makes, every parameter far from zero; nothing is compiled."""
     graphdef, abstract = nnx.split(nnx.eval_shape(make))
-    generator = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda p: jnp.asarray(generator.normal(0.0, 0.3, p.shape), p.dtype), abstract
-    )
-    return nnx.merge(graphdef, params)
+    draw = np.random.default_rng(seed)
+
+    def value(leaf: Any) -> jax.Array:
+        return jnp.asarray(draw.normal(0, 0.3, leaf.shape), leaf.dtype)
+
+    return nnx.merge(graphdef, jax.tree.map(value, abstract))
 
 
 def small_config(**changes: Any) -> Config:

@@ -121,3 +121,20 @@ def test_module_and_console_script_are_the_same():
     )
     assert done.returncode == 0
     assert "usage: deemo VERB" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "apart"), [([], False), (["--adapter=true"], True), (["--adapter"], True)]
+)
+def test_flags_that_are_true_or_false(words, apart):
+    words = ["--workdir=x", "--output=y", *words]
+    assert cli.parse("export", verbs.VERBS["export"], words)["adapter"] is apart
+
+
+def test_lora_is_set_by_flags():
+    words = ["--workdir=x", "--config=configs/tiny.py:tune", "--config.lora.rank=4"]
+    targets = "('vision_tower/.*', 'language_model/layers/mlp/.*')"
+    words.append(f"--config.lora.targets={targets}")
+    lora = cli.parse("train", verbs.VERBS["train"], words)["config"].lora
+    assert lora.rank == 4
+    assert lora.targets == ("vision_tower/.*", "language_model/layers/mlp/.*")

@@ -35,7 +35,7 @@ def test_to_dict_and_back_through_json():
         ("train.steps", 0, r"config.train.steps is 0; it must be more than 0"),
         ("train.steps", "a", r"config.train.steps is 'a', a str; .* type int"),
         ("train.dtype", "fp8", r"config.train.dtype is 'fp8'; .* float32 or bfloat16"),
-        ("train.stage", "nap", r"config.train.stage is 'nap'; .* align, full"),
+        ("train.stage", "nap", r"config.train.stage is 'nap'; .* align, tune, full"),
         ("train.remat", "some", r"config.train.remat is 'some'; .* none, dots, full"),
         ("data.modality_dropout", 1.0, r"modality_dropout is 1.0; .* below 1"),
         ("data.tasks", ("singing",), r"config.data.tasks is 'singing'"),
@@ -46,6 +46,16 @@ def test_to_dict_and_back_through_json():
         ("model.audio_connector", 3, r"config.model.audio_connector is 3; .* group"),
         ("data.num_frames", 9, r"data.num_frames is 9; .*max_positions, 8"),
         ("data.audio_seconds", 3.1, r"data.audio_seconds is 3.1; it must be at most 3"),
+        ("lora.rank", -1, r"config.lora.rank is -1; it must be 0 \(none\) or more"),
+        (
+            "lora.rank",
+            4,
+            r"lora.rank is 4; it must be 0 in stage full: .*config.init_from",
+        ),
+        ("lora.alpha", 0.0, r"config.lora.alpha is 0.0; it must be above 0"),
+        ("lora.dropout", 1.0, r"config.lora.dropout is 1.0; .* below 1"),
+        ("lora.targets", ("(q",), r"lora.targets is '\(q'; .* a regular expression"),
+        ("train.stage", "tune", r"config.lora.rank is 0; .* 1 or more in stage tune"),
         ("model.image_mean", (0.5,), r"config.model.image_mean .* 3 values"),
         ("model.audio_connector.encoder_hidden_size", 8, r"encoder_hidden_size is 8"),
     ],
@@ -53,6 +63,18 @@ def test_to_dict_and_back_through_json():
 def test_refusals(key, value, message):
     with pytest.raises(configs.ConfigError, match=message):
         configs.from_config_dict(changed(key, value))
+
+
+def test_lora_needs_targets_and_is_of_its_stage():
+    config: Any = tiny.get_config("tune")
+    assert configs.from_config_dict(config).lora.rank > 0
+    config.lora.targets = ()
+    with pytest.raises(configs.ConfigError, match=r"lora.targets is \(\); .* one"):
+        configs.from_config_dict(config)
+    config = tiny.get_config("align")
+    config.lora.rank = 4
+    with pytest.raises(configs.ConfigError, match=r"rank is 4; .* 0 in stage align"):
+        configs.from_config_dict(config)
 
 
 def test_a_missing_key_is_named():

@@ -9,8 +9,8 @@ import pytest
 
 from deemo_jax import sharding
 from deemo_jax.config import STAGES, from_config_dict
-from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.train import optimizer
+from deemo_jax.train.step import split_model
 
 FOLDER = Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -29,8 +29,7 @@ def test_every_parameter_has_a_sharding_row_and_a_freeze_row(name, stage):
         importlib.import_module(f"configs.{name}").get_config(stage)
     )
     assert config.train.stage == stage
-    model = nnx.eval_shape(lambda: DeemoLlama(config.model, rngs=nnx.Rngs(0)))
-    for path, value in nnx.to_flat_state(nnx.state(model)):
+    for path, value in nnx.to_flat_state(split_model(config)[1]):
         name = "/".join(map(str, path))
         sharding.partition_spec(name, value.shape, dict.fromkeys(sharding.AXES, 2))
         assert isinstance(optimizer.is_trained(stage, name), bool)

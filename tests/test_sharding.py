@@ -105,6 +105,13 @@ def test_every_parameter_has_its_row_and_every_row_a_parameter():
         ("conv_layers/0/conv/kernel", (10, 1, 8), (None, None, "fsdp")),
         ("pos_conv_embed/kernel", (6, 2, 8), (None, None, "fsdp")),
         ("pos_conv_embed/gain", (6, 1, 1), (None, None, None)),
+        # LoRA's rank is not split, the rest is as in the kernel.
+        ("layers/self_attn/q_proj/lora_a", (3, 8, 2), (None, "fsdp", None)),
+        ("layers/self_attn/q_proj/lora_b", (3, 2, 8), (None, None, "tensor")),
+        ("layers/mlp/down_proj/lora_a", (3, 8, 2), (None, "tensor", None)),
+        ("layers/mlp/down_proj/lora_b", (3, 2, 8), (None, None, "fsdp")),
+        ("lm_head/lora_a", (8, 2), ("fsdp", None)),
+        ("lm_head/lora_b", (2, 8), (None, "tensor")),
     ],
 )
 def test_specs(path, shape, spec):
@@ -115,6 +122,7 @@ def test_specs(path, shape, spec):
     ("path", "shape", "message"),
     [
         ("language_model/adapter/kernel", (8, 8), "language_model/adapter/kernel"),
+        ("language_model/adapter/lora_a", (8, 2), "language_model/adapter/lora_a"),
         ("language_model/norm/scale", (8, 8), "language_model/norm/scale has shape"),
         ("layers/mlp/fc1/kernel", (8, 8), "2 dimensions|3 dimensions"),
     ],

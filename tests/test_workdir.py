@@ -4,12 +4,17 @@ import dataclasses
 import json
 import shutil
 
+from flax import nnx
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from deemo_jax.config import ConfigError
 from deemo_jax.data.pack import pack_folder
+from deemo_jax.export.adapter import WEIGHTS
+from deemo_jax.export.parity import ExportError
 from deemo_jax.train.loop import train
+from deemo_jax.train.step import make_model
 from deemo_jax.workdir import (
     ask,
     evaluate_run,
@@ -18,7 +23,7 @@ from deemo_jax.workdir import (
     open_run,
     untrained,
 )
-from tests.small import small_config
+from tests.small import drawn, small_config
 
 CONFIG = small_config(
     train__steps=2, evaluate__batch_size=8, evaluate__max_new_tokens=3
@@ -106,6 +111,43 @@ def test_the_loop_may_evaluate_on_its_way(tmp_path):
     train(config, tmp_path, evaluate=evaluator(config, tmp_path))
     assert (tmp_path / "eval" / "2" / "report.html").exists()
     assert report.stat().st_mtime_ns == written
+
+
+def test_lora_is_exported_merged_or_apart(workdir, tmp_path):
+    config = small_config(
+        train__stage="tune",
+        lora__rank=2,
+        data__tasks=("recognition",),
+        evaluate__max_new_tokens=2,
+    )
+    model = drawn(lambda: make_model(config, nnx.Rngs(0)))
+    run = dataclasses.replace(open_run(workdir), config=config, model=model)
+    assert export_run(run, tmp_path / "merged")["passed"]
+    assert export_run(run, tmp_path / "apart", adapter=True)["passed"]
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    base = load_file(tmp_path / "apart" / "model.safetensors")
+    adapter = load_file(tmp_path / "apart" / "adapter" / WEIGHTS)
+    assert merged.keys() == base.keys()
+    assert len(adapter) == 8  # two matrices of two projections of two layers
+    assert not (tmp_path / "merged" / "adapter").exists()
+    for name, tensor in base.items():
+        stem = "base_model.model." + name.removesuffix(".weight")
+        if f"{stem}.lora_A.weight" in adapter:
+            a, b = (adapter[f"{stem}.lora_{letter}.weight"] for letter in "AB")
+            tensor = tensor + 16 / 2 * (b @ a)
+        np.testing.assert_allclose(merged[name], tensor, rtol=1e-6, atol=1e-6)
+
+
+def test_no_lora_cannot_lie_apart(workdir, tmp_path):
+    with pytest.raises(ExportError, match="no LoRA"):
+        export_run(open_run(workdir), tmp_path / "apart", adapter=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_lora_is_refused(workdir):
+    config = small_config(train__stage="tune", lora__rank=2)
+    with pytest.raises(ConfigError, match=r"another run .*lora.rank was 0 and is 2"):
+        open_run(workdir, config)
 
 
 def test_every_clip_of_a_folder_is_answered(workdir):

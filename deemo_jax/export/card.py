@@ -22,7 +22,8 @@ class Card:
     was generated, say), `deidentification` lists the versions found in its records.
     `config` is the run's configuration as nested dicts, `metrics` measured results,
     nested likewise: groups of numbers, of which only the numbers are shown.
-    `instructions` are the questions the model was trained on, by task.
+    `instructions` are the questions the model was trained on, by task. `adapter` is the
+    folder beside the weights that holds what LoRA learned, where it is not in them.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Card:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     instructions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    adapter: str = ""
 
 
 def write_card(
@@ -131,6 +133,7 @@ def _use(
         "    max_new_tokens=64,",
         ")",
         "```",
+        *_adapter(card),
         "",
         f"`frames` is uint8 `[1, T, {size}, {size}, 3]`, RGB, T at most",
         f"{video.max_positions}; `audio` is float32 `[1, N]`, 16 kHz mono, at most",
@@ -150,6 +153,22 @@ def _use(
         lines += ["", "Questions it was trained on:", ""]
         lines += [f"- {task}: {text}" for task, text in card.instructions.items()]
     return "\n".join(lines)
+
+
+def _adapter(card: Card) -> list[str]:
+    if not card.adapter:
+        return []
+    return [
+        "",
+        f"What LoRA learned lies apart, in `{card.adapter}/`; the results below are",
+        "those with it (the agreement with JAX was measured without):",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "",
+        f'model = PeftModel.from_pretrained(model, f"{{folder}}/{card.adapter}")',
+        "```",
+    ]
 
 
 def _data(card: Card) -> str:
@@ -189,7 +208,7 @@ def _training(card: Card) -> str:
         lines += [f"{card.steps:,} steps.", ""]
     settings = [
         f"{name} = {value!r}"
-        for group in ("seed", "train", "optimizer", "data", "mesh")
+        for group in ("seed", "train", "lora", "optimizer", "data", "mesh")
         if group in card.config
         for name, value in _settings(card.config[group], group)
     ]

@@ -13,6 +13,7 @@ import jax
 from deemo_jax.annotation import Taxonomy, write_taxonomy
 from deemo_jax.batch import Batch
 from deemo_jax.export import parity
+from deemo_jax.export.adapter import write_adapter
 from deemo_jax.export.card import Card, write_card
 from deemo_jax.export.parity import ExportError
 from deemo_jax.models.deemo_llama import DeemoLlama
@@ -34,6 +35,7 @@ def export(
     batches: Sequence[Batch] = (),
     verify: bool = True,
     max_new_tokens: int = 32,
+    adapter: DeemoLlama | None = None,
 ) -> Mapping[str, Any] | None:
     """Writes `model` as a Hugging Face folder that PyTorch runs.
 
@@ -43,6 +45,9 @@ def export(
 
     With `verify`, the folder's PyTorch model and ours answer `batches` (without any, a
     batch of noise), each row with up to `max_new_tokens` greedy tokens.
+
+    `adapter` is `model` with LoRA, which is written for `peft`, into the folder that
+    `card.adapter` names.
 
     Returns:
       What `parity.verify` measured, also written to `parity.json`; None if not run.
@@ -66,6 +71,8 @@ def export(
             shutil.copyfile(Path(__file__).with_name(name), partial / name)
         if taxonomy is not None:
             write_taxonomy(partial / "taxonomy.json", taxonomy)
+        if adapter is not None:
+            write_adapter(partial / card.adapter, adapter, base=output.name)
         measured = None
         if verify:
             measured = _prove(partial, model, tokenizer, batches, max_new_tokens)

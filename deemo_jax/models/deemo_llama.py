@@ -29,6 +29,7 @@ from deemo_jax.models.clip import ClipVision
 from deemo_jax.models.hubert import Hubert
 from deemo_jax.models.llama import Llama
 from deemo_jax.models.loading import load
+from deemo_jax.models.lora import merge_lora
 from deemo_jax.models.mlp import Mlp
 from deemo_jax.models.qformer import QFormer
 from deemo_jax.models.whisper import WhisperEncoder
@@ -328,11 +329,14 @@ class DeemoLlama(nnx.Module):
         )
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes `config.json` and the weights, under the PyTorch model's names."""
+        """Writes `config.json` and the weights, under the PyTorch model's names.
+
+        LoRA is merged into the kernels; what is written has none.
+        """
         write(
             folder,
             table(self.config),
-            nnx.state(self),
+            merge_lora(self),
             config_to_dict(self.config),
         )
 

@@ -18,7 +18,7 @@ from deemo_jax.models.attention import (
     causal_mask,
     dot_product_attention,
 )
-from deemo_jax.models.layers import NORMAL, activation, linear, scan, stack
+from deemo_jax.models.layers import FAN_IN, NORMAL, activation, linear, scan, stack
 from deemo_jax.models.loading import load, read_fields
 from deemo_jax.models.rope import read_rope, rope, rotate, write_rope
 from deemo_jax.pretrained import PretrainedError, Row, read_config, write
@@ -237,7 +237,15 @@ class Llama(nnx.Module):
         if config.tie_word_embeddings:
             self.lm_head = None
         else:
-            self.lm_head = linear(width, vocabulary, bias=False, rngs=rngs, dtype=dtype)
+            self.lm_head = nnx.Linear(
+                width,
+                vocabulary,
+                use_bias=False,
+                kernel_init=FAN_IN,
+                dtype=dtype,
+                preferred_element_type=jnp.float32,
+                rngs=rngs,
+            )
 
     def __call__(
         self,
@@ -310,15 +318,14 @@ class Llama(nnx.Module):
     def logits(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """The head: the products are of `dtype`, their sums float32."""
         if self.lm_head is None:
-            kernel = self.embed_tokens.embedding[...].T
+            logits = jnp.einsum(
+                "bsd,dv->bsv",
+                hidden,
+                self.embed_tokens.embedding[...].T.astype(hidden.dtype),
+                preferred_element_type=jnp.float32,
+            )
         else:
-            kernel = self.lm_head.kernel[...]
-        logits = jnp.einsum(
-            "bsd,dv->bsv",
-            hidden,
-            kernel.astype(hidden.dtype),
-            preferred_element_type=jnp.float32,
-        )
+            logits = self.lm_head(hidden)
         return constrain(logits, ("batch", "sequence", "vocab"))
 
     def _layers(self, x, positions, mask, cached, first):

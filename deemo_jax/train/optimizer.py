@@ -23,11 +23,14 @@ _CONSTANT = (
     (r"vision_tower/post_layernorm/.*", False),
 )
 _CONNECTORS = r"(video|audio)_connector/.*"
+_LORA = r".*/lora_[ab]"
 _TOWERS = r"(vision_tower|audio_tower|language_model)/.*"
 
-# Stage -> rows of (path of a parameter, whether it is trained). First match wins.
+# Stage -> rows of (path of a parameter, whether it is trained). First match wins. LoRA
+# has a row where it may be: `Config` refuses it in the other stages.
 FREEZE: dict[str, tuple[tuple[str, bool], ...]] = {
     "align": (*_CONSTANT, (_CONNECTORS, True), (_TOWERS, False)),
+    "tune": (*_CONSTANT, (_LORA, True), (_CONNECTORS, True), (_TOWERS, False)),
     "full": (*_CONSTANT, (_CONNECTORS, True), (_TOWERS, True)),
 }
 

@@ -15,6 +15,7 @@ from deemo_jax.batch import Batch
 from deemo_jax.config import Config
 from deemo_jax.loss import cross_entropy_sums
 from deemo_jax.models.deemo_llama import DeemoLlama
+from deemo_jax.models.lora import add_lora, with_dropout
 from deemo_jax.sharding import parameter_shardings
 from deemo_jax.train.optimizer import learning_rate, make_optimizer, split_params
 
@@ -38,12 +39,13 @@ class TrainState:
 
 def make_model(config: Config, rngs: nnx.Rngs) -> DeemoLlama:
     """The model as a run trains it."""
-    return DeemoLlama(
+    model = DeemoLlama(
         config.model,
         rngs=rngs,
         dtype=jnp.dtype(config.train.dtype),
         remat=config.train.remat,
     )
+    return add_lora(model, config.lora, rngs)
 
 
 def split_model(config: Config) -> tuple[nnx.GraphDef, nnx.State]:
@@ -72,6 +74,10 @@ def train_step(
 
     def mean_loss(trained: nnx.State) -> tuple[jax.Array, Sums]:
         model = nnx.merge(graphdef, trained, frozen)
+        if config.lora.dropout:
+            # Of seed and step alone: a run gone on with drops what it would have.
+            key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+            model = with_dropout(model, key)
         tokens = jnp.asarray(batch.tokens)
         sums = cross_entropy_sums(model(batch), tokens, jnp.asarray(batch.loss_mask))
         # A batch without anything to predict has loss 0, not 0 / 0.
@@ -143,16 +149,8 @@ def init_state(
     """
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
-
-    def draw() -> nnx.State:
-        return nnx.state(make_model(config, nnx.Rngs(config.seed)))
-
     if params is None:
-        # It runs once: optimising it would take longer than it saves.
-        options = {"xla_backend_optimization_level": 0}
-        params = jax.jit(
-            draw, out_shardings=shardings.params, compiler_options=options
-        )()
+        params = draw_params(config, mesh)
     assert params is not None
 
     def start(params: nnx.State) -> tuple[Any, jax.Array]:
@@ -163,6 +161,25 @@ def init_state(
         start, out_shardings=(shardings.opt_state, shardings.step)
     )(params)
     return TrainState(params=params, opt_state=opt_state, step=step)
+
+
+def draw_params(config: Config, mesh: Mesh, only: Any = nnx.Param) -> nnx.State:
+    """New parameters of a run, those of the NNX filter `only`, made in their shards.
+
+    A parameter depends on `config.seed`, not on the mesh or on what else is drawn.
+    """
+    shardings = parameter_shardings(split_model(config)[1], mesh)
+
+    def draw() -> nnx.State:
+        return nnx.state(make_model(config, nnx.Rngs(config.seed)), only)
+
+    # It runs once: optimising it would take longer than it saves.
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(
+        draw,
+        out_shardings=nnx.filter_state(shardings, only),
+        compiler_options=options,
+    )()
 
 
 def _lay(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

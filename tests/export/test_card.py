@@ -88,3 +88,9 @@ def test_the_front_matter_is_yaml_that_ends():
     lines = text(Card(name="deemo", data="mine")).splitlines()
     assert lines[0] == "---"
     assert "---" in lines[1:6]
+
+
+def test_an_adapter_that_lies_apart_is_named():
+    assert "PeftModel" not in text(Card(name="t", data="n"))
+    found = text(Card(name="t", data="n", adapter="adapter"))
+    assert 'PeftModel.from_pretrained(model, f"{folder}/adapter")' in found

@@ -69,6 +69,16 @@ def test_what_the_stages_train_of_hubert():
     assert not any(is_trained("align", path) for path in found)
 
 
+def test_tune_trains_the_connectors_and_lora():
+    tuned = small_config(train__stage="tune", lora__rank=2)
+    found, _ = split_params("tune", split_model(tuned)[1])
+    aligned, _ = split_params("align", split_model(small_config())[1])
+    layers = "language_model/layers/self_attn"
+    assert paths(found) == paths(aligned) | {
+        f"{layers}/{name}_proj/lora_{letter}" for name in "qv" for letter in "ab"
+    }
+
+
 @pytest.mark.parametrize("stage", FREEZE)
 def test_a_parameter_without_a_row_is_refused_by_name(stage):
     with pytest.raises(ValueError, match=rf"third_tower/norm/scale .* '{stage}'"):
@@ -76,7 +86,9 @@ def test_a_parameter_without_a_row_is_refused_by_name(stage):
 
 
 def test_an_unknown_stage_is_refused(params):
-    with pytest.raises(ConfigError, match=r"'alien'; it must be one of: align, full"):
+    with pytest.raises(
+        ConfigError, match=r"'alien'; it must be one of: align, tune, full"
+    ):
         split_params("alien", params)
 
 

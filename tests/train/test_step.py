@@ -12,16 +12,20 @@ import pytest
 from deemo_jax.batch import Batch
 from deemo_jax.config import MeshConfig
 from deemo_jax.loss import cross_entropy_sums
+from deemo_jax.models.lora import is_lora
 from deemo_jax.sharding import make_mesh, parameter_shardings, place
 from deemo_jax.train.optimizer import make_optimizer, split_params
 from deemo_jax.train.step import (
+    TrainState,
     abstract_state,
+    draw_params,
     init_state,
+    make_model,
     make_train_step,
     split_model,
     train_step,
 )
-from tests.small import small_config
+from tests.small import drawn, small_config
 
 ROWS, LENGTH = 8, 24
 
@@ -68,10 +72,17 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(scope="module")
-def aligned(mesh, quick_compilation):
-    """Two steps of the stage that trains the connectors alone."""
-    config = small_config(train__stage="align")
+@pytest.fixture(
+    scope="module",
+    params=[
+        {"train__stage": "align"},
+        {"train__stage": "tune", "lora__rank": 2, "lora__dropout": 0.5},
+    ],
+    ids=["align", "tune"],
+)
+def aligned(request, mesh, quick_compilation):
+    """Two steps of a stage that trains the connectors, alone or with LoRA."""
+    config = small_config(**request.param)
     with jax.set_mesh(mesh):
         state = init_state(config, mesh)
         before = jax.tree.map(np.array, state)
@@ -119,6 +130,45 @@ def test_sums_are_those_of_the_given_state(bigrams, mesh):
     assert sums["tokens"] == expected["tokens"] == ROWS * 6
     assert sums["correct"] == expected["correct"]
     assert sums["row_tokens"] == ROWS * (LENGTH - 3)
+
+
+def test_dropout_follows_seed_and_step(bigrams):
+    def losses(step, **changes):
+        """Of two training steps from one state, and of the model itself."""
+        config = small_config(**tuned | changes)
+        graphdef, _ = split_model(config)
+        optimizer = make_optimizer(config.optimizer, config.train.steps)
+        state = TrainState(
+            params=louder, opt_state=optimizer.init(trained), step=jnp.int32(step)
+        )
+        found = [
+            train_step(
+                state, batch, config=config, graphdef=graphdef, optimizer=optimizer
+            )[1]["loss"]
+            for _ in range(2)
+        ]
+        logits = nnx.merge(graphdef, louder)(batch)
+        sums = cross_entropy_sums(logits, batch.tokens, batch.loss_mask)
+        return [*map(float, found), float(sums["loss"])]
+
+    tuned = {
+        "train__stage": "tune",
+        "lora__rank": 2,
+        "lora__dropout": 0.5,
+        "lora__targets": ("language_model/lm_head",),
+    }
+    config = small_config(**tuned)
+    batch = jax.tree.map(jnp.asarray, make_batch(config))
+    louder = nnx.state(drawn(lambda: make_model(config, nnx.Rngs(0))))
+    trained, _ = split_params("tune", louder)
+
+    one, again, quiet = losses(3)
+    assert one == again != quiet
+    assert losses(4)[0] != one
+    assert losses(3, seed=1)[0] != one
+    assert losses(3, seed=1)[2] == quiet  # what is evaluated drops nothing
+    none = losses(3, lora__dropout=0.0)
+    assert none == pytest.approx([quiet] * 3, rel=1e-6)
 
 
 def test_the_state_given_is_consumed(aligned):
@@ -191,6 +241,19 @@ def test_the_seed_decides_what_is_drawn(bigrams, mesh):
     first, same, different = map(jax.tree.leaves, drawn)
     assert all((a == b).all() for a, b in zip(first, same, strict=True))
     assert any((a != b).any() for a, b in zip(first, different, strict=True))
+
+
+def test_what_is_drawn_alone_is_what_is_drawn_with_the_rest(bigrams, mesh):
+    tuned = small_config(
+        train__stage="tune", lora__rank=2, lora__targets=("language_model/lm_head",)
+    )
+    every = dict(nnx.to_flat_state(init_state(tuned, mesh).params))
+    lora = dict(nnx.to_flat_state(draw_params(tuned, mesh, is_lora)))
+    assert {path[-1] for path in lora} == {"lora_a", "lora_b"}
+    plain = dict(nnx.to_flat_state(init_state(small_config(), mesh).params))
+    assert every.keys() == lora.keys() | plain.keys()
+    for path, leaf in (lora | plain).items():
+        np.testing.assert_array_equal(leaf.get_value(), every[path].get_value())
 
 
 def test_what_is_drawn_is_the_same_on_any_mesh(bigrams, mesh):
