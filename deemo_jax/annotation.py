@@ -1,6 +1,5 @@
 """The annotation file and the taxonomy: what people said of each clip."""
 
-from collections.abc import Iterator
 import dataclasses
 import difflib
 import json
@@ -13,6 +12,7 @@ from typing import Any
 DEFAULT_TAXONOMY = Path(__file__).with_name("taxonomy.json")
 SPLITS = ("train", "val", "test")
 CONSENTS = ("granted", "withdrawn")
+WITHDRAWN = "consent is withdrawn"  # the reason of a rejection
 # An id names files, so it holds nothing that a file system reads otherwise.
 CLIP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -146,26 +146,38 @@ def read_annotations(
 
     A media path is followed through symbolic links; it must end at a file below the
     folder of `path`. Of two lines with one clip id the second is refused, even when
-    the first was refused for something else. All lines of an id that `read_withdrawn`
-    names are refused for that alone.
+    the first was refused for something else. All lines of an id of which one says
+    that consent is withdrawn are refused as `WITHDRAWN`, whatever else is wrong.
 
     Raises:
         ValueError: there is no such file, or it is not readable.
     """
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise ValueError(
+            f"cannot read {path} ({error.strerror}): "
+            "put an annotations.jsonl, one clip a line, beside the media"
+        ) from error
+    rows, withdrawn = [], []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                rows.append((number, fields := parse_object(line)))
+                if fields.get("consent") == "withdrawn":
+                    withdrawn.append(fields.get("clip_id"))
+            except Refusal as refusal:
+                rows.append((number, refusal))
     annotations, rejections, lines_of = [], [], {}
-    withdrawn = read_withdrawn(path)
-    for number, fields in _rows(path):
+    for number, fields in rows:
         clip_id = None
         try:
             if isinstance(fields, Refusal):
                 raise fields
             if isinstance(fields.get("clip_id"), str):
                 clip_id = fields["clip_id"]
-                if clip_id in withdrawn:
-                    raise Refusal(
-                        "consent is withdrawn",
-                        "nothing; what an earlier run wrote of it is deleted",
-                    )
+                if clip_id in withdrawn and CLIP_ID.fullmatch(clip_id):
+                    raise Refusal(WITHDRAWN, "nothing; what was written is deleted")
                 if (first := lines_of.setdefault(clip_id, number)) != number:
                     raise Refusal(
                         f"clip_id {clip_id!r} already stands on line {first}",
@@ -177,24 +189,6 @@ def read_annotations(
         except Refusal as refusal:
             rejections.append(reject(refusal, line=number, clip_id=clip_id))
     return annotations, rejections
-
-
-def read_withdrawn(path: Path) -> set[str]:
-    """The clip ids of which a line of `annotations.jsonl` says: consent withdrawn.
-
-    Whatever else is wrong with that line, and whatever other lines say.
-
-    Raises:
-        ValueError: there is no such file, or it is not readable.
-    """
-    return {
-        fields["clip_id"]
-        for _, fields in _rows(path)
-        if isinstance(fields, dict)
-        and fields.get("consent") == "withdrawn"
-        and isinstance(fields.get("clip_id"), str)
-        and CLIP_ID.fullmatch(fields["clip_id"])
-    }
 
 
 def parse_annotation(fields: dict[str, Any], taxonomy: Taxonomy) -> Annotation:
@@ -258,15 +252,12 @@ def parse_object(line: bytes) -> dict[str, Any]:
         ) from error
     except Refusal:
         raise
-    except ValueError as error:  # more digits than Python reads
-        raise Refusal("a number is too long", "correct its digits") from error
-    except RecursionError as error:
-        raise Refusal("nested too deeply", "write one flat JSON object") from error
+    except (RecursionError, ValueError) as error:
+        reason = "nested too deeply, or a number is too long"
+        raise Refusal(reason, "write one flat JSON object") from error
     if not isinstance(fields, dict):
-        raise Refusal(
-            f"a JSON {type(fields).__name__}, no object",
-            'write {"clip_id": ..., ...}',
-        )
+        kind = type(fields).__name__
+        raise Refusal(f"a JSON {kind}, no object", 'write {"clip_id": ..., ...}')
     return fields
 
 
@@ -330,23 +321,6 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Refusal]]:
-    """Each line's number and object, or why it is none; blank lines are left out."""
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise ValueError(
-            f"cannot read {path} ({error.strerror}): "
-            "put an annotations.jsonl, one clip a line, beside the media"
-        ) from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                yield number, parse_object(line)
-            except Refusal as refusal:
-                yield number, refusal
 
 
 def _known_keys(fields: dict[str, Any], known, required) -> None:

@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 from deemo_jax.annotation import (
+    WITHDRAWN,
     Annotation,
     Refusal,
     Rejection,
     check_inside,
     folder_taxonomy,
     read_annotations,
-    read_withdrawn,
     reject,
     write_annotations,
     write_lines,
@@ -115,8 +115,9 @@ def deidentify_folder(
     (output / "media").mkdir(parents=True, exist_ok=True)
     for partial in (output / "media").glob(".*.partial"):  # of an interrupted run
         partial.unlink()
-    for clip_id in read_withdrawn(input / "annotations.jsonl"):
-        _forget(output, clip_id)
+    for rejection in rejections:
+        if rejection.reason == WITHDRAWN and rejection.clip_id is not None:
+            _forget(output, rejection.clip_id)
     write_taxonomy(output / "taxonomy.json", taxonomy)
     earlier = _earlier(output)
 

@@ -107,7 +107,7 @@ def deidentify_clip(
     frames = _first_known(iter_frames(media, start, end))
     if frames is not None:
         found: list[np.ndarray] = []
-        counts = dict.fromkeys(COUNTS, 0)
+        counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
         detector = FaceDetector(
             threshold=settings.threshold, longest_side=settings.longest_side
         )
