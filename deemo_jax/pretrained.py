@@ -55,7 +55,8 @@ class Row:
         Row("model.layers.{layer}.mlp.up_proj.weight", "layers/mlp/up_proj/kernel",
             "linear")
 
-    `older` is the tensor's name in older files: read where a file has it, not written.
+    `older` is the tensor's name in older files of a tower alone: read where a file has
+    it, never written.
     """
 
     name: str

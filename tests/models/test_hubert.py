@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deemo_jax.architecture import HubertConfig
+from deemo_jax.config import MeshConfig
 from deemo_jax.models.attention import dot_product_attention
 from deemo_jax.models.hubert import (
     Hubert,
@@ -17,6 +18,7 @@ from deemo_jax.models.hubert import (
     preprocessor_to_dict,
 )
 from deemo_jax.pretrained import PretrainedError
+from deemo_jax.sharding import make_mesh
 from tests.small import HUBERT, drawn
 
 BASE_SHAPED = dataclasses.replace(
@@ -233,6 +235,19 @@ def test_weights_survive_their_file(mask_time_prob, tmp_path):
     again = Hubert.from_pretrained(tmp_path)
     assert again.config == tower.config
     jax.tree.map(np.testing.assert_array_equal, nnx.state(again), nnx.state(tower))
+
+
+def test_a_mesh_changes_nothing(tmp_path):
+    make(HUBERT).save_pretrained(tmp_path)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    lengths = jnp.array([200, 111, 200, 30])
+    alone, _ = hear(make(HUBERT), noise(4, 200), lengths)
+    with jax.set_mesh(mesh):
+        tower = Hubert.from_pretrained(tmp_path, mesh=mesh)
+        spread, _ = hear(tower, noise(4, 200), lengths)
+    kernel = tower.layers.fc1.kernel[...]
+    assert kernel.addressable_shards[0].data.shape == (3, 6, 10)
+    np.testing.assert_allclose(spread, alone, atol=1e-5)
 
 
 LARGE = dataclasses.replace(

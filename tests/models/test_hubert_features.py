@@ -19,7 +19,7 @@ from deemo_jax.models.hubert_features import (
 from tests.small import HUBERT, drawn
 
 CONFIG = dataclasses.replace(
-    HUBERT, conv_dim=(5, 7, 9), conv_stride=(5, 2, 3), conv_kernel=(10, 3, 2)
+    HUBERT, conv_dim=(5, 7, 9), conv_stride=(5, 2, 3), conv_kernel=(10, 3, 4)
 )
 GROUP = dataclasses.replace(CONFIG, feat_extract_norm="group", conv_bias=False)
 BASE = dataclasses.replace(
@@ -53,16 +53,16 @@ def test_a_published_models_frames(samples, count):
     assert receptive_field(BASE) == 400
 
 
-@pytest.mark.parametrize("samples", [30, 31, 59, 60, 61, 200])
+@pytest.mark.parametrize("samples", [50, 51, 79, 80, 81, 200])
 def test_frames_are_counted_as_they_are_made(samples):
-    assert receptive_field(CONFIG) == 30
+    assert receptive_field(CONFIG) == 50
     shape = jax.eval_shape(features(CONFIG), jnp.zeros((2, samples))).shape
     assert shape == (2, frames(CONFIG, samples), 9)
 
 
 def test_a_waveform_too_short_for_a_frame_is_refused():
-    with pytest.raises(ValueError, match="29 samples is too short .* hear 30; pad it"):
-        features(CONFIG)(jnp.zeros((1, 29)))
+    with pytest.raises(ValueError, match="49 samples is too short .* hear 50; pad it"):
+        features(CONFIG)(jnp.zeros((1, 49)))
 
 
 def test_a_frame_hears_its_samples_and_no_others():
@@ -71,7 +71,7 @@ def test_a_frame_hears_its_samples_and_no_others():
     gradients = jax.jit(jax.jacrev(lambda x: (convolve(x)[0] ** 3).sum(axis=1)))
     for frame, gradient in enumerate(gradients(waveform)):
         heard = np.flatnonzero(np.abs(gradient[0]) > 0)
-        assert (heard.min(), heard.max()) == (30 * frame, 30 * frame + 29)
+        assert (heard.min(), heard.max()) == (30 * frame, 30 * frame + 49)
 
 
 def test_norm_over_time_takes_loudness_and_offset_away():
