@@ -277,3 +277,4 @@ def _write_file(path: Path, tensors: Sequence[Unwritten]) -> None:
             value = np.asarray(tensor.read(), dtype=tensor.dtype, order="C")
             assert value.shape == tensor.shape, tensor.name
             file.write(value.reshape(-1).view(np.uint8).data)
+            del value  # before the next one is read

@@ -90,8 +90,24 @@ def test_integers_are_read_as_floats_where_floats_are_meant():
     assert type(config.data.audio_seconds) is float
 
 
+def test_a_group_may_be_none_or_whole():
+    key, stated = "model.language_model.rope_scaling", {"rope_type": "linear"}
+    plain = configs.from_config_dict(tiny.get_config())
+    assert plain.model.language_model.rope_scaling is None
+    keys = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    stated = stated | dict.fromkeys(keys) | {"factor": 2}
+    config = configs.from_config_dict(changed(key, stated))
+    scaling = config.model.language_model.rope_scaling
+    assert scaling is not None
+    assert scaling.factor == 2.0
+    assert configs.from_dict(configs.to_dict(config)) == config
+    with pytest.raises(configs.ConfigError, match="rope's factor is 0.5; it must be 1"):
+        configs.from_config_dict(changed(key, stated | {"factor": 0.5}))
+
+
 def test_check_key_walks_to_the_leaf():
     configs.check_key("model.vision_tower.hidden_size")
+    configs.check_key("model.language_model.rope_scaling.factor")
     with pytest.raises(configs.ConfigError, match=r"did you mean config.mesh.fsdp"):
         configs.check_key("mesh.fsdpp")
     with pytest.raises(configs.ConfigError, match="config.seed.x does not exist"):

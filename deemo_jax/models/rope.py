@@ -165,7 +165,7 @@ def _theta(values: Mapping[str, Any], stated: Mapping[str, Any]) -> float:
 
 def _number(stated: Mapping[str, Any], key: str, name: str) -> float:
     value = stated.get(name)
-    if type(value) not in (int, float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         place = f"{key} of config.json" if key else "config.json"
         raise PretrainedError(f"{name} in {place} is {value!r}; it must be a number")
     return float(value)
