@@ -15,12 +15,13 @@ from ml_collections import config_flags
 
 from deemo_jax import verbs
 from deemo_jax.config import (
+    Config,
     ConfigError,
-    check_key,
     from_config_dict,
     read_stored,
     to_dict,
 )
+from deemo_jax.fields import check_key
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -81,7 +82,7 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
     words = [re.sub(r"^--?(?=config\b)", "--", word) for word in arguments]
     overridden = [w for w in words if w.startswith("--config.")]
     for word in overridden:
-        check_key(word.removeprefix("--config.").split("=")[0])
+        check_key(Config, word.removeprefix("--config.").split("=")[0])
     named = any(re.match(r"--config(=|$)", word) for word in words)
     if verb.config == "optional" and overridden and not named:
         # They override what the workdir was trained with.

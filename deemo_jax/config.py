@@ -6,18 +6,16 @@ After that nothing looks a setting up by string and nothing has a second default
 """
 
 import dataclasses
-import difflib
 import functools
 import json
 from pathlib import Path
 import re
-import types
-import typing
 from typing import Any
 
 import ml_collections
 
 from deemo_jax.architecture import FRAMES_PER_SECOND, DeemoLlamaConfig
+from deemo_jax.fields import ConfigError, read_group
 
 TASKS = ("recognition", "reasoning")
 MODALITIES = ("video", "audio", "text")
@@ -35,10 +33,6 @@ NOT_NEGATIVE = (
     "optimizer.learning_rate", "optimizer.end_fraction", "optimizer.weight_decay",
     "evaluate.every",
 )  # fmt: skip
-
-
-class ConfigError(ValueError):
-    """A setting that cannot stand: says which, its value, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -243,7 +237,7 @@ def from_config_dict(config: ml_collections.ConfigDict) -> Config:
         key, a value of the wrong type, or values that contradict each other.
     """
     try:
-        return _read_group([Config], config.to_dict(), "")
+        return read_group([Config], config.to_dict(), "")
     except ConfigError:
         raise
     except ValueError as error:
@@ -257,7 +251,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(values: dict[str, Any]) -> Config:
     """The inverse of `to_dict`, also for what came back from JSON."""
-    return _read_group([Config], values, "")
+    return read_group([Config], values, "")
 
 
 def read_stored(workdir: Path) -> Config:
@@ -304,24 +298,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_key(path: str) -> None:
-    """Refuses a dotted key that no `Config` has, with the nearest one that exists."""
-    hint, prefix = Config, ""
-    for part in path.split("."):
-        fields = {}
-        for kind in _kinds(hint):
-            fields |= typing.get_type_hints(kind)
-        if part not in fields:
-            raise ConfigError(_unknown(prefix, part, fields))
-        hint, prefix = fields[part], f"{prefix}{part}."
-
-
-def _unknown(prefix: str, key: str, fields: dict[str, Any]) -> str:
-    near = difflib.get_close_matches(key, fields, n=1, cutoff=0)
-    hint = f"; did you mean config.{prefix}{near[0]}?" if near else ""
-    return f"config.{prefix}{key} does not exist{hint}"
-
-
 def _get(config: Any, path: str) -> Any:
     return functools.reduce(getattr, path.split("."), config)
 
@@ -337,76 +313,3 @@ def _is_pattern(text: str) -> bool:
 def _require(holds: bool, key: str, value: Any, rule: str) -> None:
     if not holds:
         raise ConfigError(f"config.{key} is {value!r}; it must be {rule}")
-
-
-def _read(cls: type, values: dict[str, Any], prefix: str) -> Any:
-    fields = typing.get_type_hints(cls)
-    for fixed in (field for field in dataclasses.fields(cls) if not field.init):
-        del fields[fixed.name]
-    for key in values:
-        if key not in fields:
-            raise ConfigError(_unknown(prefix, key, fields))
-    missing = [key for key in fields if key not in values]
-    if missing:
-        raise ConfigError(f"config.{prefix}{missing[0]} is missing; add it")
-    return cls(
-        **{
-            key: _coerce(hint, values[key], f"{prefix}{key}")
-            for key, hint in fields.items()
-        }
-    )
-
-
-def _kinds(hint: Any) -> list[type]:
-    """The dataclasses that a group may be: several where a part comes in kinds."""
-    return [kind for kind in typing.get_args(hint) or [hint] if _is_group(kind)]
-
-
-def _is_group(hint: Any) -> bool:
-    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
-
-
-def _read_group(kinds: list[type], values: Any, key: str) -> Any:
-    """A group of values as the dataclass that their `model_type`, if any, names."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"config.{key} is {values!r}; it must be a group")
-    by_type = {getattr(kind, "model_type", None): kind for kind in kinds}
-    model_type = values.get("model_type")
-    if None not in by_type:
-        values = {name: v for name, v in values.items() if name != "model_type"}
-        if model_type not in by_type:
-            raise ConfigError(
-                f"config.{key}.model_type is {model_type!r}; it must be "
-                f"{' or '.join(map(str, by_type))}"
-            )
-    return _read(by_type.get(model_type, kinds[0]), values, f"{key}." if key else "")
-
-
-def _coerce(hint: Any, value: Any, key: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if value is None and type(None) in args:
-        return None
-    if groups := _kinds(hint):
-        return _read_group(groups, value, key)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"config.{key} is {value!r}; it must be a tuple")
-        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
-        if len(kinds) != len(value):
-            raise ConfigError(
-                f"config.{key} is {value!r}; it must have {len(kinds)} values"
-            )
-        return tuple(
-            _coerce(kind, item, key) for kind, item in zip(kinds, value, strict=True)
-        )
-    if isinstance(hint, types.UnionType):
-        hint = next(arg for arg in args if arg is not type(None))
-        return _coerce(hint, value, key)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise ConfigError(
-            f"config.{key} is {value!r}, a {type(value).__name__}; "
-            f"it must be of type {hint.__name__}"
-        )
-    return value

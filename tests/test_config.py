@@ -105,15 +105,6 @@ def test_a_group_may_be_none_or_whole():
         configs.from_config_dict(changed(key, stated | {"factor": 0.5}))
 
 
-def test_check_key_walks_to_the_leaf():
-    configs.check_key("model.vision_tower.hidden_size")
-    configs.check_key("model.language_model.rope_scaling.factor")
-    with pytest.raises(configs.ConfigError, match=r"did you mean config.mesh.fsdp"):
-        configs.check_key("mesh.fsdpp")
-    with pytest.raises(configs.ConfigError, match="config.seed.x does not exist"):
-        configs.check_key("seed.x")
-
-
 def test_every_dataclass_is_frozen():
     config = configs.from_config_dict(tiny.get_config())
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -89,7 +89,7 @@ def without_cache(call, batch, prompt):
     return answer
 
 
-def run(model, batch, eos=NO_END, new=NEW):
+def run(model, batch, eos: int | tuple[int, ...] = NO_END, new=NEW):
     return np.asarray(
         generate(model, batch, max_new_tokens=new, eos_token_id=eos, pad_token_id=PAD)
     )

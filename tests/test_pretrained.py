@@ -19,7 +19,7 @@ from deemo_jax.pretrained import (
     read_config,
     write,
 )
-from deemo_jax.weights import FLOATS, Stored
+from deemo_jax.weights import FLOATS, Stored, write_json
 
 TABLE = (
     Row("embed.weight", "embed/embedding"),

@@ -154,9 +154,10 @@ def _unpack_gguf(source: Path, folder: Path) -> None:
     }
     with no_progress_bar():
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 **where, dtype=torch.float32, output_loading_info=True
             )
+            model, info = loaded
             tokenizer = AutoTokenizer.from_pretrained(**where)
         except (ValueError, OSError, KeyError, IndexError) as error:
             raise ExportError(

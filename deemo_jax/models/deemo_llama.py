@@ -342,8 +342,9 @@ class DeemoLlama(nnx.Module):
 
 
 def _audio_tower(config: WhisperEncoderConfig | HubertConfig, **make: Any) -> Any:
-    tower = Hubert if isinstance(config, HubertConfig) else WhisperEncoder
-    return tower(config, **make)
+    if isinstance(config, HubertConfig):
+        return Hubert(config, **make)
+    return WhisperEncoder(config, **make)
 
 
 def _connector(config: QFormerConfig | MlpConfig, width: int, **make: Any) -> Any:

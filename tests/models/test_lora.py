@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 from flax import nnx
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deemo_jax.architecture import QFormerConfig, WhisperEncoderConfig
 from deemo_jax.config import ConfigError, LoraConfig, MeshConfig
 from deemo_jax.models.clip import ClipVision
 from deemo_jax.models.layers import scan, stack
@@ -37,6 +39,9 @@ PIXELS = jnp.asarray(DRAW.normal(size=(2, 15, 15, 3)), jnp.float32)
 MEL = jnp.asarray(DRAW.normal(size=(2, 9, 11)), jnp.float32)
 
 # A tower, what it is called with, and how many of its paths are linear maps.
+AUDIO_TOWER, VIDEO_CONNECTOR = ODD.audio_tower, ODD.video_connector
+assert isinstance(AUDIO_TOWER, WhisperEncoderConfig)
+assert isinstance(VIDEO_CONNECTOR, QFormerConfig)
 TOWERS = {
     "decoder": (
         lambda: Llama(ODD.language_model, rngs=nnx.Rngs(0)),
@@ -49,12 +54,12 @@ TOWERS = {
         6,
     ),
     "audio": (
-        lambda: WhisperEncoder(ODD.audio_tower, rngs=nnx.Rngs(0)),
+        lambda: WhisperEncoder(AUDIO_TOWER, rngs=nnx.Rngs(0)),
         lambda model: model(MEL),
         6,
     ),
     "connector": (
-        lambda: QFormer(ODD.video_connector, 24, rngs=nnx.Rngs(0)),
+        lambda: QFormer(VIDEO_CONNECTOR, 24, rngs=nnx.Rngs(0)),
         lambda model: model(FEATURES, jnp.zeros((2, 6), int), jnp.ones((2, 6), bool)),
         11,
     ),
@@ -107,7 +112,7 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(params=TOWERS.values(), ids=TOWERS, scope="module")
+@pytest.fixture(params=list(TOWERS.values()), ids=list(TOWERS), scope="module")
 def tower(request):
     """A tower, the same with LoRA, how they are called, how many maps they have."""
     make, call, maps = request.param
@@ -161,7 +166,7 @@ def test_it_follows_the_formula():
     """`x W + b + alpha / r * dropout(x) A B`, in numpy."""
     config = LoraConfig(rank=2, alpha=5.0, dropout=0.4, targets=("",))
     linear = nnx.Linear(4, 3, bias_init=nnx.initializers.ones, rngs=nnx.Rngs(0))
-    model = add_lora(linear, config, nnx.Rngs(1))
+    model: Any = add_lora(linear, config, nnx.Rngs(1))
     x = jnp.arange(20.0).reshape(5, 4)
     np.testing.assert_array_equal(model(x), linear(x))  # nothing at first
 

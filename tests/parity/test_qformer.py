@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 import torch
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from deemo_jax import pretrained
+from deemo_jax import pretrained, weights
 from deemo_jax.architecture import QFormerConfig
 from deemo_jax.models.qformer import TABLE, QFormer, config_from_dict, config_to_dict
 
@@ -66,9 +66,7 @@ def read(folder) -> QFormer:
 def test_the_q_former_agrees_both_ways(tmp_path):
     theirs = Reference()
     tensors = dict(theirs.named_parameters())
-    save_file(
-        {k: v.detach() for k, v in tensors.items()}, tmp_path / pretrained.WEIGHTS
-    )
+    save_file({k: v.detach() for k, v in tensors.items()}, tmp_path / weights.WEIGHTS)
     ours = read(tmp_path)
     tokens = ours(jnp.asarray(FEATURES), jnp.asarray(POSITIONS), jnp.asarray(MASK))
     expected = theirs(FEATURES, POSITIONS, MASK)
@@ -76,7 +74,7 @@ def test_the_q_former_agrees_both_ways(tmp_path):
     np.testing.assert_allclose(tokens, expected, rtol=0, atol=1e-4)
 
     pretrained.write(tmp_path / "ours", TABLE, nnx.state(ours), config_to_dict(CONFIG))
-    written = load_file(tmp_path / "ours" / pretrained.WEIGHTS)
+    written = load_file(tmp_path / "ours" / weights.WEIGHTS)
     assert written.keys() == tensors.keys()
     theirs.load_state_dict(written, strict=True)
     np.testing.assert_array_equal(theirs(FEATURES, POSITIONS, MASK), expected)

@@ -1,6 +1,7 @@
 """The loop: workdir, resumption, damage, other beginnings, what stops it."""
 
 import json
+from typing import Any
 
 from flax import nnx
 import jax
@@ -247,7 +248,7 @@ def test_from_tune_to_tune_the_same_lora_goes_on_and_another_is_merged(
 
 
 def test_a_folder_of_weights_gets_new_lora(configure, tmp_path, monkeypatch):
-    model = drawn(lambda: make_model(configure(), nnx.Rngs(0)))
+    model: Any = drawn(lambda: make_model(configure(), nnx.Rngs(0)))
 
     def read(folder, mesh):
         shardings = parameter_shardings(nnx.state(model), mesh)
