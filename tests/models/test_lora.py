@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deemo_jax.architecture import QFormerConfig, WhisperEncoderConfig
 from deemo_jax.config import ConfigError, LoraConfig, MeshConfig
 from deemo_jax.models.clip import ClipVision
 from deemo_jax.models.layers import scan, stack
@@ -39,9 +38,8 @@ PIXELS = jnp.asarray(DRAW.normal(size=(2, 15, 15, 3)), jnp.float32)
 MEL = jnp.asarray(DRAW.normal(size=(2, 9, 11)), jnp.float32)
 
 # A tower, what it is called with, and how many of its paths are linear maps.
-AUDIO_TOWER, VIDEO_CONNECTOR = ODD.audio_tower, ODD.video_connector
-assert isinstance(AUDIO_TOWER, WhisperEncoderConfig)
-assert isinstance(VIDEO_CONNECTOR, QFormerConfig)
+AUDIO_TOWER: Any = ODD.audio_tower
+VIDEO_CONNECTOR: Any = ODD.video_connector
 TOWERS = {
     "decoder": (
         lambda: Llama(ODD.language_model, rngs=nnx.Rngs(0)),
