@@ -205,6 +205,11 @@ def test_targets_choose_by_whole_paths():
         for name in "qv"
         for letter in "ab"
     }
+    inner = nnx.Dict(q=nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
+    outer = nnx.Dict(q=nnx.Linear(2, 2, rngs=nnx.Rngs(0)), inner=inner)
+    config = dataclasses.replace(EVERYWHERE, targets=("q",))
+    found = flat(nnx.state(add_lora(outer, config, nnx.Rngs(1)))).keys()
+    assert {path for path in found if "lora" in path} == {"q/lora_a", "q/lora_b"}
 
 
 def test_a_target_that_matches_nothing_is_refused_by_name():
@@ -224,8 +229,17 @@ def test_rank_0_is_no_lora():
 
 def test_half_precision_stays_half_precision():
     linear = nnx.Linear(4, 4, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
-    x = jnp.ones((2, 4), jnp.bfloat16)
-    assert add_lora(linear, ALONE, nnx.Rngs(1))(x).dtype == jnp.bfloat16
+    model = add_lora(linear, ALONE, nnx.Rngs(1))
+    x = jnp.ones((2, 4))
+    assert model(x).dtype == jnp.bfloat16
+    products = [
+        equation
+        for equation in jax.make_jaxpr(model)(x).eqns
+        if equation.primitive is jax.lax.dot_general_p
+    ]
+    assert len(products) == 3
+    for product in products:
+        assert all(value.aval.dtype == jnp.bfloat16 for value in product.invars)
 
 
 def test_logits_stay_single_precision():
