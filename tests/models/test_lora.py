@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 from flax import nnx
 import jax
@@ -107,7 +108,7 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(params=TOWERS.values(), ids=TOWERS, scope="module")
+@pytest.fixture(params=TOWERS.values(), ids=list(TOWERS), scope="module")
 def tower(request):
     """A tower, the same with LoRA, how they are called, how many maps they have."""
     make, call, maps = request.param
@@ -161,7 +162,7 @@ def test_it_follows_the_formula():
     """`x W + b + alpha / r * dropout(x) A B`, in numpy."""
     config = LoraConfig(rank=2, alpha=5.0, dropout=0.4, targets=("",))
     linear = nnx.Linear(4, 3, bias_init=nnx.initializers.ones, rngs=nnx.Rngs(0))
-    model = add_lora(linear, config, nnx.Rngs(1))
+    model: Any = add_lora(linear, config, nnx.Rngs(1))
     x = jnp.arange(20.0).reshape(5, 4)
     np.testing.assert_array_equal(model(x), linear(x))  # nothing at first
 
@@ -174,7 +175,7 @@ def test_it_follows_the_formula():
     close(merged(x), model(x), rtol=1e-6)
     close(merged.kernel[...], weight + 2.5 * a @ b)
 
-    dropping = with_dropout(model, jax.random.key(3))
+    dropping: Any = with_dropout(model, jax.random.key(3))
     kept = jax.random.bernoulli(dropping.dropout_key[...], 0.6, x.shape)
     assert 0 < np.sum(kept) < kept.size
     low = np.where(kept, x / 0.6, 0) @ a @ b

@@ -36,7 +36,7 @@ def make(config=None):
     return model if config is None else add_lora(model, config, nnx.Rngs(1))
 
 
-@pytest.fixture(scope="module", params=TARGETS.values(), ids=TARGETS)
+@pytest.fixture(scope="module", params=TARGETS.values(), ids=list(TARGETS))
 def exported(request, tmp_path_factory):
     """A model whose LoRA is not zero, its base and merged folders, a batch."""
     config = dataclasses.replace(DECODER, targets=request.param)
