@@ -154,7 +154,7 @@ def _unpack_gguf(source: Path, folder: Path) -> None:
     }
     with no_progress_bar():
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 **where, dtype=torch.float32, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(**where)
@@ -163,6 +163,7 @@ def _unpack_gguf(source: Path, folder: Path) -> None:
                 f"{source} ({source.stat().st_size} bytes) is no whole GGUF file of a "
                 f"model that transformers reads: {error}; fetch it again"
             ) from error
+        model, info = loaded
         if missing := sorted(info["missing_keys"]):
             raise ExportError(
                 f"{source} lacks {len(missing)} tensors of its model, such as "
