@@ -46,8 +46,9 @@ def test_slices_are_read_and_cast(dtype, tmp_path):
             np.testing.assert_array_equal(found, value[index].astype(np.float64))
 
 
-def test_the_file_says_whose_format_it_is_and_is_aligned(tmp_path):
-    write_weights(tmp_path, [unwritten("odd name", draw())])
+@pytest.mark.parametrize("letters", range(1, 9))
+def test_the_file_says_whose_format_it_is_and_is_aligned(letters, tmp_path):
+    write_weights(tmp_path, [unwritten("a" * letters, draw())])
     file = tmp_path / "model.safetensors"
     with safetensors.safe_open(file, framework="np") as opened:
         assert opened.metadata() == {"format": "pt"}

@@ -164,6 +164,7 @@ def _unpack_gguf(source: Path, folder: Path) -> None:
                 f"{source} ({source.stat().st_size} bytes) is no whole GGUF file of a "
                 f"model that transformers reads: {error}; fetch it again"
             ) from error
+        model, info = loaded
         if missing := sorted(info["missing_keys"]):
             raise ExportError(
                 f"{source} lacks {len(missing)} tensors of its model, such as "
