@@ -9,6 +9,7 @@ from deemo_jax.architecture import FRAMES_PER_SECOND, DeemoLlamaConfig
 NAMES = {
     "clip_vision_model": "CLIP",
     "whisper": "Whisper",
+    "hubert": "HuBERT",
     "blip_2_qformer": "Q-Former",
     "deemo_mlp": "MLP",
 }

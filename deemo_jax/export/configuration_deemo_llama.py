@@ -9,6 +9,7 @@ from transformers import (
     AutoConfig,
     Blip2QFormerConfig,
     CLIPVisionConfig,
+    HubertConfig,
     LlamaConfig,
     PretrainedConfig,
     WhisperConfig,
@@ -54,7 +55,8 @@ class DeemoLlamaConfig(PretrainedConfig):
 
     Args:
       vision_config: fields of `CLIPVisionConfig`, the tower that sees the frames.
-      audio_config: fields of `WhisperConfig`, of which the encoder's half is used.
+      audio_config: fields of `WhisperConfig`, of which the encoder's half is used, or
+        of `HubertConfig`, and `do_normalize` of its feature extractor.
       video_connector_config: fields of `MlpConnectorConfig`, or of
         `Blip2QFormerConfig` and two more: `num_query_tokens`, the tokens that the
         connector hands to the decoder, and `max_positions`, the number of learned
@@ -75,7 +77,7 @@ class DeemoLlamaConfig(PretrainedConfig):
     # Newer versions derive this name from another; older ones read it from here.
     sub_configs = {  # noqa: RUF012  # pyright: ignore[reportAssignmentType]
         "vision_config": CLIPVisionConfig,
-        "audio_config": WhisperConfig,
+        "audio_config": AutoConfig,
         "video_connector_config": AutoConfig,
         "audio_connector_config": AutoConfig,
         "text_config": LlamaConfig,
@@ -97,7 +99,7 @@ class DeemoLlamaConfig(PretrainedConfig):
         **kwargs: Any,
     ):
         self.vision_config = _config(CLIPVisionConfig, vision_config)
-        self.audio_config = _config(WhisperConfig, audio_config)
+        self.audio_config = _audio(audio_config)
         self.video_connector_config = _connector(video_connector_config)
         self.audio_connector_config = _connector(audio_connector_config)
         self.text_config = _config(LlamaConfig, text_config)
@@ -118,6 +120,17 @@ def _config(cls: type, fields: dict[str, Any] | PretrainedConfig | None) -> Any:
     if isinstance(fields, PretrainedConfig):
         return fields
     return cls(**(fields or {}))
+
+
+def _audio(fields: dict[str, Any] | PretrainedConfig | None) -> Any:
+    """The kind that is named, else Whisper."""
+    if isinstance(fields, dict) and fields.get("model_type") == "hubert":
+        # `do_normalize` is the feature extractor's, and none of its own fields.
+        own = {key: value for key, value in fields.items() if key != "do_normalize"}
+        config = HubertConfig(**own)
+        config.do_normalize = fields.get("do_normalize", False)
+        return config
+    return _config(WhisperConfig, fields)
 
 
 def _connector(fields: dict[str, Any] | PretrainedConfig | None) -> Any:

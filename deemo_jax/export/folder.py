@@ -18,7 +18,11 @@ from deemo_jax.export.card import Card, write_card
 from deemo_jax.export.parity import ExportError
 from deemo_jax.models.deemo_llama import DeemoLlama
 
-CODE = ("configuration_deemo_llama.py", "modeling_deemo_llama.py")
+CODE = (
+    "configuration_deemo_llama.py",
+    "parts_deemo_llama.py",
+    "modeling_deemo_llama.py",
+)
 AUTO_MAP = {
     "AutoConfig": "configuration_deemo_llama.DeemoLlamaConfig",
     "AutoModelForCausalLM": "modeling_deemo_llama.DeemoLlamaForConditionalGeneration",

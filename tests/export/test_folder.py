@@ -76,6 +76,7 @@ def test_everything_is_there(folder):
         "generation_config.json",
         "model.safetensors",
         "modeling_deemo_llama.py",
+        "parts_deemo_llama.py",
         "parity.json",
         "taxonomy.json",
         "tokenizer.json",

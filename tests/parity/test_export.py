@@ -18,7 +18,7 @@ from deemo_jax.export.card import Card
 from deemo_jax.export.folder import AUTO_MAP, CODE, export
 from deemo_jax.export.parity import ExportError
 from deemo_jax.models.deemo_llama import DeemoLlama
-from tests.small import ODD
+from tests.small import HUBERT, ODD
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -97,7 +97,14 @@ def make(config, seed=0):
     return model
 
 
-MODELS = {"odd": ODD, "other": OTHER, "pooled": POOLED}
+HEARING = dataclasses.replace(
+    ODD,
+    audio_tower=dataclasses.replace(
+        HUBERT, conv_dim=(5, 7, 6), conv_kernel=(10, 8, 9), conv_stride=(5, 8, 8)
+    ),
+    audio_connector=dataclasses.replace(ODD.audio_connector, encoder_hidden_size=12),
+)
+MODELS = {"odd": ODD, "other": OTHER, "pooled": POOLED, "hubert": HEARING}
 
 
 @pytest.fixture(scope="module", params=list(MODELS.values()), ids=list(MODELS))
