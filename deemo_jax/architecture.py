@@ -110,6 +110,25 @@ class ClipVisionConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SiglipVisionConfig:
+    """The vision tower, as `transformers.SiglipVisionConfig` describes it.
+
+    `vision_use_head` says whether a checkpoint carries the pooling of its embedding.
+    """
+
+    model_type: str = dataclasses.field(default="siglip_vision_model", init=False)
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    image_size: int
+    patch_size: int
+    hidden_act: str
+    layer_norm_eps: float
+    vision_use_head: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class WhisperEncoderConfig:
     """The audio tower: the encoder's half of `transformers.WhisperConfig`.
 
@@ -245,7 +264,7 @@ class DeemoLlamaConfig:
     prompt that the connectors' tokens fill.
     """
 
-    vision_tower: ClipVisionConfig
+    vision_tower: ClipVisionConfig | SiglipVisionConfig
     audio_tower: WhisperEncoderConfig | HubertConfig
     video_connector: QFormerConfig | MlpConfig
     audio_connector: QFormerConfig | MlpConfig

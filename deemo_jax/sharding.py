@@ -52,6 +52,10 @@ PARAMETERS: tuple[tuple[str, tuple[Axis, ...]], ...] = (
     (r"(.*/)?(embed_positions|position_embedding)/embedding", (None, None)),
     (r"(.*/)?query_tokens", (None, None)),
     (r"(.*/)?class_embedding", (None,)),
+    (r"(.*/)?head/probe", (None, None, None)),
+    (r"(.*/)?patch_embedding/bias", (None,)),
+    (r"(.*/)?head/in_proj/kernel", ("fsdp", "tensor")),
+    (r"(.*/)?head/in_proj/bias", ("tensor",)),
     (r"(.*/)?\w*(norm|layrnorm|layer_norm[12]?|LayerNorm)/(scale|bias)", (None,)),
 )  # fmt: skip
 

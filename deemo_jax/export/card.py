@@ -8,6 +8,7 @@ from deemo_jax.architecture import FRAMES_PER_SECOND, DeemoLlamaConfig
 
 NAMES = {
     "clip_vision_model": "CLIP",
+    "siglip_vision_model": "SigLIP",
     "whisper": "Whisper",
     "hubert": "HuBERT",
     "blip_2_qformer": "Q-Former",

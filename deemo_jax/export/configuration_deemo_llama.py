@@ -12,6 +12,7 @@ from transformers import (
     HubertConfig,
     LlamaConfig,
     PretrainedConfig,
+    SiglipVisionConfig,
     WhisperConfig,
 )
 
@@ -54,7 +55,8 @@ class DeemoLlamaConfig(PretrainedConfig):
     """Two towers, a connector each, and the decoder.
 
     Args:
-      vision_config: fields of `CLIPVisionConfig`, the tower that sees the frames.
+      vision_config: fields of `CLIPVisionConfig` or `SiglipVisionConfig`, the tower
+        that sees the frames.
       audio_config: fields of `WhisperConfig`, of which the encoder's half is used, or
         of `HubertConfig`, and `do_normalize` of its feature extractor.
       video_connector_config: fields of `MlpConnectorConfig`, or of
@@ -76,7 +78,7 @@ class DeemoLlamaConfig(PretrainedConfig):
     model_type = "deemo_llama"
     # Newer versions derive this name from another; older ones read it from here.
     sub_configs = {  # noqa: RUF012  # pyright: ignore[reportAssignmentType]
-        "vision_config": CLIPVisionConfig,
+        "vision_config": AutoConfig,
         "audio_config": AutoConfig,
         "video_connector_config": AutoConfig,
         "audio_connector_config": AutoConfig,
@@ -98,7 +100,7 @@ class DeemoLlamaConfig(PretrainedConfig):
         audio_token_id: int | None = None,
         **kwargs: Any,
     ):
-        self.vision_config = _config(CLIPVisionConfig, vision_config)
+        self.vision_config = _vision(vision_config)
         self.audio_config = _audio(audio_config)
         self.video_connector_config = _connector(video_connector_config)
         self.audio_connector_config = _connector(audio_connector_config)
@@ -120,6 +122,13 @@ def _config(cls: type, fields: dict[str, Any] | PretrainedConfig | None) -> Any:
     if isinstance(fields, PretrainedConfig):
         return fields
     return cls(**(fields or {}))
+
+
+def _vision(fields: dict[str, Any] | PretrainedConfig | None) -> Any:
+    """The kind that is named, else CLIP."""
+    named = fields.get("model_type") if isinstance(fields, dict) else None
+    siglip = named == SiglipVisionConfig.model_type
+    return _config(SiglipVisionConfig if siglip else CLIPVisionConfig, fields)
 
 
 def _audio(fields: dict[str, Any] | PretrainedConfig | None) -> Any:

@@ -25,6 +25,7 @@ from transformers import (
     GenerationMixin,
     LlamaForCausalLM,
     PreTrainedModel,
+    SiglipVisionModel,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -71,6 +72,7 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _no_split_modules = [  # noqa: RUF012 (transformers reads it from the class)
         "CLIPEncoderLayer",
+        "SiglipEncoderLayer",
         "WhisperEncoderLayer",
         "HubertEncoderLayer",
         "HubertEncoderLayerStableLayerNorm",
@@ -81,7 +83,10 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def __init__(self, config: DeemoLlamaConfig):
         super().__init__(config)
         width = config.text_config.hidden_size
-        tower = CLIPVisionModel._from_config(config.vision_config)
+        siglip = config.vision_config.model_type == "siglip_vision_model"
+        tower = (SiglipVisionModel if siglip else CLIPVisionModel)._from_config(
+            config.vision_config
+        )
         # Since version 5 it carries the parameters itself, without a layer between.
         self.vision_tower = getattr(tower, "vision_model", tower)
         self.audio_tower = audio_tower(config.audio_config)
@@ -135,7 +140,9 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             pixel_values=pixels.flatten(0, 1).permute(0, 3, 1, 2),
             output_hidden_states=True,
         ).hidden_states[self.config.vision_feature_layer]
-        patches = states[:, 1:]  # the class token says nothing of where
+        if self.config.vision_config.model_type == "clip_vision_model":
+            states = states[:, 1:]  # the class token says nothing of where
+        patches = states
         features = patches.reshape(rows, count * patches.shape[1], -1)
         if frame_mask is None:
             frame_mask = torch.ones((rows, count), device=frames.device)

@@ -12,14 +12,16 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from deemo_jax.architecture import ClipVisionConfig
+from deemo_jax.architecture import ClipVisionConfig, SiglipVisionConfig
 from deemo_jax.models.attention import Attention, dot_product_attention
-from deemo_jax.models.layers import PLACES, activation, scan, stack
+from deemo_jax.models.layers import PLACES, activation, layer_norm, scan, stack
 from deemo_jax.models.loading import load, read_fields
 from deemo_jax.models.names import attention_rows, linear_rows, norm_rows
 from deemo_jax.models.self_attention import SelfAttention
 from deemo_jax.pretrained import PretrainedError, Row, prefixed, read_config, write
 from deemo_jax.sharding import constrain
+
+VisionConfig = ClipVisionConfig | SiglipVisionConfig  # their layers are alike
 
 _LAYER = "encoder.layers.{layer}."
 # Hugging Face's names, as `CLIPVisionModel` has them, beside ours.
@@ -139,7 +141,13 @@ class ClipEmbeddings(nnx.Module):
 class ClipMlp(nnx.Module):
     """Two linear maps with an activation between."""
 
-    def __init__(self, config: ClipVisionConfig, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(
+        self,
+        config: VisionConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike,
+    ):
         width, inner = config.hidden_size, config.intermediate_size
         self.activation = activation(config.hidden_act)
         self.fc1 = nnx.Linear(width, inner, dtype=dtype, rngs=rngs)
@@ -156,13 +164,15 @@ class ClipLayer(nnx.Module):
 
     def __init__(
         self,
-        config: ClipVisionConfig,
+        config: VisionConfig,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike,
         attention: Attention,
     ):
-        self.layer_norm1 = _norm(config, dtype, rngs)
+        self.layer_norm1 = layer_norm(
+            config.hidden_size, config.layer_norm_eps, rngs=rngs, dtype=dtype
+        )
         self.self_attn = SelfAttention(
             config.hidden_size,
             config.num_attention_heads,
@@ -170,7 +180,9 @@ class ClipLayer(nnx.Module):
             dtype=dtype,
             attention=attention,
         )
-        self.layer_norm2 = _norm(config, dtype, rngs)
+        self.layer_norm2 = layer_norm(
+            config.hidden_size, config.layer_norm_eps, rngs=rngs, dtype=dtype
+        )
         self.mlp = ClipMlp(config, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: Float[Array, "B P D"]) -> Float[Array, "B P D"]:
@@ -200,47 +212,40 @@ class ClipVision(nnx.Module):
         self.remat = remat
         self.dtype = dtype
         self.embeddings = ClipEmbeddings(config, rngs=rngs, dtype=dtype)
-        self.pre_layrnorm = _norm(config, dtype, rngs)  # spelt so in every checkpoint
+        self.pre_layrnorm = layer_norm(
+            config.hidden_size, config.layer_norm_eps, rngs=rngs, dtype=dtype
+        )  # spelt so in every checkpoint
         self.layers = stack(
             lambda rngs: ClipLayer(config, rngs=rngs, dtype=dtype, attention=attention),
             config.num_hidden_layers,
             rngs,
         )
-        self.post_layernorm = _norm(config, dtype, rngs)
+        self.post_layernorm = layer_norm(
+            config.hidden_size, config.layer_norm_eps, rngs=rngs, dtype=dtype
+        )
 
     def __call__(
-        self, pixels: Float[Array, "B H W 3"], layer: int = -1
+        self, pixels: Float[Array, "B H W 3"], layer: int | None = None
     ) -> Float[Array, "B P D"]:
         """A hidden state for the class token and each patch of normalised `pixels`.
 
         `layer` counts as Hugging Face's `hidden_states` do: 0 is what enters the first
-        layer, 1 what leaves it, -1 what leaves the last. Later layers are not run.
+        layer, 1 what leaves it, -1 (or None) what leaves the last. Later layers are not
+        run.
 
         Raises:
           ValueError: if the image has another size than the tower, or the tower no
             such layer.
         """
-        size, depth = self.config.image_size, self.config.num_hidden_layers
-        if pixels.shape[1:3] != (size, size):
-            raise ValueError(
-                f"the vision tower takes images of {size}x{size} pixels, these have "
-                f"{pixels.shape[1]}x{pixels.shape[2]}; set data.image_size to {size}"
-            )
-        if not -depth - 1 <= layer <= depth:
-            raise ValueError(
-                f"vision_feature_layer is {layer}, but a tower of {depth} layers has "
-                f"hidden states 0 to {depth} (or -{depth + 1} to -1)"
-            )
+        check_image(pixels, self.config.image_size)
         x = self.pre_layrnorm(self.embeddings(pixels.astype(self.dtype)))
-        graphdef, params = nnx.split(self.layers)
-        needed = layer % (depth + 1)
-        x, _ = scan(
-            nnx.merge(graphdef, jax.tree.map(lambda p: p[:needed], params)),
-            lambda layer, x, _: (layer(x), None),
-            constrain(x, ("batch", "sequence", "embed")),
-            remat=self.remat,
-        )
-        return x
+        return hidden_state(self.layers, x, -1 if layer is None else layer, self.remat)
+
+    def patches(
+        self, pixels: Float[Array, "B H W 3"], layer: int
+    ) -> Float[Array, "B P D"]:
+        """The hidden state of the patches alone: the class token says not where."""
+        return self(pixels, layer)[:, 1:]
 
     @classmethod
     def from_pretrained(
@@ -277,11 +282,31 @@ class ClipVision(nnx.Module):
         )
 
 
-def _norm(config: ClipVisionConfig, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(
-        config.hidden_size,
-        epsilon=config.layer_norm_eps,
-        use_fast_variance=False,
-        dtype=dtype,
-        rngs=rngs,
+def check_image(pixels: Float[Array, "B H W 3"], size: int) -> None:
+    """Refuses images of another size than the tower's."""
+    if pixels.shape[1:3] != (size, size):
+        raise ValueError(
+            f"the vision tower takes images of {size}x{size} pixels, these have "
+            f"{pixels.shape[1]}x{pixels.shape[2]}; set data.image_size to {size}"
+        )
+
+
+def hidden_state(
+    layers: ClipLayer, x: Float[Array, "B P D"], layer: int, remat: str
+) -> Float[Array, "B P D"]:
+    """What leaves the stacked `layers` after `layer` of them, or -1: after all."""
+    graphdef, params = nnx.split(layers)
+    depth = jax.tree.leaves(params)[0].shape[0]
+    if not -depth - 1 <= layer <= depth:
+        raise ValueError(
+            f"vision_feature_layer is {layer}, but a tower of {depth} layers has "
+            f"hidden states 0 to {depth} (or -{depth + 1} to -1)"
+        )
+    needed = layer % (depth + 1)
+    x, _ = scan(
+        nnx.merge(graphdef, jax.tree.map(lambda p: p[:needed], params)),
+        lambda layer, x, _: (layer(x), None),
+        constrain(x, ("batch", "sequence", "embed")),
+        remat=remat,
     )
+    return x

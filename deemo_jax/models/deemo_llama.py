@@ -20,10 +20,11 @@ from deemo_jax.architecture import (
     LlamaConfig,
     MlpConfig,
     QFormerConfig,
+    SiglipVisionConfig,
     WhisperEncoderConfig,
 )
 from deemo_jax.batch import Batch
-from deemo_jax.models import clip, hubert, llama, mlp, qformer, whisper
+from deemo_jax.models import clip, hubert, llama, mlp, qformer, siglip, whisper
 from deemo_jax.models.attention import Attention, dot_product_attention
 from deemo_jax.models.clip import ClipVision
 from deemo_jax.models.hubert import Hubert
@@ -32,6 +33,7 @@ from deemo_jax.models.loading import load
 from deemo_jax.models.lora import merge_lora
 from deemo_jax.models.mlp import Mlp
 from deemo_jax.models.qformer import QFormer
+from deemo_jax.models.siglip import SiglipVision
 from deemo_jax.models.whisper import WhisperEncoder
 from deemo_jax.pretrained import (
     PretrainedError,
@@ -45,7 +47,10 @@ CONNECTORS = {QFormerConfig: qformer, MlpConfig: mlp}
 # A part of the model: its key in config.json, and the kinds that it comes in, each with
 # the module that knows their names and constants.
 PARTS: dict[str, tuple[str, dict[Any, Any]]] = {
-    "vision_tower": ("vision_config", {ClipVisionConfig: clip}),
+    "vision_tower": (
+        "vision_config",
+        {ClipVisionConfig: clip, SiglipVisionConfig: siglip},
+    ),
     "audio_tower": (
         "audio_config",
         {WhisperEncoderConfig: whisper, HubertConfig: hubert},
@@ -210,7 +215,7 @@ class DeemoLlama(nnx.Module):
         width = config.language_model.hidden_size
         make: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "remat": remat}
         make["attention"] = attention
-        self.vision_tower = ClipVision(config.vision_tower, **make)
+        self.vision_tower = _vision_tower(config.vision_tower, **make)
         self.audio_tower = _audio_tower(config.audio_tower, **make)
         self.video_connector = _connector(config.video_connector, width, **make)
         self.audio_connector = _connector(config.audio_connector, width, **make)
@@ -272,8 +277,8 @@ class DeemoLlama(nnx.Module):
         pixels = frames.reshape(batch * times, *frames.shape[2:]).astype(jnp.float32)
         scale, shift = 1.0 / (255.0 * deviation), -mean / deviation
         pixels = pixels * scale[None, None, None] + shift[None, None, None]
-        features = self.vision_tower(pixels, self.config.vision_feature_layer)
-        patches = features[:, 1:].reshape(batch, -1, features.shape[-1])
+        features = self.vision_tower.patches(pixels, self.config.vision_feature_layer)
+        patches = features.reshape(batch, -1, features.shape[-1])
         each = patches.shape[1] // times
         positions = jnp.repeat(jnp.arange(times), each)
         return self.video_connector(
@@ -339,6 +344,12 @@ class DeemoLlama(nnx.Module):
             merge_lora(self),
             config_to_dict(self.config),
         )
+
+
+def _vision_tower(config: ClipVisionConfig | SiglipVisionConfig, **make: Any) -> Any:
+    if isinstance(config, SiglipVisionConfig):
+        return SiglipVision(config, **make)
+    return ClipVision(config, **make)
 
 
 def _audio_tower(config: WhisperEncoderConfig | HubertConfig, **make: Any) -> Any:

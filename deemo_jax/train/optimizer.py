@@ -20,7 +20,7 @@ from deemo_jax.sharding import path_of
 _CONSTANT = (
     (r"audio_tower/embed_positions/.*", False),
     (r"audio_tower/masked_spec_embed", False),
-    (r"vision_tower/post_layernorm/.*", False),
+    (r"vision_tower/(post_layernorm|head)/.*", False),
 )
 _CONNECTORS = r"(video|audio)_connector/.*"
 _LORA = r".*/lora_[ab]"

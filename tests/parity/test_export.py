@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 import transformers
 
-from deemo_jax.architecture import MlpConfig
+from deemo_jax.architecture import MlpConfig, SiglipVisionConfig
 from deemo_jax.export import parity
 from deemo_jax.export.card import Card
 from deemo_jax.export.folder import AUTO_MAP, CODE, export
@@ -104,7 +104,27 @@ HEARING = dataclasses.replace(
     ),
     audio_connector=dataclasses.replace(ODD.audio_connector, encoder_hidden_size=12),
 )
-MODELS = {"odd": ODD, "other": OTHER, "pooled": POOLED, "hubert": HEARING}
+SIGLIP = dataclasses.replace(
+    ODD,
+    vision_tower=SiglipVisionConfig(
+        hidden_size=14,
+        intermediate_size=22,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=15,
+        patch_size=5,
+        hidden_act="gelu_pytorch_tanh",
+        layer_norm_eps=1e-3,
+        vision_use_head=True,
+    ),
+)
+MODELS = {
+    "odd": ODD,
+    "other": OTHER,
+    "pooled": POOLED,
+    "hubert": HEARING,
+    "siglip": SIGLIP,
+}
 
 
 @pytest.fixture(scope="module", params=list(MODELS.values()), ids=list(MODELS))
