@@ -89,7 +89,7 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         )
         # Since version 5 it carries the parameters itself, without a layer between.
         self.vision_tower = getattr(tower, "vision_model", tower)
-        self.audio_tower = audio_tower(config.audio_config)
+        self.audio_tower: Any = audio_tower(config.audio_config)
         self.video_connector = connector(config.video_connector_config, width)
         self.audio_connector = connector(config.audio_connector_config, width)
         self.language_model = LlamaForCausalLM._from_config(config.text_config)

@@ -105,7 +105,7 @@ class HubertTower(HubertModel):
         features = self(
             audio.to(self.dtype), attention_mask=mask.long()
         ).last_hidden_state
-        heard = self._get_feat_extract_output_lengths(audio_length)
+        heard: Any = self._get_feat_extract_output_lengths(audio_length)  # pyright: ignore
         return features, within(heard, features.shape[1])
 
 
@@ -114,7 +114,7 @@ def within(length: torch.Tensor, places: int) -> torch.Tensor:
     return torch.arange(places, device=length.device)[None] < length[:, None]
 
 
-def audio_tower(config: Any) -> nn.Module:
+def audio_tower(config: Any) -> Any:
     """The audio tower that a configuration describes."""
     tower = HubertTower if config.model_type == "hubert" else WhisperTower
     return tower._from_config(config)

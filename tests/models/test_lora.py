@@ -38,6 +38,7 @@ PIXELS = jnp.asarray(DRAW.normal(size=(2, 15, 15, 3)), jnp.float32)
 MEL = jnp.asarray(DRAW.normal(size=(2, 9, 11)), jnp.float32)
 
 # A tower, what it is called with, and how many of its paths are linear maps.
+VISION_TOWER: Any = ODD.vision_tower
 AUDIO_TOWER: Any = ODD.audio_tower
 VIDEO_CONNECTOR: Any = ODD.video_connector
 TOWERS = {
@@ -47,7 +48,7 @@ TOWERS = {
         8,
     ),
     "vision": (
-        lambda: ClipVision(ODD.vision_tower, rngs=nnx.Rngs(0)),
+        lambda: ClipVision(VISION_TOWER, rngs=nnx.Rngs(0)),
         lambda model: model(PIXELS, -2),
         6,
     ),
