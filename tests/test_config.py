@@ -9,6 +9,8 @@ import pytest
 from configs import tiny
 from deemo_jax import config as configs
 
+FLOATS = ("audio_seconds", "clip_norm", "eps")
+
 
 def changed(key: str, value):
     config: Any = tiny.get_config()
@@ -75,6 +77,22 @@ def test_lora_needs_targets_and_is_of_its_stage():
     config.lora.rank = 4
     with pytest.raises(configs.ConfigError, match=r"rank is 4; .* 0 in stage align"):
         configs.from_config_dict(config)
+
+
+@pytest.mark.parametrize("key", [*configs.POSITIVE, *configs.NOT_NEGATIVE])
+def test_numbers_that_cannot_be_negative(key):
+    value: Any = tiny.get_config()
+    for part in key.split("."):
+        value = value[part]
+    with pytest.raises(configs.ConfigError, match=rf"config.{key} is -1"):
+        configs.from_config_dict(changed(key, type(value)(-1)))
+
+
+@pytest.mark.parametrize("key", configs.POSITIVE)
+def test_numbers_that_cannot_be_zero(key):
+    zero = 0.0 if key.rpartition(".")[2] in FLOATS else 0
+    with pytest.raises(configs.ConfigError, match=rf"config.{key} is 0"):
+        configs.from_config_dict(changed(key, zero))
 
 
 def test_a_missing_key_is_named():
