@@ -312,22 +312,24 @@ def _fetch(row: Row, value: Any, layer: int, dtype: np.dtype) -> np.ndarray:
     Put together from its shards: `np.asarray` of the parameter would bring every layer
     and keep them all with it.
     """
+    turn = tuple(np.argsort(row.axes(value.ndim)))
     if isinstance(value, np.ndarray):
         found = value[layer] if row.stacked else value
-    else:
-        assert value.is_fully_addressable, "other processes hold parts of it"
-        found = np.empty(value.shape[row.stacked :], value.dtype)
-        for shard in value.addressable_shards:
-            index, part = shard.index, shard.data
-            if row.stacked:
-                layers = range(value.shape[0])[index[0]]
-                if layer not in layers:
-                    continue
-                index, part = index[1:], part[layer - layers.start]
-            if shard.replica_id == 0:
-                found[index] = part
-    turn = np.argsort(row.axes(value.ndim))
-    return np.asarray(found.transpose(turn), dtype=dtype, order="C")
+        return np.asarray(found.transpose(turn), dtype=dtype, order="C")
+    assert value.is_fully_addressable, "other processes hold parts of it"
+    # Turned and cast as it is put together: there is no second copy of it.
+    found = np.empty(row.tensor_shape(value.shape), dtype)
+    for shard in value.addressable_shards:
+        index, part = shard.index, shard.data
+        if row.stacked:
+            layers = range(value.shape[0])[index[0]]
+            if layer not in layers:
+                continue
+            index, part = index[1:], part[layer - layers.start]
+        if shard.replica_id == 0:
+            place = tuple(index[axis] for axis in turn)
+            found[place] = np.asarray(part).transpose(turn)
+    return found
 
 
 def _same(left: Stored, right: Stored) -> bool:
