@@ -224,12 +224,10 @@ def recode(old, new):
     """Changes the model's code; a new configuration's class makes it be looked at."""
 
     def plant(folder: Path):
+        [path] = [folder / name for name in CODE if old in (folder / name).read_text()]
+        path.write_text(path.read_text().replace(old, new))
         with (folder / CODE[0]).open("a") as file:
             file.write(f"# {new}\n")
-        path = folder / CODE[1]
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new))
 
     return plant
 
@@ -260,7 +258,7 @@ FAULTS = {
     "one position": edit(lambda t: nudge(t, POSITIONS)),
     "order of media": recode("order < count", "order < count - 1"),
     "unmasked frames": recode("frame_mask.bool()", "torch.ones_like(frame_mask)"),
-    "unmasked audio": recode("heard = frame", "heard = 0 * frame"),
+    "unmasked audio": recode("begin[None] <", "0 * begin[None] <"),
     "mel floor": recode("loudest - 8.0", "loudest - 4.0"),
 }
 
