@@ -52,6 +52,16 @@ def test_the_default_is_after_the_last_norm(tower):
     assert np.abs(tower(PIXELS) - last).max() > 0.1
 
 
+def test_an_image_of_another_size_is_taken_when_positions_are_interpolated(tower):
+    wide = jnp.asarray(np.random.default_rng(1).normal(size=(1, 10, 23, 3)), "float32")
+    states = tower(wide, interpolate=True)
+    assert states.shape == (1, 2 * 4, 12)
+    # The last three columns fill no patch.
+    np.testing.assert_array_equal(states, tower(wide[:, :, :20], interpolate=True))
+    np.testing.assert_array_equal(tower.patches(wide, interpolate=True), states)
+    np.testing.assert_array_equal(tower(PIXELS, interpolate=True), tower(PIXELS))
+
+
 def test_the_head_receives_no_gradient(tower):
     gradient = nnx.grad(lambda model: (model(PIXELS) ** 2).sum())(tower)
     reached = {
@@ -81,6 +91,7 @@ def test_every_parameter_has_its_rows():
     ("pixels", "layer", "message"),
     [
         (PIXELS[:, :10], None, "takes images of 15x15 pixels, these have 10x15"),
+        (PIXELS[:, :, :10], -1, "these have 15x10; set data.image_size to 15"),
         (PIXELS, 4, "a tower of 3 layers has hidden states 0 to 3"),
     ],
 )
