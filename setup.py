@@ -44,6 +44,7 @@ setup(
         "deidentify": ["onnx", "onnxruntime"],
         "export": ["torch"],
         "gguf": ["torch", "gguf", "accelerate"],  # `deemo convert` of a GGUF file
+        "tf": ["tensorflow"],  # `as_dataset` of packed folders
         "tpu": ["jax[tpu]"],
         "cuda13": ["jax[cuda13]"],
         "dev": [

@@ -45,7 +45,7 @@ def deidentify(*, input: Path, output: Path) -> int:
     with bars() as progress:
         summary = deidentify_folder(input, output, progress=progress)
     print(summary.describe())
-    return _code(summary.rejected, output)
+    return _code(summary.rejected, output / "rejected.jsonl")
 
 
 def pack(
@@ -55,7 +55,7 @@ def pack(
     # While this is imported, the thread that draws the bars cannot import.
     import tensorflow_datasets  # noqa: F401
 
-    from deemo_jax.data.pack import pack_folder
+    from deemo_jax.data.pack import REJECTED, pack_folder
 
     with bars() as progress:
         summary = pack_folder(
@@ -67,7 +67,7 @@ def pack(
             progress=progress,
         )
     print(summary.describe())
-    return _code(summary.rejected, output)
+    return _code(summary.rejected, input / REJECTED)
 
 
 def train(*, workdir: Path, config: Config) -> int:
@@ -118,7 +118,7 @@ def generate(
     answers, rejected = ask(run, input, task)
     for clip_id, text in answers.items():
         print(f"{clip_id}: {text}")
-    return _code(len(rejected), workdir / "generate" / str(run.step))
+    return _code(len(rejected), workdir / "generate" / str(run.step) / "rejected.jsonl")
 
 
 def export(*, workdir: Path, output: Path, adapter: bool, config: Config | None) -> int:
@@ -157,9 +157,9 @@ def demo(*, workdir: Path, seed: int) -> int:
     return DONE
 
 
-def _code(rejected: int, output: Path) -> int:
+def _code(rejected: int, listed: Path) -> int:
     if rejected:
-        print(f"{rejected} refused, see {output / 'rejected.jsonl'}")
+        print(f"{rejected} refused, see {listed}")
     return SOME_REFUSED if rejected else DONE
 
 

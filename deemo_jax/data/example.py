@@ -21,14 +21,17 @@ import numpy as np
 FIRST, SECOND = b"\x0a", b"\x12"
 
 
-def serialize(features: Mapping[str, list[Any]]) -> bytes:
-    """The bytes of an Example; floats are rounded to float32, a list may be empty."""
+def serialize(features: Mapping[str, list[bytes] | np.ndarray]) -> bytes:
+    """The bytes of an Example: a list holds bytes, an array becomes float32.
+
+    An empty one has its kind all the same: TensorFlow refuses another.
+    """
     entries = []
     for key in sorted(features):
         values = features[key]
-        if values and not isinstance(values[0], bytes):
-            packed = np.asarray(values, "<f4").tobytes()
-            feature = _field(SECOND, _field(FIRST, packed))
+        if isinstance(values, np.ndarray):
+            packed = values.astype("<f4").tobytes()
+            feature = _field(SECOND, _field(FIRST, packed) if packed else b"")
         else:
             feature = _field(FIRST, b"".join(_field(FIRST, v) for v in values))
         entry = _field(FIRST, key.encode()) + _field(SECOND, feature)

@@ -29,6 +29,7 @@ from deemo_jax.data.shards import Entry, shard_name, write_shard
 Progress = Callable[[str, int, int | None], None]
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}  # of subjects without a split
 SALT = "salt.txt"  # in the owner's folder, never in the packed one
+REJECTED = "rejected_by_pack.jsonl"  # likewise
 AT_ONCE = 32  # clips that are read together; bounds the memory
 
 
@@ -43,12 +44,19 @@ class Summary:
     rejected: int
 
     def describe(self) -> str:
-        """A line for people."""
+        """A line for people, and one for each split that a run will miss."""
         splits = ", ".join(
             f"{count} {split} ({self.subjects[split]} subjects)"
             for split, count in self.records.items()
         )
-        return f"{self.name}: {splits}; {self.bytes / 1e6:.1f} MB"
+        lines = [f"{self.name}: {splits}; {self.bytes / 1e6:.1f} MB"]
+        lines += [
+            f'no clip is in {split}: put some subjects there, "split": "{split}" in '
+            "their annotations, and pack again"
+            for split in ("train", "test")
+            if split not in self.records
+        ]
+        return "\n".join(lines)
 
 
 def pack_folder(
@@ -65,8 +73,9 @@ def pack_folder(
     """Packs what `deemo deidentify` wrote to `input`; the same input, the same bytes.
 
     The salt of the pseudonyms is read from `salt_file`, by default `input/salt.txt`,
-    and made where there is none. What is refused stands in `output/rejected.jsonl`,
-    under the owner's own names: it is not part of the data set.
+    and made where there is none. What is refused stands in the owner's folder, in
+    `input/rejected_by_pack.jsonl`: it names clips and subjects as their owner does, and
+    a packed folder is handed on.
 
     Raises:
         ValueError: `input` is no de-identified folder, the name is not one that TFDS
@@ -92,7 +101,12 @@ def pack_folder(
         sampling=sampling,
         progress=progress,
     )
-    write_rejections(output / "rejected.jsonl", rejections + refused)
+    write_rejections(input / REJECTED, rejections + refused)
+    if not entries:
+        raise ValueError(
+            f"nothing is left to pack, {len(rejections + refused)} clips were refused: "
+            f"see {input / REJECTED}"
+        )
     return Summary(
         name=name,
         records={split: len(rows) for split, rows in entries.items()},
@@ -121,11 +135,11 @@ def write_dataset(
     is removed first and written last: a folder that has one is whole.
 
     Returns:
-        The index entries of each split, and a rejection for each clip left out.
+        The index entries of each split, and a rejection for each clip left out. Where
+        nothing is left to pack there is no entry, and no data set.
 
     Raises:
-        ValueError: the folder holds another data set, the name is unfit, or nothing
-            is left to pack.
+        ValueError: the folder holds another data set, or the name is unfit.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(
@@ -164,11 +178,7 @@ def write_dataset(
                 for empty in output.glob(f"{name}-{split}.tfrecord-*"):
                     empty.unlink()
     if not entries:
-        write_rejections(output / "rejected.jsonl", rejections)
-        raise ValueError(
-            f"nothing is left to pack, {len(rejections)} clips were refused: see "
-            f"{output / 'rejected.jsonl'}"
-        )
+        return {}, rejections
     write_whole(output / "taxonomy.json", json.dumps(taxonomy.to_json(), indent=1))
     write_whole(output / "README.md", _card(name, entries, tally.facts, description))
     num_bytes = {split: sum(e.length for e in rows) for split, rows in entries.items()}
@@ -318,8 +328,6 @@ def _card(
     lines += [
         "",
         "No subject stands in two splits. Clip and subject names are pseudonyms.",
-        "`rejected.jsonl` is not part of the data set: it names clips as their owner",
-        "does.",
         "",
         "Read it with `tfds.builder_from_directory`, or with `deemo_jax.data.shards`.",
     ]

@@ -162,13 +162,13 @@ def to_bytes(record: Record) -> bytes:
     return example.serialize(
         {
             **text,
-            "duration": [record.duration],
+            "duration": np.array([record.duration]),
             "frames": list(record.frames),
-            "frame_times": list(record.frame_times),
+            "frame_times": np.array(record.frame_times),
             "audio": [record.audio or b""],
             "nfbl/label": [interval.label.encode() for interval in record.nfbl],
-            "nfbl/start": [interval.start for interval in record.nfbl],
-            "nfbl/end": [interval.end for interval in record.nfbl],
+            "nfbl/start": np.array([interval.start for interval in record.nfbl]),
+            "nfbl/end": np.array([interval.end for interval in record.nfbl]),
         }
     )
 

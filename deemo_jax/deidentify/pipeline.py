@@ -26,8 +26,6 @@ from deemo_jax.media import (
 VERSION = "centerface+mcadams/2"  # a change of methods or their settings counts up
 ROUNDING = 0.5  # seconds that an annotation may go beyond its media; it is cut there
 COUNTS = ("frames", "frames_with_face", "boxes", "frames_masked", "frames_unmasked")
-# Faces are looked for again in the output at this size: what is left is large.
-CHECK_SIDE = 320
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +121,7 @@ def deidentify_clip(
 
         write_video(video, masked())
         files["video"] = video
-        faces = counts | {"left": faces_left(video, found, settings.threshold)}
+        faces = counts | {"left": faces_left(video, found, detector)}
     waveform = read_audio(media, start, end)
     if waveform is not None:
         write_audio(audio, anonymise(waveform))
@@ -150,14 +148,13 @@ def deidentify_clip(
     )
 
 
-def faces_left(video: Path, masked: list[np.ndarray], threshold: float) -> int:
-    """Faces that the same detector still finds where faces were masked.
+def faces_left(video: Path, masked: list[np.ndarray], detector: FaceDetector) -> int:
+    """Faces that the detector that masked them still finds where they were.
 
     `masked` holds the boxes [L, 4] of each frame. A face counts if it overlaps one of
     them (intersection over union of at least 0.3): what the detector takes for a face
     elsewhere was no face before. This is no audit, whose detector must be another.
     """
-    detector = FaceDetector(threshold=threshold, longest_side=CHECK_SIDE)
     left = 0
     boxes = zip(masked, detector.stream(iter_frames(video)), strict=True)
     for originals, (_, _, faces) in boxes:

@@ -49,7 +49,7 @@ def read_fields(
         if not fits:
             raise pretrained.PretrainedError(
                 f"{name!r} in config.json is {value!r}; it must be of type "
-                f"{' or '.join(getattr(k, '__name__', str(k)) for k in kinds)}"
+                f"{' or '.join(str(k) if get_origin(k) else k.__name__ for k in kinds)}"
             )
         found[name] = value
     try:

@@ -1,21 +1,32 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
 from deemo_jax.data import example, record, tfds
 
-FEATURES = {
+FEATURES: dict[str, Any] = {
     "text": [b"so it goes"],
     "bytes": [b"", b"\x00\xff" * 300, b"a"],
     "empty": [],
-    "floats": [0.5, -1e30, 3.0],
-    "many": [float(i) for i in range(100)],
+    "floats": np.array([0.5, -1e30, 3.0]),
+    "no floats": np.array([]),
+    "many": np.arange(100.0),
 }
 
 
 def test_what_is_written_is_read():
-    rounded = np.asarray(FEATURES["floats"], np.float32).tolist()
-    read = example.parse(example.serialize(FEATURES))
-    assert read == FEATURES | {"floats": rounded}
+    expected = {
+        key: value if isinstance(value, list) else value.astype(np.float32).tolist()
+        for key, value in FEATURES.items()
+    }
+    assert example.parse(example.serialize(FEATURES)) == expected
+
+
+def test_what_is_empty_has_its_kind():
+    """Feature { bytes_list } is field 1, Feature { float_list } field 2."""
+    assert example.serialize({"a": []})[-2:] == b"\x0a\x00"
+    assert example.serialize({"a": np.array([])})[-2:] == b"\x12\x00"
 
 
 def test_equal_features_give_equal_bytes_in_any_order():

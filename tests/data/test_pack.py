@@ -10,7 +10,7 @@ import pytest
 from deemo_jax.annotation import Annotation, load_taxonomy
 from deemo_jax.clip import Clip, DeidentifiedClip, append_deidentified, file_digest
 from deemo_jax.data import pack
-from deemo_jax.data.pack import assign_splits, pack_folder, read_salt
+from deemo_jax.data.pack import Summary, assign_splits, pack_folder, read_salt
 from deemo_jax.data.record import pseudonym
 from deemo_jax.data.shards import ShardSource
 from deemo_jax.media import write_video
@@ -122,7 +122,7 @@ def test_a_changed_file_is_refused_by_name(tmp_path, input):
     (input / "media" / "clip6.flac").unlink()
     summary = pack_folder(input, tmp_path / "packed", name="mer")
     assert (summary.rejected, sum(summary.records.values())) == (2, 10)
-    lines = (tmp_path / "packed" / "rejected.jsonl").read_text().splitlines()
+    lines = (input / "rejected_by_pack.jsonl").read_text().splitlines()
     assert [json.loads(line)["clip_id"] for line in lines] == ["clip5", "clip6"]
 
 
@@ -134,7 +134,7 @@ def test_an_unreadable_clip_does_not_stop_the_others(tmp_path, input):
     )
     summary = pack_folder(input, tmp_path / "packed", name="mer")
     assert (summary.rejected, sum(summary.records.values())) == (1, 12)
-    (line,) = (tmp_path / "packed" / "rejected.jsonl").read_text().splitlines()
+    (line,) = (input / "rejected_by_pack.jsonl").read_text().splitlines()
     assert json.loads(line)["clip_id"] == "bad"
     assert json.loads(line)["remedy"]
 
@@ -215,6 +215,29 @@ def test_a_folder_of_another_data_set_is_left_alone(tmp_path, input):
     with pytest.raises(ValueError, match="shards is 0"):
         pack_folder(input, output, name="mer", shards=0)
     assert contents(output) == before
+
+
+def test_no_name_of_the_owner_is_in_the_packed_folder(tmp_path, input):
+    (input / "media" / "clip5.flac").unlink()
+    pack_folder(input, tmp_path / "packed", name="mer")
+    names = [b"clip5"]
+    for line in (input / "deidentified.jsonl").read_text().splitlines():
+        about = json.loads(line)["annotation"]
+        names += [about["clip_id"].encode(), about["subject"].encode()]
+    for file in (tmp_path / "packed").iterdir():
+        for name in names:
+            assert name not in file.read_bytes(), file.name
+
+
+def test_a_split_that_a_run_will_miss_is_told():
+    told = Summary(
+        name="mer", records={"val": 3}, subjects={"val": 1}, bytes=7, rejected=0
+    ).describe()
+    assert 'no clip is in train: put some subjects there, "split": "train"' in told
+    assert "no clip is in test" in told
+    both = {"train": 3, "test": 2}
+    whole = Summary(name="mer", records=both, subjects=both, bytes=7, rejected=0)
+    assert len(whole.describe().splitlines()) == 1
 
 
 def test_nothing_to_pack_is_an_error(tmp_path):

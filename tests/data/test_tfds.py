@@ -1,5 +1,9 @@
+import importlib.util
 import json
+import subprocess
 import sys
+
+import pytest
 
 from deemo_jax.data import tfds
 from deemo_jax.data.shards import ShardSource
@@ -49,3 +53,39 @@ def test_the_files_depend_on_nothing_but_their_content(tmp_path, folder):
 
 def test_our_own_reader_agrees(folder):
     assert len(ShardSource(folder, "train")) == 13
+
+
+READER = """
+import sys
+import tensorflow_datasets as tfds
+builder = tfds.builder_from_directory(sys.argv[1])
+rows = list(builder.as_dataset(split="train").as_numpy_iterator())
+for row in rows:
+    intervals, frames = len(row["nfbl"]["label"]), len(row["frames"])
+    print(row["clip_id"].decode(), intervals, frames, len(row["audio"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is None,
+    reason="needs TensorFlow: pip install '.[tf]'",
+)
+def test_tensorflow_reads_the_records(folder, source):
+    """In a process of its own: it is heavy, and stays out of the others."""
+    done = subprocess.run(
+        [sys.executable, "-c", READER, str(folder)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    read = sorted(line.split() for line in done.stdout.splitlines())
+    assert read == sorted(
+        [
+            row.clip_id,
+            str(len(row.nfbl)),
+            str(len(row.frames)),
+            str(len(row.audio or b"")),
+        ]
+        for row in source
+    )
+    assert {"0"} < {intervals for _, intervals, _, _ in read}
+    assert {"0"} < {frames for _, _, frames, _ in read}

@@ -99,9 +99,9 @@ def test_faces_left_sees_what_was_not_masked(carphone, tmp_path):
     write_video(tmp_path / "a.mp4", frames)
     detector = FaceDetector()
     boxes = [detector(rgb)[:, :4] for _, rgb in frames]
-    assert faces_left(tmp_path / "a.mp4", boxes, 0.2) == len(frames)
+    assert faces_left(tmp_path / "a.mp4", boxes, FaceDetector()) == len(frames)
     elsewhere = [box + 300 for box in boxes]
-    assert faces_left(tmp_path / "a.mp4", elsewhere, 0.2) == 0
+    assert faces_left(tmp_path / "a.mp4", elsewhere, FaceDetector()) == 0
 
 
 def test_a_mask_setting_is_used(talking, tmp_path):
