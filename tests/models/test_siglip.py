@@ -1,7 +1,6 @@
 import dataclasses
 
 from flax import nnx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,8 +8,6 @@ import pytest
 from deemo_jax.architecture import SiglipVisionConfig
 from deemo_jax.models.siglip import SiglipVision, config_from_dict, config_to_dict
 from deemo_jax.pretrained import PretrainedError
-from deemo_jax.sharding import PARAMETERS, partition_spec, path_of
-from deemo_jax.train.optimizer import is_trained
 from tests.small import drawn
 
 CONFIG = SiglipVisionConfig(
@@ -70,21 +67,6 @@ def test_the_head_receives_no_gradient(tower):
         if np.abs(leaf[...]).max() > 0
     }
     assert reached == {"embeddings", "layers", "post_layernorm"}
-
-
-def test_every_parameter_has_its_rows():
-    params = nnx.state(
-        nnx.eval_shape(lambda: SiglipVision(CONFIG, rngs=nnx.Rngs(0))), nnx.Param
-    )
-    sizes = {"data": 1, "fsdp": 2, "tensor": 2}
-    trained = set()
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
-        path = f"vision_tower/{path_of(keys)}"
-        partition_spec(path, leaf.shape, sizes)
-        if is_trained("full", path):
-            trained.add(path.split("/")[1])
-    assert PARAMETERS
-    assert trained == {"embeddings", "layers"}
 
 
 @pytest.mark.parametrize(
