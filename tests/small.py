@@ -17,6 +17,7 @@ from deemo_jax.architecture import (
     HubertConfig,
     LlamaConfig,
     QFormerConfig,
+    SiglipVisionConfig,
     WhisperEncoderConfig,
 )
 from deemo_jax.config import Config, from_config_dict
@@ -83,6 +84,18 @@ ODD = DeemoLlamaConfig(
     audio_frames_per_position=5,
     video_token_id=3,
     audio_token_id=4,
+)
+# In place of CLIP: as wide as the vision tower of `ODD`.
+SIGLIP = SiglipVisionConfig(
+    hidden_size=14,
+    intermediate_size=22,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    image_size=15,
+    patch_size=5,
+    hidden_act="gelu_pytorch_tanh",
+    layer_norm_eps=1e-3,
+    vision_use_head=True,
 )
 # HuBERT large in small; `dataclasses.replace` makes a base of it.
 HUBERT = HubertConfig(

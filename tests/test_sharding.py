@@ -15,6 +15,7 @@ from deemo_jax.batch import Batch
 from deemo_jax.config import ConfigError, MeshConfig
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.models.hubert import Hubert
+from deemo_jax.models.siglip import SiglipVision
 from deemo_jax.sharding import (
     PARAMETERS,
     constrain,
@@ -24,7 +25,7 @@ from deemo_jax.sharding import (
     path_of,
     place,
 )
-from tests.small import HUBERT, small_config
+from tests.small import HUBERT, SIGLIP, small_config
 
 SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
 
@@ -44,9 +45,10 @@ def parameters(*, tied):
 
 
 def towers():
-    """Paths and shapes of a tower that `small_config` is without."""
-    made = nnx.eval_shape(lambda: Hubert(HUBERT, rngs=nnx.Rngs(0)))
-    return nnx.State({"audio_tower": nnx.state(made)})
+    """Paths and shapes of the towers that `small_config` is without."""
+    hears = nnx.eval_shape(lambda: Hubert(HUBERT, rngs=nnx.Rngs(0)))
+    sees = nnx.eval_shape(lambda: SiglipVision(SIGLIP, rngs=nnx.Rngs(0)))
+    return nnx.State({"audio_tower": nnx.state(hears), "vision_tower": nnx.state(sees)})
 
 
 def paths(params):

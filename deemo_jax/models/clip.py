@@ -17,6 +17,7 @@ from deemo_jax.models.attention import Attention, dot_product_attention
 from deemo_jax.models.layers import PLACES, activation, layer_norm, scan, stack
 from deemo_jax.models.loading import load, read_fields
 from deemo_jax.models.names import attention_rows, linear_rows, norm_rows
+from deemo_jax.models.positions import check_image, resample
 from deemo_jax.models.self_attention import SelfAttention
 from deemo_jax.pretrained import PretrainedError, Row, prefixed, read_config, write
 from deemo_jax.sharding import constrain
@@ -135,7 +136,10 @@ class ClipEmbeddings(nnx.Module):
             self.class_embedding.astype(patches.dtype)[None, None], (batch, 1, width)
         )
         x = jnp.concatenate([first, patches.reshape(batch, -1, width)], axis=1)
-        return x + self.position_embedding.embedding.astype(x.dtype)[None]
+        places = resample(
+            self.position_embedding.embedding[...], *patches.shape[1:3], before=1
+        )
+        return x + places.astype(x.dtype)[None]
 
 
 class ClipMlp(nnx.Module):
@@ -225,7 +229,11 @@ class ClipVision(nnx.Module):
         )
 
     def __call__(
-        self, pixels: Float[Array, "B H W 3"], layer: int | None = None
+        self,
+        pixels: Float[Array, "B H W 3"],
+        layer: int | None = None,
+        *,
+        interpolate: bool = False,
     ) -> Float[Array, "B P D"]:
         """A hidden state for the class token and each patch of normalised `pixels`.
 
@@ -233,19 +241,30 @@ class ClipVision(nnx.Module):
         layer, 1 what leaves it, -1 (or None) what leaves the last. Later layers are not
         run.
 
+        With `interpolate`, images may have any size and shape: the learned positions
+        are resampled for it, see `positions.resample`, and what does not fill a patch
+        at the right or the bottom is left out.
+
         Raises:
-          ValueError: if the image has another size than the tower, or the tower no
-            such layer.
+          ValueError: if the image has another size than the tower (with `interpolate`,
+            no room for a patch), or the tower no such layer.
         """
-        check_image(pixels, self.config.image_size)
+        config = self.config
+        check_image(
+            pixels, config.image_size, config.patch_size, interpolate=interpolate
+        )
         x = self.pre_layrnorm(self.embeddings(pixels.astype(self.dtype)))
         return hidden_state(self.layers, x, -1 if layer is None else layer, self.remat)
 
     def patches(
-        self, pixels: Float[Array, "B H W 3"], layer: int
+        self,
+        pixels: Float[Array, "B H W 3"],
+        layer: int | None = None,
+        *,
+        interpolate: bool = False,
     ) -> Float[Array, "B P D"]:
         """The hidden state of the patches alone: the class token says not where."""
-        return self(pixels, layer)[:, 1:]
+        return self(pixels, layer, interpolate=interpolate)[:, 1:]
 
     @classmethod
     def from_pretrained(
@@ -279,15 +298,6 @@ class ClipVision(nnx.Module):
             prefixed(TABLE, "vision_model.", ""),
             nnx.state(self),
             config_to_dict(self.config),
-        )
-
-
-def check_image(pixels: Float[Array, "B H W 3"], size: int) -> None:
-    """Refuses images of another size than the tower's."""
-    if pixels.shape[1:3] != (size, size):
-        raise ValueError(
-            f"the vision tower takes images of {size}x{size} pixels, these have "
-            f"{pixels.shape[1]}x{pixels.shape[2]}; set data.image_size to {size}"
         )
 
 

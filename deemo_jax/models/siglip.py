@@ -13,10 +13,11 @@ from jaxtyping import Array, Float
 
 from deemo_jax.architecture import SiglipVisionConfig
 from deemo_jax.models.attention import Attention, dot_product_attention
-from deemo_jax.models.clip import ClipLayer, ClipMlp, check_image, hidden_state
+from deemo_jax.models.clip import ClipLayer, ClipMlp, hidden_state
 from deemo_jax.models.layers import PLACES, layer_norm, stack
 from deemo_jax.models.loading import load, read_fields
 from deemo_jax.models.names import attention_rows, linear_rows, norm_rows
+from deemo_jax.models.positions import check_image, resample
 from deemo_jax.pretrained import PretrainedError, Row, prefixed, read_config, write
 
 _LAYER = "encoder.layers.{layer}."
@@ -118,7 +119,8 @@ class SiglipEmbeddings(nnx.Module):
         """The patches row by row."""
         patches = self.patch_embedding(pixels)
         x = patches.reshape(patches.shape[0], -1, patches.shape[-1])
-        return x + self.position_embedding.embedding.astype(x.dtype)[None]
+        places = resample(self.position_embedding.embedding[...], *patches.shape[1:3])
+        return x + places.astype(x.dtype)[None]
 
 
 class SiglipHead(nnx.Module):
@@ -166,7 +168,11 @@ class SiglipVision(nnx.Module):
             self.head = SiglipHead(config, rngs=rngs, dtype=dtype)
 
     def __call__(
-        self, pixels: Float[Array, "B H W 3"], layer: int | None = None
+        self,
+        pixels: Float[Array, "B H W 3"],
+        layer: int | None = None,
+        *,
+        interpolate: bool = False,
     ) -> Float[Array, "B P D"]:
         """A hidden state for each patch of normalised `pixels`.
 
@@ -174,20 +180,31 @@ class SiglipVision(nnx.Module):
         layer, -1 what leaves the last; None is that after the last norm. Later layers
         are not run.
 
+        With `interpolate`, images may have any size and shape: the learned positions
+        are resampled for it, see `positions.resample`, and what does not fill a patch
+        at the right or the bottom is left out.
+
         Raises:
-          ValueError: if the image has another size than the tower, or the tower no
-            such layer.
+          ValueError: if the image has another size than the tower (with `interpolate`,
+            no room for a patch), or the tower no such layer.
         """
-        check_image(pixels, self.config.image_size)
+        config = self.config
+        check_image(
+            pixels, config.image_size, config.patch_size, interpolate=interpolate
+        )
         x = self.embeddings(pixels.astype(self.dtype))
         x = hidden_state(self.layers, x, -1 if layer is None else layer, self.remat)
         return self.post_layernorm(x) if layer is None else x
 
     def patches(
-        self, pixels: Float[Array, "B H W 3"], layer: int
+        self,
+        pixels: Float[Array, "B H W 3"],
+        layer: int | None = None,
+        *,
+        interpolate: bool = False,
     ) -> Float[Array, "B P D"]:
         """The hidden state of the patches alone, which here is all of it."""
-        return self(pixels, layer)
+        return self(pixels, layer, interpolate=interpolate)
 
     @classmethod
     def from_pretrained(

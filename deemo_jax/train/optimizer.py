@@ -14,9 +14,9 @@ import optax
 from deemo_jax.config import ConfigError, OptimizerConfig
 from deemo_jax.sharding import path_of
 
-# Never trained: Whisper's positions are sinusoids by definition; CLIP's last norm and
-# HuBERT's vector for masked frames are carried for the round trip to PyTorch only, no
-# feature passes through them.
+# Never trained: Whisper's positions are sinusoids by definition; a vision tower's last
+# norm, SigLIP's pooling head and HuBERT's vector for masked frames are carried for the
+# round trip to PyTorch only, no feature passes through them.
 _CONSTANT = (
     (r"audio_tower/embed_positions/.*", False),
     (r"audio_tower/masked_spec_embed", False),

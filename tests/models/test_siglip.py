@@ -1,7 +1,6 @@
 import dataclasses
 
 from flax import nnx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,8 +8,6 @@ import pytest
 from deemo_jax.architecture import SiglipVisionConfig
 from deemo_jax.models.siglip import SiglipVision, config_from_dict, config_to_dict
 from deemo_jax.pretrained import PretrainedError
-from deemo_jax.sharding import PARAMETERS, partition_spec, path_of
-from deemo_jax.train.optimizer import is_trained
 from tests.small import drawn
 
 CONFIG = SiglipVisionConfig(
@@ -52,6 +49,16 @@ def test_the_default_is_after_the_last_norm(tower):
     assert np.abs(tower(PIXELS) - last).max() > 0.1
 
 
+def test_an_image_of_another_size_is_taken_when_positions_are_interpolated(tower):
+    wide = jnp.asarray(np.random.default_rng(1).normal(size=(1, 10, 23, 3)), "float32")
+    states = tower(wide, interpolate=True)
+    assert states.shape == (1, 2 * 4, 12)
+    # The last three columns fill no patch.
+    np.testing.assert_array_equal(states, tower(wide[:, :, :20], interpolate=True))
+    np.testing.assert_array_equal(tower.patches(wide, interpolate=True), states)
+    np.testing.assert_array_equal(tower(PIXELS, interpolate=True), tower(PIXELS))
+
+
 def test_the_head_receives_no_gradient(tower):
     gradient = nnx.grad(lambda model: (model(PIXELS) ** 2).sum())(tower)
     reached = {
@@ -62,25 +69,11 @@ def test_the_head_receives_no_gradient(tower):
     assert reached == {"embeddings", "layers", "post_layernorm"}
 
 
-def test_every_parameter_has_its_rows():
-    params = nnx.state(
-        nnx.eval_shape(lambda: SiglipVision(CONFIG, rngs=nnx.Rngs(0))), nnx.Param
-    )
-    sizes = {"data": 1, "fsdp": 2, "tensor": 2}
-    trained = set()
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
-        path = f"vision_tower/{path_of(keys)}"
-        partition_spec(path, leaf.shape, sizes)
-        if is_trained("full", path):
-            trained.add(path.split("/")[1])
-    assert PARAMETERS
-    assert trained == {"embeddings", "layers"}
-
-
 @pytest.mark.parametrize(
     ("pixels", "layer", "message"),
     [
         (PIXELS[:, :10], None, "takes images of 15x15 pixels, these have 10x15"),
+        (PIXELS[:, :, :10], -1, "these have 15x10; set data.image_size to 15"),
         (PIXELS, 4, "a tower of 3 layers has hidden states 0 to 3"),
     ],
 )

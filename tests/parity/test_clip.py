@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from flax import nnx
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,7 +21,23 @@ SIZES: dict[str, Any] = {
     "image_size": 21,
     "patch_size": 7,
 }
-PIXELS = np.random.default_rng(0).standard_normal((2, 21, 21, 3)).astype(np.float32)
+# What the checkpoints of the hub differ in.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "openai": {},  # quick_gelu
+    "laion": {"hidden_act": "gelu"},
+    "224 / 14": {"image_size": 32, "patch_size": 2, "num_hidden_layers": 1},
+    "336 / 14": {"image_size": 72, "patch_size": 3, "num_hidden_layers": 2},
+    "one head": {"hidden_size": 9, "num_attention_heads": 1, "image_size": 7},
+    "wide epsilon": {"layer_norm_eps": 1e-2, "intermediate_size": 7},
+}
+
+
+def drawn_pixels(size: int) -> np.ndarray:
+    draw = np.random.default_rng(0).standard_normal
+    return draw((2, size, size, 3)).astype(np.float32)
+
+
+PIXELS = drawn_pixels(21)
 
 
 def randomise(model: Any) -> Any:
@@ -32,34 +49,33 @@ def randomise(model: Any) -> Any:
     return model.eval()
 
 
-def hidden_states(model: Any) -> list[np.ndarray]:
-    pixels = torch.from_numpy(PIXELS).permute(0, 3, 1, 2)
+def states(model: Any, pixels: np.ndarray = PIXELS) -> list[np.ndarray]:
+    """Every hidden state, and then `last_hidden_state`."""
     with torch.no_grad():
-        output = model(pixel_values=pixels, output_hidden_states=True)
-    return [state.numpy() for state in output.hidden_states]
+        output = model(
+            pixel_values=torch.from_numpy(pixels).permute(0, 3, 1, 2),
+            output_hidden_states=True,
+        )
+    found = (*output.hidden_states, output.last_hidden_state)
+    return [state.numpy() for state in found]
 
 
-@pytest.mark.parametrize("hidden_act", ["quick_gelu", "gelu"])
-def test_every_hidden_state_agrees_both_ways(hidden_act, tmp_path):
-    theirs = randomise(
-        CLIPVisionModel(CLIPVisionConfig(hidden_act=hidden_act, **SIZES))
-    )
+@pytest.mark.parametrize("changes", list(VARIANTS.values()), ids=list(VARIANTS))
+def test_every_hidden_state_agrees_both_ways(changes, tmp_path):
+    theirs = randomise(CLIPVisionModel(CLIPVisionConfig(**SIZES | changes)))
     theirs.save_pretrained(tmp_path / "theirs")
     ours = ClipVision.from_pretrained(tmp_path / "theirs")
-    expected = hidden_states(theirs)
-    assert len(expected) == 4
-    for layer, state in enumerate(expected):
-        np.testing.assert_allclose(
-            ours(jnp.asarray(PIXELS), layer), state, rtol=0, atol=1e-4
-        )
-    np.testing.assert_array_equal(
-        ours(jnp.asarray(PIXELS)), ours(jnp.asarray(PIXELS), 3)
-    )
+    drawn = drawn_pixels(theirs.config.image_size)
+    expected = states(theirs, drawn)
+    layers = [*range(theirs.config.num_hidden_layers + 1), None]
+    found = nnx.jit(lambda tower, x: [tower(x, layer) for layer in layers])(ours, drawn)
+    for ours_there, state in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours_there, state, rtol=0, atol=1e-4)
     ours.save_pretrained(tmp_path / "ours")
     reader: Any = CLIPVisionModel
     again, loading = reader.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(loading.values()), loading
-    for before, after in zip(expected, hidden_states(again.eval()), strict=True):
+    for before, after in zip(expected, states(again.eval(), drawn), strict=True):
         np.testing.assert_array_equal(before, after)
 
 
@@ -69,7 +85,7 @@ def test_a_whole_clip_gives_its_vision_half(tmp_path):
     whole = CLIPModel(CLIPConfig(vision_config=SIZES, text_config=text))
     randomise(whole).save_pretrained(tmp_path)
     ours = ClipVision.from_pretrained(tmp_path)
-    expected = hidden_states(whole.vision_model)[-1]
+    expected = states(whole.vision_model)[-1]
     np.testing.assert_allclose(ours(jnp.asarray(PIXELS)), expected, rtol=0, atol=1e-4)
 
 

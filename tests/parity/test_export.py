@@ -12,13 +12,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 import transformers
 
-from deemo_jax.architecture import MlpConfig, SiglipVisionConfig
+from deemo_jax.architecture import MlpConfig
 from deemo_jax.export import parity
 from deemo_jax.export.card import Card
 from deemo_jax.export.folder import AUTO_MAP, CODE, export
 from deemo_jax.export.parity import ExportError
 from deemo_jax.models.deemo_llama import DeemoLlama
-from tests.small import HUBERT, ODD
+from tests.small import HUBERT, ODD, SIGLIP
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -104,26 +104,13 @@ HEARING = dataclasses.replace(
     ),
     audio_connector=dataclasses.replace(ODD.audio_connector, encoder_hidden_size=12),
 )
-SIGLIP = dataclasses.replace(
-    ODD,
-    vision_tower=SiglipVisionConfig(
-        hidden_size=14,
-        intermediate_size=22,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=15,
-        patch_size=5,
-        hidden_act="gelu_pytorch_tanh",
-        layer_norm_eps=1e-3,
-        vision_use_head=True,
-    ),
-)
+SEEING = dataclasses.replace(ODD, vision_tower=SIGLIP)
 MODELS = {
     "odd": ODD,
     "other": OTHER,
     "pooled": POOLED,
     "hubert": HEARING,
-    "siglip": SIGLIP,
+    "siglip": SEEING,
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from deemo_jax.config import ConfigError, OptimizerConfig
 from deemo_jax.models.hubert import Hubert
+from deemo_jax.models.siglip import SiglipVision
 from deemo_jax.train.optimizer import (
     FREEZE,
     is_decayed,
@@ -17,7 +18,7 @@ from deemo_jax.train.optimizer import (
     split_params,
 )
 from deemo_jax.train.step import split_model
-from tests.small import HUBERT, small_config
+from tests.small import HUBERT, SIGLIP, small_config
 
 SETTINGS = OptimizerConfig(
     learning_rate=0.5,
@@ -66,6 +67,17 @@ def test_what_the_stages_train_of_hubert():
     found = paths(nnx.State({"audio_tower": tower}))
     trained = {path for path in found if is_trained("full", path)}
     assert found - trained == {"audio_tower/masked_spec_embed"}
+    assert not any(is_trained("align", path) for path in found)
+
+
+def test_what_the_stages_train_of_siglip():
+    """What no feature passes through stays: the pooling head and the norm before it."""
+    tower = nnx.state(nnx.eval_shape(lambda: SiglipVision(SIGLIP, rngs=nnx.Rngs(0))))
+    found = paths(nnx.State({"vision_tower": tower}))
+    trained = {path for path in found if is_trained("full", path)}
+    assert {path.split("/")[1] for path in trained} == {"embeddings", "layers"}
+    kept = {path.split("/")[1] for path in found - trained}
+    assert kept == {"post_layernorm", "head"}
     assert not any(is_trained("align", path) for path in found)
 
 
