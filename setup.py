@@ -53,6 +53,7 @@ setup(
             "pyright",
             "pytest",
             "pytest-timeout",
+            "pytest-xdist",
             "ruff",
             "scikit-learn",  # metrics are checked against it
         ],

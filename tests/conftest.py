@@ -8,9 +8,13 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Code that exported folders carry is imported from a cache that goes with the tests.
-modules = tempfile.TemporaryDirectory(prefix="deemo-modules-")
-os.environ["HF_MODULES_CACHE"] = modules.name
+# Caches that go with the tests. The first is for the code that exported folders carry.
+# Through the second, the tests' processes compile a program once between them.
+if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has these from its parent
+    caches = tempfile.TemporaryDirectory(prefix="deemo-tests-")
+    os.environ["HF_MODULES_CACHE"] = os.path.join(caches.name, "modules")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(caches.name, "programs")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 from jaxtyping import install_import_hook
 
