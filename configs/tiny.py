@@ -17,6 +17,7 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.init_from = ""
+    config.pretrained = dict(vision_tower="", audio_tower="", language_model="")
     config.data = dict(
         path="",  # a packed folder; empty: generate a corpus in the workdir
         name="deemo_synthetic",

@@ -8,11 +8,30 @@ from pathlib import Path
 import shutil
 from typing import Any
 
+from absl import logging
 import jax
 import orbax.checkpoint as ocp
 
 MANIFEST = "manifest.json"
 FORMAT = "deemo-checkpoint/1"
+# Of an array that several devices hold, each writes a slice, if it is as large as this.
+# Orbax slices all arrays unless told: a program to compile for every shape, and a file
+# operation for every slice, which for small ones takes longer than to write them.
+SLICE_BYTES = 16 * 2**20
+
+
+def _register() -> None:
+    """Has Orbax handle arrays as said above."""
+    handler = ocp.type_handlers.ArrayHandler(
+        min_slice_bytes_for_replica_parallel=SLICE_BYTES
+    )
+    said = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # it warns of what is meant
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+    logging.set_verbosity(said)
+
+
+_register()
 
 
 class Checkpoints:

@@ -145,11 +145,30 @@ class EvaluateConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainedConfig:
+    """Hugging Face folders that parts of a new model come from; empty: drawn.
+
+    A folder holds that part alone, the checkpoint it is a part of (CLIP, Whisper), or a
+    DEEMO-LLaMA. The decoder brings its tokenizer, which the media's tokens are added
+    to.
+    """
+
+    vision_tower: str
+    audio_tower: str
+    language_model: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run, whole. `init_from` is a workdir or a Hugging Face folder, or empty."""
+    """One run, whole.
+
+    `init_from` is the whole model to start from, a workdir or a Hugging Face folder;
+    where it is empty, `pretrained` names its parts.
+    """
 
     seed: int
     init_from: str
+    pretrained: PretrainedConfig
     data: DataConfig
     model: DeemoLlamaConfig
     lora: LoraConfig

@@ -47,9 +47,9 @@ from deemo_jax.export.folder import export
 from deemo_jax.generate import generate
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.models.lora import merge_lora
-from deemo_jax.train.loop import read_params
+from deemo_jax.train.initial import initial_params
 from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
-from deemo_jax.train.step import abstract_state, init_state, split_model
+from deemo_jax.train.step import abstract_state, split_model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,8 +142,7 @@ def _asked(config: Config, trained: Config, workdir: Path) -> Config:
 def untrained(run: Run) -> Run:
     """The run as it was before its first step, as a baseline."""
     with jax.set_mesh(run.mesh):
-        given = read_params(run.config, run.mesh) if run.config.init_from else None
-        params = init_state(run.config, run.mesh, given).params
+        params = initial_params(run.config, run.mesh)
     model = nnx.merge(split_model(run.config)[0], params)
     return dataclasses.replace(run, model=model, step=0)
 

@@ -74,14 +74,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         ValueError: there is none, or it lacks what a conversation with media needs.
     """
-    from transformers import AutoTokenizer
-
-    if not (Path(folder) / "tokenizer_config.json").exists():
-        raise ValueError(
-            f"{folder} holds no tokenizer (tokenizer_config.json): set "
-            "config.data.tokenizer to a Hugging Face folder, or leave it empty"
-        )
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    tokenizer = read_tokenizer(folder)
     vocabulary = tokenizer.get_vocab()
     lacks = [token for token in (VIDEO, AUDIO) if token not in vocabulary]
     lacks += ["a chat template"] if not tokenizer.chat_template else []
@@ -93,3 +86,19 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """A Hugging Face folder's tokenizer as it is, fit for media or not.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    if not (Path(folder) / "tokenizer_config.json").exists():
+        raise ValueError(
+            f"{folder} holds no tokenizer (tokenizer_config.json): set "
+            "config.data.tokenizer to a Hugging Face folder, or leave it empty"
+        )
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)

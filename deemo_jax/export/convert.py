@@ -176,7 +176,9 @@ def _unpack_gguf(source: Path, folder: Path) -> None:
         read = functools.partial(np.asarray, value)
         tensors.append(Unwritten(name, value.shape, value.dtype, read))
     write_weights(folder, tensors)
-    values = json.loads(model.config.to_json_string(use_diff=False))
+    text = model.config.to_json_string(use_diff=False)
+    # The file holds float32: 1e-5, not the 9.9999997e-06 that is nearest to it.
+    values = json.loads(text, parse_float=lambda x: float(str(np.float32(x))))
     values.pop("quantization_config", None)  # what it was, not what it is
     write_json(folder / "config.json", values)
     model.generation_config.save_pretrained(folder)

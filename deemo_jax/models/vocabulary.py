@@ -10,15 +10,13 @@ from jaxtyping import Array, Float
 
 from deemo_jax.models.llama import Llama
 
-MEDIA_TOKENS = ("<video>", "<audio>")
-
 
 def extend_vocabulary(
     model: Llama,
     tokenizer: Any,
-    tokens: Sequence[str] = MEDIA_TOKENS,
+    tokens: Sequence[str],
     *,
-    multiple_of: int = 1,
+    vocab_size: int | None = None,
 ) -> tuple[int, ...]:
     """Adds special tokens to the tokenizer and the rows they need to the model.
 
@@ -31,16 +29,16 @@ def extend_vocabulary(
       model: a decoder; place it on a mesh afterwards.
       tokenizer: a tokenizer of `transformers` (all that is used is `len`,
         `add_tokens` and `convert_tokens_to_ids`).
-      tokens: those to add; the places of media in a prompt by default.
-      multiple_of: the number of rows is raised to a multiple of this, 64 for
-        accelerators and meshes.
+      tokens: those to add.
+      vocab_size: rows to end up with, a multiple of 64 for accelerators and meshes;
+        None for as many as are needed.
 
     Returns:
       The ids of `tokens`.
 
     Raises:
       ValueError: if the tokenizer has more tokens than the embedding has rows, which
-        is then not the model's own.
+        is then not the model's own, or `vocab_size` is too small.
     """
     old = model.config.vocab_size
     used = len(tokenizer)
@@ -50,8 +48,13 @@ def extend_vocabulary(
             f"tokenizer that belongs to the model"
         )
     tokenizer.add_tokens(list(tokens), special_tokens=True)
-    rows = max(old, len(tokenizer))
-    rows = -(-rows // multiple_of) * multiple_of
+    needed = max(old, len(tokenizer))
+    rows = needed if vocab_size is None else vocab_size
+    if rows < needed:
+        raise ValueError(
+            f"vocab_size is {rows}, but the embedding and the tokens added to it take "
+            f"{needed} rows; raise it to that, better to the next multiple of 64"
+        )
     embedding = model.embed_tokens.embedding
     embedding.set_value(_extended(embedding[...], used, len(tokenizer), rows))
     model.embed_tokens.num_embeddings = rows

@@ -1,8 +1,6 @@
 """The training loop: a workdir in, a trained model out, resumed wherever it stopped."""
 
 from collections.abc import Callable, Mapping
-import dataclasses
-import json
 from pathlib import Path
 import time
 from typing import Any
@@ -13,14 +11,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from deemo_jax.architecture import DeemoLlamaConfig
 from deemo_jax.checkpoint import Checkpoints
-from deemo_jax.config import Config, ConfigError, from_dict
+from deemo_jax.config import Config, ConfigError
 from deemo_jax.data.loader import Batches
 from deemo_jax.data.shards import ShardSource
 from deemo_jax.models.deemo_llama import DeemoLlama
-from deemo_jax.models.lora import is_lora, merge_lora
-from deemo_jax.sharding import check_rows, make_mesh, parameter_shardings, place
+from deemo_jax.sharding import check_rows, make_mesh, place
+from deemo_jax.train.initial import check_initial, initial_params
 from deemo_jax.train.log import (
     Dispatched,
     Ledger,
@@ -34,7 +31,6 @@ from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
 from deemo_jax.train.step import (
     TrainState,
     abstract_state,
-    draw_params,
     init_state,
     make_train_step,
     split_model,
@@ -75,6 +71,8 @@ def train(
         abstract_state(config, mesh)
     except ValueError as error:  # sizes that do not fit each other, say
         raise ConfigError(str(error)) from error
+    if not any((workdir / "checkpoints").glob("[0-9]*")):
+        check_initial(config)
     adopt_config(config, workdir)
     write_environment(workdir)
     say = say_in(workdir)
@@ -170,8 +168,7 @@ def first_state(
 ) -> tuple[TrainState, int]:
     """The state to go on from, and the number of steps done.
 
-    It is, in this order: the newest whole checkpoint of the run, the parameters of
-    `config.init_from`, or parameters drawn from `config.seed`.
+    It is the newest whole checkpoint of the run, or what `initial_params` gives.
     """
     newest = checkpoints.newest()
     if newest is not None:
@@ -179,84 +176,7 @@ def first_state(
         found = checkpoints.restore(newest, _items(abstract))
         step = jax.device_put(jnp.int32(newest), abstract.step.sharding)
         return TrainState(step=step, **found), newest
-    params = read_params(config, mesh) if config.init_from else None
-    return init_state(config, mesh, params), 0
-
-
-def read_params(config: Config, mesh: Mesh) -> nnx.State:
-    """The parameters in `config.init_from`: a workdir, or a Hugging Face folder.
-
-    The LoRA of a workdir is gone on with where `config.lora` is the same but for the
-    dropout; else it is merged into the kernels, and a new one, if any, drawn from
-    `config.seed`.
-
-    Raises:
-      ConfigError: if it is neither, or holds a model of other sizes.
-    """
-    folder = Path(config.init_from)
-    if (folder / "checkpoints").is_dir():
-        with Checkpoints(folder / "checkpoints", keep=config.train.keep) as checkpoints:
-            newest = checkpoints.newest()
-            if newest is None:
-                raise ConfigError(
-                    f"config.init_from is {str(folder)!r}, which has no whole "
-                    f"checkpoint; choose a workdir that has one"
-                )
-            theirs = _read_config(folder)
-            _check_model(folder, theirs.model, config)
-            abstract = abstract_state(theirs, mesh).params
-            params = checkpoints.restore(newest, {"params": abstract})["params"]
-        if theirs.lora == dataclasses.replace(config.lora, dropout=theirs.lora.dropout):
-            return params
-        return _add_lora(config, mesh, _merge_lora(theirs, mesh, params))
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"config.init_from is {str(folder)!r}, which is neither a workdir with "
-            f"checkpoints nor a Hugging Face folder; give one of these"
-        )
-    model = DeemoLlama.from_pretrained(folder, mesh=mesh)
-    _check_model(folder, model.config, config)
-    return _add_lora(config, mesh, nnx.state(model))
-
-
-def _read_config(workdir: Path) -> Config:
-    """The configuration of the run in `workdir`."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ConfigError(
-            f"config.init_from is {str(workdir)!r}, which has checkpoints and no "
-            f"config.json; choose a workdir that is whole"
-        )
-    return from_dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _check_model(folder: Path, found: DeemoLlamaConfig, config: Config) -> None:
-    if found != config.model:
-        raise ConfigError(
-            f"config.init_from is {str(folder)!r}, which holds another model than "
-            f"config.model describes ({found}); make config.model equal to it"
-        )
-
-
-def _merge_lora(config: Config, mesh: Mesh, params: nnx.State) -> nnx.State:
-    """The parameters of a run without its LoRA, in their shards."""
-    if config.lora.rank == 0:
-        return params
-    graphdef, _ = split_model(config)
-    lora, base = nnx.split_state(params, is_lora, ...)
-
-    def merge(base: nnx.State, lora: nnx.State) -> nnx.State:
-        return merge_lora(nnx.merge(graphdef, base, lora))
-
-    shardings = parameter_shardings(base, mesh)
-    return jax.jit(merge, out_shardings=shardings, donate_argnums=0)(base, lora)
-
-
-def _add_lora(config: Config, mesh: Mesh, params: nnx.State) -> nnx.State:
-    """Parameters without LoRA, and a new one beside them where the run has one."""
-    if config.lora.rank == 0:
-        return params
-    return nnx.merge_state(params, draw_params(config, mesh, is_lora))
+    return init_state(config, mesh, initial_params(config, mesh)), 0
 
 
 def _items(state: TrainState) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from deemo_jax.data.tokenizer import (
     VIDEO,
     Tokenizer,
     load_tokenizer,
+    read_tokenizer,
     train_tokenizer,
 )
 from deemo_jax.progress import bars
@@ -58,8 +59,9 @@ def prepare_data(config: Config, workdir: Path) -> Path:
 def prepare_tokenizer(config: Config, workdir: Path, source: ShardSource) -> Tokenizer:
     """The tokenizer of the run; unless it is named, kept in the workdir.
 
-    It is `config.data.tokenizer`, or that of `config.init_from`, whose embeddings mean
-    its tokens, or else one trained on the records.
+    It is `config.data.tokenizer`; or that of `config.init_from`, or that of
+    `config.pretrained.language_model` with the media's tokens, whose embeddings mean
+    its tokens; or else one trained on the records.
 
     Raises:
       ConfigError: if the model has too few embeddings for it, or takes other ids for
@@ -72,6 +74,9 @@ def prepare_tokenizer(config: Config, workdir: Path, source: ShardSource) -> Tok
         shutil.rmtree(beside, ignore_errors=True)
         if config.init_from:
             kept = load_tokenizer(_tokenizer_of(Path(config.init_from)))
+        elif config.pretrained.language_model:
+            kept = read_tokenizer(Path(config.pretrained.language_model))
+            kept.add_tokens([VIDEO, AUDIO], special_tokens=True)
         else:
             texts = prompt.corpus_texts(source, source.taxonomy.emotions)
             kept = train_tokenizer(texts, model.language_model.vocab_size)

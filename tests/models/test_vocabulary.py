@@ -12,6 +12,8 @@ from deemo_jax.models.llama import Llama
 from deemo_jax.models.vocabulary import extend_vocabulary
 from tests.models.test_llama import CONFIG, draw, make, run
 
+MEDIA = ("<video>", "<audio>")
+
 
 def make_tokenizer(size):
     inner = Tokenizer(models.WordLevel({f"w{i}": i for i in range(size)}, "w0"))
@@ -30,12 +32,12 @@ def tables(model):
     return embedding, np.asarray(head)
 
 
-@pytest.mark.parametrize(("multiple", "rows"), [(1, 31), (64, 64)])
-def test_media_tokens_get_the_mean_and_the_old_ones_stay(model, multiple, rows):
+@pytest.mark.parametrize(("asked", "rows"), [(None, 31), (64, 64)])
+def test_media_tokens_get_the_mean_and_the_old_ones_stay(model, asked, rows):
     before, tokens = tables(model), draw()
     logits = run(model, tokens)
     tokenizer = make_tokenizer(29)
-    assert extend_vocabulary(model, tokenizer, multiple_of=multiple) == (29, 30)
+    assert extend_vocabulary(model, tokenizer, MEDIA, vocab_size=asked) == (29, 30)
     assert tokenizer("w3 <video> <audio>").input_ids[1:] != [0, 0]
     assert tokenizer.convert_tokens_to_ids(["<video>", "<audio>"]) == [29, 30]
     assert model.config.vocab_size == rows
@@ -53,7 +55,7 @@ def test_media_tokens_get_the_mean_and_the_old_ones_stay(model, multiple, rows):
 
 
 def test_saved_it_reads_again_and_pytorch_agrees_on_its_size(model, tmp_path):
-    extend_vocabulary(model, make_tokenizer(29), multiple_of=64)
+    extend_vocabulary(model, make_tokenizer(29), MEDIA, vocab_size=64)
     model.save_pretrained(tmp_path)
     again = Llama.from_pretrained(tmp_path)
     assert again.config == model.config
@@ -64,7 +66,7 @@ def test_saved_it_reads_again_and_pytorch_agrees_on_its_size(model, tmp_path):
 
 def test_rows_that_the_checkpoint_has_to_spare_are_used_first(model):
     before = tables(model)[0]
-    assert extend_vocabulary(model, make_tokenizer(24)) == (24, 25)
+    assert extend_vocabulary(model, make_tokenizer(24), MEDIA) == (24, 25)
     assert model.config.vocab_size == 29
     after = tables(model)[0]
     np.testing.assert_allclose(after[24], before[:24].mean(0), atol=1e-6)
@@ -82,5 +84,10 @@ def test_a_token_that_is_there_keeps_its_row(model):
 
 def test_a_tokenizer_larger_than_the_embedding_is_refused(model):
     with pytest.raises(ValueError, match="has 30 tokens and the embedding 29 rows; ta"):
-        extend_vocabulary(model, make_tokenizer(30))
+        extend_vocabulary(model, make_tokenizer(30), MEDIA)
     assert model.config.vocab_size == 29
+
+
+def test_fewer_rows_than_there_are_tokens_are_refused(model):
+    with pytest.raises(ValueError, match="vocab_size is 30, .* take 31 rows; raise"):
+        extend_vocabulary(model, make_tokenizer(29), MEDIA, vocab_size=30)

@@ -1,21 +1,16 @@
 """The loop: workdir, resumption, damage, other beginnings, what stops it."""
 
 import json
-from typing import Any
 
 from flax import nnx
 import jax
 import numpy as np
 import pytest
 
-from deemo_jax.checkpoint import Checkpoints
 from deemo_jax.config import ConfigError
-from deemo_jax.sharding import make_mesh, parameter_shardings
 from deemo_jax.train import loop
-from deemo_jax.train.log import adopt_config
 from deemo_jax.train.loop import train
-from deemo_jax.train.step import abstract_state, make_model
-from tests.small import drawn, small_config
+from tests.small import small_config
 
 pytestmark = pytest.mark.usefixtures("bigrams")
 
@@ -157,124 +152,6 @@ TUNE = {
     "lora__dropout": 0.5,
     "lora__targets": ("language_model/lm_head", "video_connector/projection"),
 }
-LORA = {
-    f"{target}/lora_{letter}" for target in TUNE["lora__targets"] for letter in "ab"
-}
-
-
-def flat(params):
-    return {
-        "/".join(map(str, path)): np.asarray(leaf.get_value())
-        for path, leaf in nnx.to_flat_state(params)
-    }
-
-
-def assert_close(found, expected):
-    assert found.keys() == expected.keys()
-    for path, value in expected.items():
-        np.testing.assert_allclose(found[path], value, rtol=1e-6, atol=1e-6)
-
-
-def merged(params, config):
-    """In numpy."""
-    params = dict(params)
-    for path in LORA & params.keys():
-        if path.endswith("a"):
-            a, b = params.pop(path), params.pop(path.removesuffix("a") + "b")
-            added = config.lora.alpha / config.lora.rank * (a @ b)
-            kernel = path.replace("lora_a", "kernel")
-            params[kernel] = params[kernel] + added
-    return params
-
-
-def kept_run(config, workdir):
-    """A workdir with a checkpoint of drawn parameters, and these."""
-    params = nnx.state(drawn(lambda: make_model(config, nnx.Rngs(0))))
-    adopt_config(config, workdir)
-    with Checkpoints(workdir / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(7, {"params": params})
-    return flat(params)
-
-
-def begun(config):
-    """The parameters that a run begins with, and that they lie as they have to."""
-    mesh = make_mesh(config.mesh)
-    params = loop.read_params(config, mesh)
-    wanted = abstract_state(config, mesh).params
-    assert jax.tree.structure(params) == jax.tree.structure(wanted)
-    for ours, theirs in zip(
-        jax.tree.leaves(params), jax.tree.leaves(wanted), strict=True
-    ):
-        assert ours.sharding.is_equivalent_to(theirs.sharding, ours.ndim)
-    return flat(params)
-
-
-@pytest.mark.parametrize("stage", ["align", "full"])
-def test_tuning_begins_with_another_ones_parameters_and_new_lora(
-    configure, tmp_path, stage
-):
-    theirs = kept_run(configure(train__stage=stage), tmp_path)
-    found = begun(configure(init_from=str(tmp_path), **TUNE))
-    assert found.keys() == theirs.keys() | LORA
-    for path, value in theirs.items():
-        np.testing.assert_array_equal(found[path], value)
-    for path in LORA:
-        assert np.any(found[path]) == path.endswith("lora_a")
-
-
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
-def test_from_tune_to_full_lora_is_merged(configure, tmp_path, sizes):
-    config = configure(**TUNE)
-    theirs = kept_run(config, tmp_path)
-    axes = ("mesh__data", "mesh__fsdp", "mesh__tensor")
-    mesh = dict(zip(axes, sizes, strict=True))
-    found = begun(configure(init_from=str(tmp_path), **mesh))
-    assert_close(found, merged(theirs, config))
-
-
-def test_from_tune_to_tune_the_same_lora_goes_on_and_another_is_merged(
-    configure, tmp_path
-):
-    config = configure(**TUNE)
-    theirs = kept_run(config, tmp_path)
-    beginning = {"init_from": str(tmp_path)} | TUNE
-    same = begun(configure(**beginning | {"lora__dropout": 0.1}))
-    assert_close(same, theirs)
-    other = begun(configure(**beginning | {"lora__rank": 3}))
-    fresh = {path: other.pop(path) for path in LORA}
-    assert_close(other, merged(theirs, config))
-    assert fresh["language_model/lm_head/lora_a"].shape == (8, 3)
-    assert not np.any(fresh["language_model/lm_head/lora_b"])
-
-
-def test_a_folder_of_weights_gets_new_lora(configure, tmp_path, monkeypatch):
-    model: Any = drawn(lambda: make_model(configure(), nnx.Rngs(0)))
-
-    def read(folder, mesh):
-        shardings = parameter_shardings(nnx.state(model), mesh)
-        nnx.update(model, jax.device_put(nnx.state(model), shardings))
-        return model
-
-    monkeypatch.setattr(loop.DeemoLlama, "from_pretrained", read)
-    (tmp_path / "config.json").touch()
-    found = begun(configure(init_from=str(tmp_path), **TUNE))
-    assert found.keys() == flat(nnx.state(model)).keys() | LORA
-    path = "language_model/lm_head/kernel"
-    np.testing.assert_array_equal(found[path], flat(nnx.state(model))[path])
-
-
-def test_a_beginning_of_another_model_is_refused(configure, tmp_path):
-    kept_run(configure(), tmp_path)
-    config = configure(init_from=str(tmp_path), model__vision_feature_layer=-2)
-    with pytest.raises(ConfigError, match=r"init_from is .* another model than config"):
-        begun(config)
-
-
-def test_a_beginning_without_its_configuration_is_refused(configure, tmp_path):
-    kept_run(configure(), tmp_path)
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(ConfigError, match=r"init_from is .* no config.json"):
-        begun(configure(init_from=str(tmp_path)))
 
 
 def test_tuning_stopped_and_gone_on_with_equals_straight_through(
