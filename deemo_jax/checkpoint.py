@@ -12,7 +12,10 @@ from absl import logging
 import jax
 import orbax.checkpoint as ocp
 
+from deemo_jax.distributed import broadcast, is_first
+
 MANIFEST = "manifest.json"
+NONE = -1  # in place of a step
 FORMAT = "deemo-checkpoint/1"
 # Of an array that several devices hold, each writes a slice, if it is as large as this.
 # Orbax slices all arrays unless told: a program to compile for every shape, and a file
@@ -75,7 +78,7 @@ class Checkpoints:
         """
         self.wait()
         path = self.folder / str(step)
-        if jax.process_index() == 0:
+        if is_first():
             # The manifest goes first: what is half removed must not count.
             (path / MANIFEST).unlink(missing_ok=True)
         trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
@@ -91,12 +94,17 @@ class Checkpoints:
     def newest(self) -> int | None:
         """The step of the newest whole checkpoint; those passed over are named."""
         self.wait()
+        # One process reads the files; what it finds holds for all.
+        found = broadcast(self._find() if is_first() else NONE)
+        return None if found == NONE else found
+
+    def _find(self) -> int:
         for step in sorted(_steps(self.folder), reverse=True):
             fault = find_fault(self.folder / str(step))
             if fault is None:
                 return step
             self._say(f"checkpoint {self.folder / str(step)} is passed over: {fault}")
-        return None
+        return NONE
 
     def restore(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
         """The pytrees of a checkpoint that are asked for, in the shardings asked for.
@@ -119,7 +127,9 @@ class Checkpoints:
         return {name: restored[name] for name in abstract}
 
     def clear_remains(self) -> None:
-        """Removes what a killed save left behind."""
+        """Removes what a killed save left behind; the first process does."""
+        if not is_first():
+            return
         for path in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
             self._say(f"{path}, an unfinished checkpoint, is removed")
             shutil.rmtree(path)
@@ -127,7 +137,7 @@ class Checkpoints:
     def _seal(self, step: int) -> None:
         """Waits for Orbax, writes the manifest, and removes checkpoints out of date."""
         self._orbax.wait_until_finished()
-        if jax.process_index() != 0:
+        if not is_first():
             return
         write_manifest(self.folder / str(step), step)
         whole = [

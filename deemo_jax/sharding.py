@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 import numpy as np
 
 from deemo_jax.batch import Batch
@@ -196,18 +197,42 @@ def check_rows(rows: int, mesh: Mesh, *, key: str = "train.batch_size") -> None:
         )
 
 
-def place(batch: Batch, mesh: Mesh) -> Batch:
-    """Puts this process's rows of a batch on its devices, as part of the global batch.
+def local_rows(mesh: Mesh, rows: int) -> tuple[int, ...]:
+    """Which of the `rows` of a global batch lie on this process's devices, in order.
+
+    Processes whose devices differ along `tensor` alone hold the same rows.
+    """
+    held = row_sharding(mesh).addressable_devices_indices_map((rows,)).values()
+    return tuple(sorted({row for part in held for row in range(rows)[part[0]]}))
+
+
+def place(batch: Batch, mesh: Mesh, *, rows: int | None = None) -> Batch:
+    """Puts a batch on the devices, split by its rows.
+
+    Args:
+      rows: of the global batch, of which `batch` has the `local_rows`; None if it has
+        all of them, in every process.
 
     Raises:
       ConfigError: if the rows of the global batch do not divide over the mesh.
     """
-    check_rows(batch.tokens.shape[0] * jax.process_count(), mesh)
+    count = batch.tokens.shape[0] if rows is None else rows
+    check_rows(count, mesh)
     sharding = row_sharding(mesh)
-    return jax.tree.map(
-        lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)),
-        batch,
-    )
+    held = range(count) if rows is None else local_rows(mesh, count)
+    at = {row: index for index, row in enumerate(held)}
+
+    def put(leaf: ArrayLike) -> jax.Array:
+        local = np.asarray(leaf)
+        shape = (count, *local.shape[1:])
+        parts = []
+        for device, index in sharding.addressable_devices_indices_map(shape).items():
+            wanted = range(count)[index[0]]
+            part = local[at[wanted[0]] : at[wanted[-1]] + 1]
+            parts.append(jax.device_put(part, device))
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+    return jax.tree.map(put, batch)
 
 
 def _fitting(

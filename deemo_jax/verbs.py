@@ -70,8 +70,22 @@ def pack(
     return _code(summary.rejected, input / REJECTED)
 
 
-def train(*, workdir: Path, config: Config) -> int:
-    """Trains in a workdir, or goes on where it stopped."""
+def train(
+    *,
+    workdir: Path,
+    config: Config,
+    coordinator: str,
+    process_count: int,
+    process_index: int,
+) -> int:
+    """Trains in a workdir, or goes on where it stopped; alone, or as one of several."""
+    from deemo_jax.distributed import join
+
+    join(
+        coordinator=coordinator,
+        process_count=process_count,
+        process_index=process_index,
+    )
     from deemo_jax.train.loop import train as run
     from deemo_jax.workdir import evaluator
 
@@ -200,7 +214,18 @@ VERBS: dict[str, Verb] = {
     "train": Verb(
         summary="train, or go on where an earlier run of the workdir stopped",
         example="deemo train --config=configs/tiny.py --workdir=runs/tiny",
-        flags=(WORKDIR,),
+        flags=(
+            WORKDIR,
+            Flag(
+                name="coordinator",
+                help="HOST:PORT of process 0; found out on SLURM, MPI, TPU, GKE",
+                default="",
+            ),
+            Flag(name="process_count", help="of the run; found out likewise",
+                 default=-1),
+            Flag(name="process_index", help="of this process, from 0; likewise",
+                 default=-1),
+        ),
         act=train,
         config="needed",
     ),

@@ -134,6 +134,11 @@ def drawn(make: Callable[[], Model], seed: int = 0) -> Model:
 
 def small_config(**changes: Any) -> Config:
     """Every part of the model is there; `train__steps=3` sets `train.steps`."""
+    return from_config_dict(small_config_dict(**changes))
+
+
+def small_config_dict(**changes: Any) -> Any:
+    """The same, as a file under `configs/` gives it."""
     config: Any = tiny.get_config()
     config.data.synthetic.update(
         train_clips=12, test_clips=2, train_subjects=3, test_subjects=1
@@ -152,7 +157,7 @@ def small_config(**changes: Any) -> Config:
         for part in groups:
             group = group[part]
         group[name] = value
-    return from_config_dict(config)
+    return config
 
 
 def make_corpus(folder: Path) -> Path:

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "deemo_jax"
 LINES = [
     ("architecture", "annotation", "progress", "fields", "weights"),
     ("config", "media", "batch"),
-    ("clip",),
+    ("clip", "distributed"),
     ("sharding", "checkpoint", "pretrained", "deidentify", "data"),
     ("models",),
     ("loss", "generate"),

@@ -186,11 +186,11 @@ class Batches:
 
     `source` is a `ShardSource`; its records without an answer to any of
     `config.tasks` are passed over. `spans` are the tokens that the connectors emit,
-    (video, audio). `batch_size` is global: rows over all processes.
+    (video, audio). `batch_size` is global: rows over all processes, of which this one
+    reads those that `rows` numbers (None: all).
 
     Raises:
-        ConfigError: rows longer than `config.max_length`, or a batch that the processes
-            cannot share evenly.
+        ConfigError: rows longer than `config.max_length`.
         ValueError: nothing to learn from.
     """
 
@@ -203,14 +203,8 @@ class Batches:
         *,
         seed: int,
         batch_size: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: Sequence[int] | None = None,
     ):
-        if batch_size % process_count:
-            raise ConfigError(
-                f"config.train.batch_size is {batch_size}, which {process_count} "
-                f"processes cannot share: set it to a multiple of {process_count}"
-            )
         self._reader = Reader(
             source=source, config=config, tokenizer=tokenizer, spans=spans
         )
@@ -218,8 +212,7 @@ class Batches:
         self._indices = _with_answers(source, config.tasks)
         _check_lengths(self._reader, source, self._indices)
         self._batch_size = batch_size
-        self._share = batch_size // process_count
-        self._first = process_index * self._share
+        self._held = tuple(range(batch_size) if rows is None else rows)
         self._rows = (
             grain.MapDataset.source(self._indices)
             .seed(seed)
@@ -240,11 +233,11 @@ class Batches:
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
         """The batches of this process from `start_step` on, without end."""
-        share, config = self._share, self._reader.config
+        share, config = len(self._held), self._reader.config
         # The greatest number of rows that ends with a batch: no position overflows.
         last = len(self._rows) // self._batch_size * share
         places = grain.MapDataset.range(start_step * share, last).map(
-            _Training(self._rows, share, self._batch_size, self._first)
+            _Training(self._rows, self._batch_size, self._held)
         )
         return _read(places, share, config.workers, config.prefetch)
 
@@ -259,55 +252,41 @@ def evaluation_batches(
     batch_size: int,
     modalities: Sequence[str] = MODALITIES,
     answer: str | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> Iterator[Batch]:
     """Every record that has an answer to the task, once, in order; nothing is random.
 
     With an `answer`, such as a label, it ends each row, and `loss_mask` holds for it:
     ready for its likelihood. With None the prompts end where an answer begins and are
     padded on the left: ready to be continued. The last batch is filled with rows
-    whose `index` is -1; `batch_size` counts rows over all processes.
+    whose `index` is -1. Every process reads all rows.
 
     Raises:
-        ConfigError: a row longer than `config.max_length`, or a batch that the
-            processes cannot share evenly.
+        ConfigError: a row longer than `config.max_length`.
         ValueError: a split without answers.
     """
-    if batch_size % process_count:
-        raise ConfigError(
-            f"config.evaluate.batch_size is {batch_size}, which {process_count} "
-            f"processes cannot share: set it to a multiple of {process_count}"
-        )
     reader = Reader(source=source, config=config, tokenizer=tokenizer, spans=spans)
     indices = _with_answers(source, (task,))
-    share = batch_size // process_count
-
-    places = grain.MapDataset.range(-(-len(indices) // batch_size) * share).map(
-        _Evaluation(
-            reader, indices, task, answer, tuple(modalities), share, batch_size,
-            process_index * share,
-        )
-    )  # fmt: skip
-    return _read(places, share, config.workers, config.prefetch)
+    places = grain.MapDataset.range(-(-len(indices) // batch_size) * batch_size).map(
+        _Evaluation(reader, indices, task, answer, tuple(modalities))
+    )
+    return _read(places, batch_size, config.workers, config.prefetch)
 
 
 # Both are classes, not closures, so that worker processes can be given them. The
-# n-th row of a process, `share` rows of each batch, from `first` on:
+# n-th row of a process, which has the rows `held` of each batch:
 #
-#     batch_size 4, 2 processes      global   0 1 2 3   4 5 6 7
-#                                    first 0  0 1       2 3
-#                                    first 2      0 1       2 3
+#     batch_size 4       global   0 1 2 3   4 5 6 7
+#                   held (0, 1)   0 1       2 3
+#                   held (2, 3)       0 1       2 3
 @dataclasses.dataclass(frozen=True)
 class _Training:
     rows: grain.MapDataset
-    share: int
     batch_size: int
-    first: int
+    held: tuple[int, ...]
 
     def __call__(self, place: int) -> Row:
-        step, row = divmod(place, self.share)
-        return cast(Row, self.rows[step * self.batch_size + self.first + row])
+        step, row = divmod(place, len(self.held))
+        return cast(Row, self.rows[step * self.batch_size + self.held[row]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,13 +296,8 @@ class _Evaluation:
     task: str
     answer: str | None
     modalities: tuple[str, ...]
-    share: int
-    batch_size: int
-    first: int
 
-    def __call__(self, place: int) -> Row:
-        step, row = divmod(place, self.share)
-        at = step * self.batch_size + self.first + row
+    def __call__(self, at: int) -> Row:
         if at >= len(self.indices):
             return self.reader.filler()
         return self.reader.evaluation_row(

@@ -28,6 +28,7 @@ from rich.progress import (
 from deemo_jax.annotation import write_whole
 from deemo_jax.checkpoint import MANIFEST
 from deemo_jax.config import Config, ConfigError, differences, read_stored, to_dict
+from deemo_jax.distributed import is_first
 
 # Settings that may change when a run is gone on with. A packed folder may have moved:
 # that it holds the same records is checked by its manifest.
@@ -44,9 +45,14 @@ PACKAGES = (
 
 
 def say_in(workdir: Path) -> Callable[[str], None]:
-    """A function that prints a line and adds it, with the time, to `train.log`."""
+    """A function that prints a line and adds it, with the time, to `train.log`.
+
+    Of the processes of a run, the first one's does; those of the others are silent.
+    """
 
     def say(text: str) -> None:
+        if not is_first():
+            return
         print(text, flush=True)
         with open(workdir / "train.log", "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
@@ -131,7 +137,9 @@ class Ledger:
                 )
 
     def enter(self, step: int) -> None:
-        """Writes that the steps up to `step` are kept."""
+        """Writes that the steps up to `step` are kept; the first process does."""
+        if not is_first():
+            return
         line = json.dumps(self._entry | {"steps": [1, step]})
         write_whole(self._path, line + "\n")
 
@@ -150,26 +158,31 @@ class Metrics:
     """`metrics.jsonl` and TensorBoard of a run, from `start` steps on.
 
     Rows of steps after `start`, and a torn last line, are cut from what a killed run
-    left. TensorBoard is written where tensorboardX is installed.
+    left. TensorBoard is written where tensorboardX is installed. Every process checks
+    its steps; the first one writes.
     """
 
     def __init__(self, workdir: Path, *, start: int, log_every: int):
+        self._file = self._board = None
+        if is_first():
+            self._open(workdir, start)
+        self._log_every = log_every
+        self._finished = self._logged = time.perf_counter()
+        self._tokens = 0
+
+    def _open(self, workdir: Path, start: int) -> None:
         path = workdir / "metrics.jsonl"
         kept = [
             line for line in _whole_lines(path) if json.loads(line)["step"] <= start
         ]
         write_whole(path, "".join(line + "\n" for line in kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._board = None
         if importlib.util.find_spec("tensorboardX") is not None:
             from tensorboardX import SummaryWriter
 
             self._board = SummaryWriter(
                 str(workdir / "tensorboard"), purge_step=start + 1
             )
-        self._log_every = log_every
-        self._finished = self._logged = time.perf_counter()
-        self._tokens = 0
 
     def __enter__(self) -> "Metrics":
         """The same."""
@@ -177,7 +190,8 @@ class Metrics:
 
     def __exit__(self, *_: object) -> None:
         """Closes the files."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
@@ -217,8 +231,9 @@ class Metrics:
                 )
         self._finished = now
         if done.step % self._log_every == 0:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+            if self._file is not None:
+                self._file.write(json.dumps(row) + "\n")
+                self._file.flush()
             self.board(done.step, row)
             self._logged, self._tokens = now, 0
         return row
@@ -248,7 +263,7 @@ def training_bar(
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, disable=not is_first()) as progress:
         task = progress.add_task(
             "training", total=steps, completed=start, loss=math.nan, speed=0.0
         )

@@ -15,8 +15,9 @@ from deemo_jax.checkpoint import Checkpoints
 from deemo_jax.config import Config, ConfigError
 from deemo_jax.data.loader import Batches
 from deemo_jax.data.shards import ShardSource
+from deemo_jax.distributed import first_alone, is_first
 from deemo_jax.models.deemo_llama import DeemoLlama
-from deemo_jax.sharding import check_rows, make_mesh, place
+from deemo_jax.sharding import check_rows, local_rows, make_mesh, place
 from deemo_jax.train.initial import check_initial, initial_params
 from deemo_jax.train.log import (
     Dispatched,
@@ -63,6 +64,12 @@ def train(
       RuntimeError: if the loss or the gradient is not finite, naming the step.
     """
     workdir = Path(workdir)
+    if config.evaluate.every and jax.process_count() > 1:
+        raise ConfigError(
+            f"config.evaluate.every is {config.evaluate.every}, and a run of "
+            f"{jax.process_count()} processes does not evaluate; set it to 0, and "
+            f"evaluate the workdir by one process"
+        )
     mesh = make_mesh(config.mesh)
     check_rows(config.train.batch_size, mesh)
     if config.evaluate.every:
@@ -73,27 +80,28 @@ def train(
         raise ConfigError(str(error)) from error
     if not any((workdir / "checkpoints").glob("[0-9]*")):
         check_initial(config)
-    adopt_config(config, workdir)
-    write_environment(workdir)
+    with first_alone("files of the run"):
+        adopt_config(config, workdir)
+        if is_first():
+            write_environment(workdir)
+        packed = prepare_data(config, workdir)
+        source = ShardSource(packed, "train")
+        if config.evaluate.every:  # it is there, before hours have passed
+            ShardSource(packed, config.evaluate.split)
+        tokenizer = prepare_tokenizer(config, workdir, source)
     say = say_in(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep, say=say)
-
-    packed = prepare_data(config, workdir)
-    source = ShardSource(packed, "train")
-    if config.evaluate.every:
-        ShardSource(packed, config.evaluate.split)  # is there, before hours have passed
     batches = Batches(
         source,
         config.data,
-        prepare_tokenizer(config, workdir, source),
+        tokenizer,
         (
             config.model.video_connector.num_query_tokens,
             config.model.audio_connector.num_query_tokens,
         ),
         seed=config.seed,
         batch_size=config.train.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=local_rows(mesh, config.train.batch_size),
     )
 
     steps, every = config.train.steps, config.evaluate.every
@@ -148,7 +156,9 @@ def train(
                 data_seconds = time.perf_counter() - asked
                 # Nothing goes to or from the devices but what is put there in sight.
                 with jax.transfer_guard("disallow"):
-                    state, sums = train_step(state, place(batch, mesh))
+                    state, sums = train_step(
+                        state, place(batch, mesh, rows=config.train.batch_size)
+                    )
 
                 # The devices are at work on this step: time to write of the last one.
                 if before is not None:

@@ -74,7 +74,7 @@ def test_the_number_of_processes_changes_nothing(
         take(
             Batches(
                 source, config, tokenizer, SPANS, seed=7, batch_size=4,
-                process_index=index, process_count=count,
+                rows=range(index * 4 // count, (index + 1) * 4 // count),
             ),
             9,
         )
@@ -230,20 +230,6 @@ def test_modalities_left_out_leave_no_trace(modalities, source, config, tokenize
     assert any("Transcript" in text for text in texts) == ("text" in modalities)
 
 
-def test_evaluation_is_shared_among_processes(source, config, tokenizer):
-    arguments = {"task": "reasoning", "batch_size": 4}
-    whole = list(evaluation_batches(source, config, tokenizer, SPANS, **arguments))
-    parts = [
-        evaluation_batches(
-            source, config, tokenizer, SPANS, **arguments,
-            process_index=index, process_count=2,
-        )
-        for index in range(2)
-    ]  # fmt: skip
-    for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
-        same(batch, joined(shares))
-
-
 def test_rows_that_do_not_fit_are_refused_before_the_run(
     tmp_path, source, config, tokenizer
 ):
@@ -278,11 +264,9 @@ def test_no_text_is_longer_in_tokens_than_the_index_allows(source, config, token
         assert reader.length(i) <= entry.text + reader.overhead()
 
 
-def test_what_cannot_be_learned_or_shared_is_refused(
+def test_what_cannot_be_learned_is_refused(
     tmp_path, source, config, tokenizer, make_record, pack_records
 ):
-    with pytest.raises(ValueError, match="batch_size is 4, which 3 processes"):
-        Batches(source, config, tokenizer, SPANS, seed=0, batch_size=4, process_count=3)
     silent = [make_record(i, emotion=None, reasoning=None) for i in range(2)]
     silent = ShardSource(pack_records(tmp_path, silent, shards=1), "train")
     with pytest.raises(ValueError, match="no record .* has an answer for recognition"):
