@@ -1,6 +1,16 @@
-"""SmolLM2-135M, a real LLaMA, fine-tuned by LoRA on a laptop on a generated corpus.
+"""SmolLM2-135M, a real LLaMA, and the demo's towers, tuned by LoRA on a laptop.
 
-PLACEHOLDER
+    make demo
+    hf download HuggingFaceTB/SmolLM2-135M-Instruct --local-dir=checkpoints/smollm2
+    deemo train --config=configs/smollm2.py --workdir=runs/smollm2
+    deemo evaluate --workdir=runs/smollm2 --config.evaluate.ablations=false
+
+(or, from a GGUF file, `deemo convert --input=FILE --output=checkpoints/smollm2`). The
+towers come from the demo's export and stay as they are; the connectors and LoRA in
+every layer of the decoder are trained for 240 steps of 8 clips, 3.4 s each on two CPU
+cores: a quarter of an hour. Expect an accuracy of about 84 % on 320 clips of unseen
+subjects (one seed: 84.4 %), half of which are positive; two of the three cues alone
+allow 78 %. Stages: `:tune` (the default), `:align` without LoRA, `:full`.
 """
 
 import ml_collections
