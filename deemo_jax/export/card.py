@@ -194,7 +194,7 @@ def _parity(parity: Mapping[str, Any] | None) -> str:
             "## Agreement with the model that was trained\n\n"
             "Not measured at this export."
         )
-    return (
+    text = (
         "## Agreement with the model that was trained\n\n"
         f"Measured at export, PyTorch against JAX in {parity['dtype']}, on "
         f"{parity['tokens']} tokens of {parity['rows']} rows: logits differ by at most "
@@ -202,6 +202,18 @@ def _parity(parity: Mapping[str, Any] | None) -> str:
         f"{parity['top1_agreement']:.2%}, and the {parity['greedy_tokens']} tokens "
         "answered greedily are the same. Details and versions: `parity.json`."
     )
+    if shorter := parity.get("computed_in_weights_dtype"):
+        text += (
+            f"\n\nThe weights were rounded to {parity['weights']}, and the model that "
+            f"was compared has them so. Computed in {parity['weights']}, PyTorch's "
+            "logits differ from those by at most "
+            f"{shorter['max_abs_difference']:.2g} (the largest logit is "
+            f"{shorter['largest_logit']:.3g}; rounding explains up to "
+            f"{shorter['tolerance']:.2g}), by {shorter['kl']:.2g} nats in the mean, "
+            "and the most likely token is the same for "
+            f"{shorter['top1_agreement']:.2%}."
+        )
+    return text
 
 
 def _training(card: Card) -> str:
