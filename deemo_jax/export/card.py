@@ -45,15 +45,13 @@ def write_card(
     config: DeemoLlamaConfig,
     *,
     parameters: int,
-    video_token: str,
-    audio_token: str,
     parity: Mapping[str, Any] | None,
 ) -> str:
     """The card as Markdown; `parity` is what `verify` returned, None if not run."""
     sections = [
         _front(card),
         _introduction(card, config, parameters),
-        _use(card, config, video_token, audio_token),
+        _use(card, config),
         _data(card),
         _results(card),
         _parity(parity),
@@ -100,59 +98,43 @@ def _introduction(card: Card, config: DeemoLlamaConfig, parameters: int) -> str:
     )
 
 
-def _use(
-    card: Card, config: DeemoLlamaConfig, video_token: str, audio_token: str
-) -> str:
-    video, audio = config.video_connector, config.audio_connector
+def _use(card: Card, config: DeemoLlamaConfig) -> str:
     seconds = config.max_audio_frames / FRAMES_PER_SECOND
     size = config.vision_tower.image_size
-    media = (
-        f'"{video_token}" * {video.num_query_tokens} + '
-        f'"{audio_token}" * {audio.num_query_tokens}'
-    )
+    data = card.config.get("data", {})
+    frames = data.get("num_frames", config.video_connector.max_positions)
+    heard = data.get("audio_seconds", seconds)
+    question = next(iter(card.instructions), "Which emotion is it?")
     lines = [
         "## Use",
         "",
         "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "from transformers import AutoModelForCausalLM, AutoProcessor",
         "",
         "model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
-        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)",
-        f"media = {media}",
-        r'words = media + f"Transcript: {transcript}\n" + question',
-        'messages = [{"role": "user", "content": words}]',
-        "inputs = tokenizer.apply_chat_template(",
-        "    messages,",
-        "    add_generation_prompt=True,",
-        "    return_dict=True,",
-        '    return_tensors="pt",',
-        ")",
-        "answer = model.generate(",
-        "    **inputs,",
-        "    frames=frames,",
-        "    audio=audio,",
-        "    audio_length=audio_length,",
-        "    max_new_tokens=64,",
-        ")",
+        "processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)",
+        f'prompts = [processor.prompt("{question}", transcript=transcript)]',
+        "inputs = processor(text=prompts, videos=[frames], audio=[waveform])",
+        "tokens = model.generate(**inputs, max_new_tokens=64)",
+        "tokens = tokens[:, inputs.input_ids.shape[1] :]",
+        "answers = processor.batch_decode(tokens, skip_special_tokens=True)",
         "```",
         *_adapter(card),
         "",
-        f"`frames` is uint8 `[1, T, {size}, {size}, 3]`, RGB, T at most",
-        f"{video.max_positions}; `audio` is float32 `[1, N]`, 16 kHz mono, at most",
-        f"{seconds:g} s, of which `audio_length`, `[1]`, counts the samples that are",
-        "not padding. A clip without video or audio has no token of it in its prompt,",
-        "one without transcript no line of it.",
+        "`frames` is a list of images of Pillow, or of uint8 arrays",
+        "`[height, width, 3]`, RGB, of any size; `waveform` is a float array `[N]`,",
+        "16 kHz mono. Of a clip without video, `prompt` is told `video=False` and the",
+        "list holds None; likewise for audio; one without transcript is given none.",
+        "Several clips make a batch, padded on the left.",
+        "",
+        "The processor takes the frames at the middles of",
+        f"{frames} equal parts of the clip, makes the shortest side {size} pixels and",
+        "cuts out the centre; of the audio it takes the middle",
+        f"{heard:g} s, or all of it with zeros up to that length.",
+        f"At most {config.video_connector.max_positions} frames and {seconds:g} s fit.",
     ]
-    if data := card.config.get("data"):
-        lines += [
-            "",
-            "In training, the frames were those at the middles of",
-            f"{data['num_frames']} equal parts of the clip, the shortest side made",
-            f"{size} pixels and the centre cut out; the audio was the middle",
-            f"{data['audio_seconds']:g} s, or all of it with zeros up to that length.",
-        ]
     if card.instructions:
-        lines += ["", "Questions it was trained on:", ""]
+        lines += ["", "Questions it was trained on, asked in full or by name:", ""]
         lines += [f"- {task}: {text}" for task, text in card.instructions.items()]
     return "\n".join(lines)
 

@@ -109,8 +109,6 @@ def export(
                 card,
                 model.config,
                 parameters=_count(model),
-                video_token=_token(tokenizer, model.config.video_token_id),
-                audio_token=_token(tokenizer, model.config.audio_token_id),
                 parity=measured,
             ),
             encoding="utf-8",

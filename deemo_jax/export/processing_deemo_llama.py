@@ -98,8 +98,8 @@ class DeemoLlamaProcessor(ProcessorMixin):
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         text: str | Sequence[str],
-        videos: Sequence[Any] | None = None,
-        audio: Sequence[Any] | None = None,
+        videos: Any = None,
+        audio: Any = None,
         *,
         sampling_rate: int | None = None,
         return_tensors: str = "pt",
@@ -121,9 +121,9 @@ class DeemoLlamaProcessor(ProcessorMixin):
           return_tensors: "pt" or "np".
 
         Returns:
-          `input_ids` and `attention_mask` `[B, S]`; where any clip has frames, `frames`
-          `[B, T, H, W, 3]` uint8 and `frame_mask` `[B, T]`; where any has sound, `audio`
-          `[B, N]` float32 and `audio_length` `[B]`.
+          `input_ids` and `attention_mask` `[B, S]`; where any clip has frames,
+          `frames` `[B, T, H, W, 3]` uint8 and `frame_mask` `[B, T]`; where any has
+          sound, `audio` `[B, N]` float32 and `audio_length` `[B]`.
 
         Raises:
           ValueError: a prompt and its media do not fit together, or media are of
@@ -198,8 +198,8 @@ class DeemoLlamaProcessor(ProcessorMixin):
             wanted, found = int(one is not None), line.count(token)
             if found != wanted:
                 raise ValueError(
-                    f"prompt {row} holds {token} {found} times and is given {wanted} of "
-                    f"{name}; let it hold {token} once where the clip has them, and "
+                    f"prompt {row} holds {token} {found} times and is given {wanted} "
+                    f"of {name}; let it hold {token} once where the clip has them, and "
                     f"not at all where it has none"
                 )
         return media

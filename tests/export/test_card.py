@@ -29,8 +29,6 @@ def text(card, parity=None):
         card,
         CONFIG,
         parameters=12_345,
-        video_token="<video>",
-        audio_token="<audio>",
         parity=parity,
     )
 
@@ -60,9 +58,8 @@ def test_what_is_known_is_said():
         "| recognition.accuracy | 0.91 |",
         "- recognition: Which emotion is it?",
         "logits differ by at most 3.1e-06",
-        'media = "<video>" * 3 + "<audio>" * 2',
-        "at most\n3 s",
-        r'f"Transcript: {transcript}\n" + question',
+        'processor.prompt("recognition", transcript=transcript)',
+        "At most 5 frames and 3 s fit",
         "middles of\n7 equal parts",
         "the middle\n2.5 s",
     ):
