@@ -344,7 +344,7 @@ def export_run(
             else "",
             deidentification=tuple(sorted({version for _, version in facts})),
             steps=run.step,
-            init_from=run.config.init_from,
+            started_from=(run.config.init_from,) if run.config.init_from else (),
             config=to_dict(run.config),
             metrics=metrics,
             instructions={

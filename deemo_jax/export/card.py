@@ -1,7 +1,8 @@
 """The model card of an exported folder: what is known of it, and nothing else."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from deemo_jax.architecture import FRAMES_PER_SECOND, DeemoLlamaConfig
@@ -22,8 +23,9 @@ class Card:
 
     `data` names the data set, `about_data` says of it what a reader must know (that it
     was generated, say), `deidentification` lists the versions found in its records.
-    `config` is the run's configuration as nested dicts, `metrics` measured results,
-    nested likewise: groups of numbers, of which only the numbers are shown.
+    `started_from` names whose weights the training began with, folders or names on the
+    hub. `config` is the run's configuration as nested dicts, `metrics` measured
+    results, nested likewise: groups of numbers, of which only the numbers are shown.
     `instructions` are the questions the model was trained on, by task. `adapter` is the
     folder beside the weights that holds what LoRA learned, where it is not in them.
     """
@@ -33,7 +35,7 @@ class Card:
     about_data: str = ""
     deidentification: tuple[str, ...] = ()
     steps: int | None = None
-    init_from: str = ""
+    started_from: tuple[str, ...] = ()
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     instructions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -45,12 +47,17 @@ def write_card(
     config: DeemoLlamaConfig,
     *,
     parameters: int,
+    licences: Sequence[str] = (),
     parity: Mapping[str, Any] | None,
 ) -> str:
-    """The card as Markdown; `parity` is what `verify` returned, None if not run."""
+    """The card as Markdown; `parity` is what `verify` returned, None if not run.
+
+    `licences` are those of `card.started_from`, by `base_names`, whose licence lies in
+    the folder.
+    """
     sections = [
         _front(card),
-        _introduction(card, config, parameters),
+        _introduction(card, config, parameters, licences),
         _use(card, config),
         _data(card),
         _results(card),
@@ -73,7 +80,26 @@ def _front(card: Card) -> str:
     )
 
 
-def _introduction(card: Card, config: DeemoLlamaConfig, parameters: int) -> str:
+def base_names(sources: Sequence[str]) -> list[str]:
+    """What bases are called: folders by their last part, not by where they lie here.
+
+    base_names(["some/llama", "/a/clip", "/b/clip"]) == ["some/llama", "clip", "clip-2"]
+    """
+    paths = [(source, Path(source)) for source in sources]
+    names = [
+        path.resolve().name if path.is_absolute() or path.exists() else source
+        for source, path in paths
+    ]
+    earlier = [names[:i].count(name) for i, name in enumerate(names)]
+    return [
+        f"{name}-{count + 1}" if count else name
+        for name, count in zip(names, earlier, strict=True)
+    ]
+
+
+def _introduction(
+    card: Card, config: DeemoLlamaConfig, parameters: int, licences: Sequence[str]
+) -> str:
     llama, vision = config.language_model, config.vision_tower
     parts = [
         NAMES[part.model_type]
@@ -81,8 +107,13 @@ def _introduction(card: Card, config: DeemoLlamaConfig, parameters: int) -> str:
             vision, config.audio_tower, config.video_connector, config.audio_connector
         )
     ]  # fmt: skip
-    if card.init_from:
-        start = f"Training started from `{card.init_from}`, whose licence applies."
+    if card.started_from:
+        bases = base_names(card.started_from)
+        start = f"Training started from {_list(bases)}, whose licence applies."
+        if licences:
+            start += f" That of {_list(licences)} is in `licences/`."
+        if lacking := [base for base in bases if base not in licences]:
+            start += f" No licence file was found with {_list(lacking)}: look it up."
     elif card.config.get("train", {}).get("stage") == "full":
         start = "Every weight was trained from random values."
     else:
@@ -96,6 +127,10 @@ def _introduction(card: Card, config: DeemoLlamaConfig, parameters: int) -> str:
         f"{parts[3]}), and a LLaMA decoder ({llama.num_hidden_layers} layers, "
         f"{llama.hidden_size} wide). {start}"
     )
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _use(card: Card, config: DeemoLlamaConfig) -> str:

@@ -15,7 +15,8 @@ from deemo_jax.annotation import Taxonomy, write_taxonomy
 from deemo_jax.batch import Batch
 from deemo_jax.export import parity
 from deemo_jax.export.adapter import write_adapter
-from deemo_jax.export.card import Card, write_card
+from deemo_jax.export.card import Card, base_names, write_card
+from deemo_jax.export.convert import LICENCES
 from deemo_jax.export.parity import ExportError
 from deemo_jax.export.processor import processor_config
 from deemo_jax.models.deemo_llama import DeemoLlama
@@ -100,6 +101,7 @@ def export(
             write_taxonomy(partial / "taxonomy.json", taxonomy)
         if adapter is not None:
             write_adapter(partial / card.adapter, adapter, base=output.name)
+        licences = _copy_licences(card.started_from, partial / "licences")
         measured = None
         if verify:
             measured = _prove(partial, model, tokenizer, batches, max_new_tokens, dtype)
@@ -109,6 +111,7 @@ def export(
                 card,
                 model.config,
                 parameters=_count(model),
+                licences=licences,
                 parity=measured,
             ),
             encoding="utf-8",
@@ -197,6 +200,26 @@ def _check_tokenizer(model: DeemoLlama, tokenizer: Any) -> None:
                 f"the tokenizer has no {name}, which answers end with or are padded "
                 f"by; set it and export again"
             )
+
+
+def _copy_licences(started_from: Sequence[str], folder: Path) -> list[str]:
+    """Copies the terms of local folders into `folder/NAME`; the names that have some.
+
+    An earlier export among them hands on those of its own bases.
+    """
+    found = []
+    names = base_names(started_from)
+    for source, name in zip(started_from, names, strict=True):
+        inherited = Path(source) / "licences"
+        if inherited.is_dir():
+            shutil.copytree(inherited, folder / name / "licences", dirs_exist_ok=True)
+        for file in (file for each in LICENCES for file in Path(source).glob(each)):
+            if file.is_file():
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / name / file.name)
+        if (folder / name).is_dir():
+            found.append(name)
+    return found
 
 
 def _write_config(folder: Path, tokenizer: Any, dtype: str) -> None:

@@ -212,6 +212,31 @@ def test_a_tokenizer_that_does_not_fit_is_refused(model, tokenizer, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_terms_of_what_training_began_with_go_along(model, tokenizer, tmp_path):
+    llama, clip = tmp_path / "bases" / "llama", tmp_path / "bases" / "clip"
+    for folder in (llama, clip, llama / "LICENSES"):
+        folder.mkdir(parents=True)
+    (llama / "LICENSE.txt").write_text("terms")
+    (llama / "USE_POLICY.md").write_text("policy")
+    (llama / "config.json").write_text("{}")
+    card = dataclasses.replace(CARD, started_from=(str(llama), str(clip), "a/hubert"))
+    export(model, tokenizer, tmp_path / "first", card=card, verify=False)
+    licences = tmp_path / "first" / "licences"
+    files = {str(path.relative_to(licences)) for path in licences.rglob("*.*")}
+    assert files == {"llama/LICENSE.txt", "llama/USE_POLICY.md"}
+    assert (licences / "llama" / "LICENSE.txt").read_text() == "terms"
+    text = (tmp_path / "first" / "README.md").read_text()
+    assert "That of `llama` is in `licences/`" in text
+    assert "No licence file was found with `clip`, `a/hubert`" in text
+    assert str(tmp_path) not in text
+    # What begins with that export hands them on.
+    card = dataclasses.replace(CARD, started_from=(str(tmp_path / "first"),))
+    export(model, tokenizer, tmp_path / "second", card=card, verify=False)
+    inherited = tmp_path / "second" / "licences" / "first" / "licences" / "llama"
+    assert (inherited / "LICENSE.txt").read_text() == "terms"
+    assert not (tmp_path / "second" / "licences" / "LICENSE.txt").exists()
+
+
 def test_the_code_depends_on_nothing_of_ours():
     for path in Path(export.__code__.co_filename).parent.glob("*_deemo_llama.py"):
         assert "deemo_jax" not in path.read_text()
