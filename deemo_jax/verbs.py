@@ -135,15 +135,35 @@ def generate(
     return _code(len(rejected), workdir / "generate" / str(run.step) / "rejected.jsonl")
 
 
-def export(*, workdir: Path, output: Path, adapter: bool, config: Config | None) -> int:
+def export(
+    *,
+    workdir: Path,
+    output: Path,
+    adapter: bool,
+    dtype: str,
+    verify: bool,
+    config: Config | None,
+) -> int:
     """Writes the newest model of a workdir as a Hugging Face folder, with proof."""
+    from deemo_jax.export.folder import DTYPES
     from deemo_jax.workdir import export_run, open_run
 
-    measured = export_run(open_run(workdir, config), output, adapter=adapter)
+    _check_dtype(dtype, DTYPES)
+    run = open_run(workdir, config)
+    measured = export_run(run, output, adapter=adapter, dtype=dtype, verify=verify)
+    if measured is None:
+        print(f"{output}: not compared with PyTorch, as was asked")
+        return DONE
     print(
         f"{output}: PyTorch's logits differ by at most "
         f"{measured['max_abs_difference']:.2g}; the greedy text is the same"
     )
+    if shorter := measured.get("computed_in_weights_dtype"):
+        print(
+            f"computed in {dtype}, they differ by at most "
+            f"{shorter['max_abs_difference']:.2g}, and the most likely token is the "
+            f"same for {shorter['top1_agreement']:.2%}"
+        )
     return DONE
 
 
@@ -152,9 +172,7 @@ def convert(*, input: Path, output: Path, dtype: str) -> int:
     from deemo_jax.export.convert import DTYPES
     from deemo_jax.export.convert import convert as run
 
-    if dtype != "keep" and dtype not in DTYPES:
-        known = ", ".join(["keep", *DTYPES])
-        raise ConfigError(f"--dtype is {dtype!r}; it must be one of {known}")
+    _check_dtype(dtype, ("keep", *DTYPES))
     done = run(input, output, dtype=None if dtype == "keep" else dtype)
     print(
         f"{output}: {done.parameters:,} parameters in {done.tensors} tensors, "
@@ -169,6 +187,11 @@ def demo(*, workdir: Path, seed: int) -> int:
 
     run(workdir, seed=seed)
     return DONE
+
+
+def _check_dtype(dtype: str, known: tuple[str, ...]) -> None:
+    if dtype not in known:
+        raise ConfigError(f"--dtype is {dtype!r}; it must be one of {', '.join(known)}")
 
 
 def _code(rejected: int, listed: Path) -> int:
@@ -259,6 +282,10 @@ VERBS: dict[str, Verb] = {
                 help="true: LoRA apart in OUTPUT/adapter, for `peft`; default: merged",
                 default=False,
             ),
+            Flag(name="dtype", help="of the weights: float32 (default), bfloat16, "
+                 "float16", default="float32"),
+            Flag(name="verify", help="false: no proof, and the card says so; default: "
+                 "compare with PyTorch, exit 1 where it differs", default=True),
         ),
         act=export,
         config="optional",

@@ -276,33 +276,45 @@ def _reader(run: Run, source: loader.Loose) -> loader.Reader:
     )
 
 
-def export_run(run: Run, output: Path, *, adapter: bool = False) -> Mapping[str, Any]:
+def export_run(
+    run: Run,
+    output: Path,
+    *,
+    adapter: bool = False,
+    dtype: str = "float32",
+    verify: bool = True,
+) -> Mapping[str, Any] | None:
     """Writes the run's model for PyTorch, proved in float32 on rows of its own data.
 
     LoRA is merged into the weights; with `adapter`, it lies apart in `OUTPUT/adapter`,
-    as `peft` has it, and what is proved are the weights without it.
+    as `peft` has it, and what is proved are the weights without it. The weights are
+    stored in `dtype`. Without `verify` nothing is proved, and None is returned.
 
     Raises:
         ExportError: PyTorch computes something else, or there is no LoRA to lie apart.
     """
     source = ShardSource(run.packed, "train")
     emotions = source.taxonomy.emotions
-    batches = [
-        next(
-            iter(
-                loader.evaluation_batches(
-                    source,
-                    run.config.data,
-                    run.tokenizer,
-                    run.spans,
-                    task=task,
-                    batch_size=4,
-                    answer=emotions[0] if task == "recognition" else "",
+    batches = (
+        []
+        if not verify
+        else [
+            next(
+                iter(
+                    loader.evaluation_batches(
+                        source,
+                        run.config.data,
+                        run.tokenizer,
+                        run.spans,
+                        task=task,
+                        batch_size=4,
+                        answer=emotions[0] if task == "recognition" else "",
+                    )
                 )
             )
-        )
-        for task in source.answered(run.config.data.tasks)
-    ]
+            for task in source.answered(run.config.data.tasks)
+        ]
+    )
     evaluated = run.workdir / "eval" / str(run.step)
     metrics = {}
     if (evaluated / "metrics.json").exists():
@@ -319,7 +331,7 @@ def export_run(run: Run, output: Path, *, adapter: bool = False) -> Mapping[str,
     facts = {(row.verdict, row.deidentification) for row in source}
     plain = nnx.eval_shape(lambda: DeemoLlama(run.config.model, rngs=nnx.Rngs(0)))
     params = base_params(run.model) if adapter else merge_lora(run.model)
-    measured = export(
+    return export(
         nnx.merge(nnx.graphdef(plain), jax.device_get(params)),
         run.tokenizer,
         output,
@@ -331,7 +343,7 @@ def export_run(run: Run, output: Path, *, adapter: bool = False) -> Mapping[str,
             else "",
             deidentification=tuple(sorted({version for _, version in facts})),
             steps=run.step,
-            init_from=run.config.init_from,
+            started_from=(run.config.init_from,) if run.config.init_from else (),
             config=to_dict(run.config),
             metrics=metrics,
             instructions={
@@ -342,8 +354,8 @@ def export_run(run: Run, output: Path, *, adapter: bool = False) -> Mapping[str,
         ),
         taxonomy=source.taxonomy,
         batches=batches,
+        dtype=dtype,
+        verify=verify,
         max_new_tokens=run.config.evaluate.max_new_tokens,
         adapter=run.model if adapter else None,
     )
-    assert measured is not None  # it was asked to verify
-    return measured

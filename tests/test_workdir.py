@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from deemo_jax.annotation import load_taxonomy
 from deemo_jax.config import ConfigError
+from deemo_jax.data import prompt
 from deemo_jax.data.pack import pack_folder
 from deemo_jax.export.adapter import WEIGHTS
 from deemo_jax.export.parity import ExportError
@@ -193,7 +195,17 @@ def test_a_run_on_train_alone_and_on_emotions_alone_is_exported(workdir, tmp_pat
     train(config, tmp_path / "run")
     run = open_run(tmp_path / "run")
     assert len(ask(run, corpus, "recognition")[0]) == 14
-    assert export_run(run, tmp_path / "exported")["passed"]
+    exported = tmp_path / "exported"
+    assert export_run(run, exported, verify=False, dtype="bfloat16") is None
+    assert json.loads((exported / "config.json").read_text())["dtype"] == "bfloat16"
+    assert "Not measured" in (exported / "README.md").read_text()
+    assert export_run(run, exported)["passed"]
+    settings = json.loads((exported / "processor_config.json").read_text())
+    emotions = load_taxonomy(exported / "taxonomy.json").emotions
+    assert emotions == run.taxonomy.emotions
+    question = prompt.instruction("recognition", emotions)
+    assert settings["instructions"] == {"recognition": question}
+    assert (settings["num_frames"], settings["num_samples"]) == (2, 16_000)
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "are generated" not in card
     assert "- reasoning:" not in card

@@ -1,7 +1,8 @@
 """The model card of an exported folder: what is known of it, and nothing else."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from deemo_jax.architecture import FRAMES_PER_SECOND, DeemoLlamaConfig
@@ -22,8 +23,9 @@ class Card:
 
     `data` names the data set, `about_data` says of it what a reader must know (that it
     was generated, say), `deidentification` lists the versions found in its records.
-    `config` is the run's configuration as nested dicts, `metrics` measured results,
-    nested likewise: groups of numbers, of which only the numbers are shown.
+    `started_from` names whose weights the training began with, folders or names on the
+    hub. `config` is the run's configuration as nested dicts, `metrics` measured
+    results, nested likewise: groups of numbers, of which only the numbers are shown.
     `instructions` are the questions the model was trained on, by task. `adapter` is the
     folder beside the weights that holds what LoRA learned, where it is not in them.
     """
@@ -33,7 +35,7 @@ class Card:
     about_data: str = ""
     deidentification: tuple[str, ...] = ()
     steps: int | None = None
-    init_from: str = ""
+    started_from: tuple[str, ...] = ()
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     instructions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -45,15 +47,18 @@ def write_card(
     config: DeemoLlamaConfig,
     *,
     parameters: int,
-    video_token: str,
-    audio_token: str,
+    licences: Sequence[str] = (),
     parity: Mapping[str, Any] | None,
 ) -> str:
-    """The card as Markdown; `parity` is what `verify` returned, None if not run."""
+    """The card as Markdown; `parity` is what `verify` returned, None if not run.
+
+    `licences` are those of `card.started_from`, by `base_names`, whose licence lies in
+    the folder.
+    """
     sections = [
         _front(card),
-        _introduction(card, config, parameters),
-        _use(card, config, video_token, audio_token),
+        _introduction(card, config, parameters, licences),
+        _use(card, config),
         _data(card),
         _results(card),
         _parity(parity),
@@ -75,7 +80,26 @@ def _front(card: Card) -> str:
     )
 
 
-def _introduction(card: Card, config: DeemoLlamaConfig, parameters: int) -> str:
+def base_names(sources: Sequence[str]) -> list[str]:
+    """What bases are called: folders by their last part, not by where they lie here.
+
+    base_names(["some/llama", "/a/clip", "/b/clip"]) == ["some/llama", "clip", "clip-2"]
+    """
+    paths = [(source, Path(source)) for source in sources]
+    names = [
+        path.resolve().name if path.is_absolute() or path.exists() else source
+        for source, path in paths
+    ]
+    earlier = [names[:i].count(name) for i, name in enumerate(names)]
+    return [
+        f"{name}-{count + 1}" if count else name
+        for name, count in zip(names, earlier, strict=True)
+    ]
+
+
+def _introduction(
+    card: Card, config: DeemoLlamaConfig, parameters: int, licences: Sequence[str]
+) -> str:
     llama, vision = config.language_model, config.vision_tower
     parts = [
         NAMES[part.model_type]
@@ -83,8 +107,13 @@ def _introduction(card: Card, config: DeemoLlamaConfig, parameters: int) -> str:
             vision, config.audio_tower, config.video_connector, config.audio_connector
         )
     ]  # fmt: skip
-    if card.init_from:
-        start = f"Training started from `{card.init_from}`, whose licence applies."
+    if card.started_from:
+        bases = base_names(card.started_from)
+        start = f"Training started from {_list(bases)}, whose licence applies."
+        if licences:
+            start += f" That of {_list(licences)} is in `licences/`."
+        if lacking := [base for base in bases if base not in licences]:
+            start += f" No licence file was found with {_list(lacking)}: look it up."
     elif card.config.get("train", {}).get("stage") == "full":
         start = "Every weight was trained from random values."
     else:
@@ -100,59 +129,47 @@ def _introduction(card: Card, config: DeemoLlamaConfig, parameters: int) -> str:
     )
 
 
-def _use(
-    card: Card, config: DeemoLlamaConfig, video_token: str, audio_token: str
-) -> str:
-    video, audio = config.video_connector, config.audio_connector
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _use(card: Card, config: DeemoLlamaConfig) -> str:
     seconds = config.max_audio_frames / FRAMES_PER_SECOND
     size = config.vision_tower.image_size
-    media = (
-        f'"{video_token}" * {video.num_query_tokens} + '
-        f'"{audio_token}" * {audio.num_query_tokens}'
-    )
+    data = card.config.get("data", {})
+    frames = data.get("num_frames", config.video_connector.max_positions)
+    heard = data.get("audio_seconds", seconds)
+    question = next(iter(card.instructions), "Which emotion is it?")
     lines = [
         "## Use",
         "",
         "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "from transformers import AutoModelForCausalLM, AutoProcessor",
         "",
         "model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)",
-        "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)",
-        f"media = {media}",
-        r'words = media + f"Transcript: {transcript}\n" + question',
-        'messages = [{"role": "user", "content": words}]',
-        "inputs = tokenizer.apply_chat_template(",
-        "    messages,",
-        "    add_generation_prompt=True,",
-        "    return_dict=True,",
-        '    return_tensors="pt",',
-        ")",
-        "answer = model.generate(",
-        "    **inputs,",
-        "    frames=frames,",
-        "    audio=audio,",
-        "    audio_length=audio_length,",
-        "    max_new_tokens=64,",
-        ")",
+        "processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)",
+        f'prompts = [processor.prompt("{question}", transcript=transcript)]',
+        "inputs = processor(text=prompts, videos=[frames], audio=[waveform])",
+        "tokens = model.generate(**inputs, max_new_tokens=64)",
+        "tokens = tokens[:, inputs.input_ids.shape[1] :]",
+        "answers = processor.batch_decode(tokens, skip_special_tokens=True)",
         "```",
         *_adapter(card),
         "",
-        f"`frames` is uint8 `[1, T, {size}, {size}, 3]`, RGB, T at most",
-        f"{video.max_positions}; `audio` is float32 `[1, N]`, 16 kHz mono, at most",
-        f"{seconds:g} s, of which `audio_length`, `[1]`, counts the samples that are",
-        "not padding. A clip without video or audio has no token of it in its prompt,",
-        "one without transcript no line of it.",
+        "`frames` is a list of images of Pillow, or of uint8 arrays",
+        "`[height, width, 3]`, RGB, of any size; `waveform` is a float array `[N]`,",
+        "16 kHz mono. Of a clip without video, `prompt` is told `video=False` and the",
+        "list holds None; likewise for audio; one without transcript is given none.",
+        "Several clips make a batch, padded on the left.",
+        "",
+        "The processor takes the frames at the middles of",
+        f"{frames} equal parts of the clip, makes the shortest side {size} pixels and",
+        "cuts out the centre; of the audio it takes the middle",
+        f"{heard:g} s, or all of it with zeros up to that length.",
+        f"At most {config.video_connector.max_positions} frames and {seconds:g} s fit.",
     ]
-    if data := card.config.get("data"):
-        lines += [
-            "",
-            "In training, the frames were those at the middles of",
-            f"{data['num_frames']} equal parts of the clip, the shortest side made",
-            f"{size} pixels and the centre cut out; the audio was the middle",
-            f"{data['audio_seconds']:g} s, or all of it with zeros up to that length.",
-        ]
     if card.instructions:
-        lines += ["", "Questions it was trained on:", ""]
+        lines += ["", "Questions it was trained on, asked in full or by name:", ""]
         lines += [f"- {task}: {text}" for task, text in card.instructions.items()]
     return "\n".join(lines)
 
@@ -194,7 +211,7 @@ def _parity(parity: Mapping[str, Any] | None) -> str:
             "## Agreement with the model that was trained\n\n"
             "Not measured at this export."
         )
-    return (
+    text = (
         "## Agreement with the model that was trained\n\n"
         f"Measured at export, PyTorch against JAX in {parity['dtype']}, on "
         f"{parity['tokens']} tokens of {parity['rows']} rows: logits differ by at most "
@@ -202,6 +219,18 @@ def _parity(parity: Mapping[str, Any] | None) -> str:
         f"{parity['top1_agreement']:.2%}, and the {parity['greedy_tokens']} tokens "
         "answered greedily are the same. Details and versions: `parity.json`."
     )
+    if shorter := parity.get("computed_in_weights_dtype"):
+        text += (
+            f"\n\nThe weights were rounded to {parity['weights']}, and the model that "
+            f"was compared has them so. Computed in {parity['weights']}, PyTorch's "
+            "logits differ from those by at most "
+            f"{shorter['max_abs_difference']:.2g} (the largest logit is "
+            f"{shorter['largest_logit']:.3g}; rounding explains up to "
+            f"{shorter['tolerance']:.2g}), by {shorter['kl']:.2g} nats in the mean, "
+            "and the most likely token is the same for "
+            f"{shorter['top1_agreement']:.2%}."
+        )
+    return text
 
 
 def _training(card: Card) -> str:

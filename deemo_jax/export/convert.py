@@ -27,6 +27,7 @@ from deemo_jax.weights import (
 )
 
 DTYPES = {dtype.name: dtype for dtype in FLOATS.values()}
+LICENCES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 # What belongs to a checkpoint beside its weights: its language and its terms.
 CARRIED = (
     "tokenizer*",
@@ -36,9 +37,7 @@ CARRIED = (
     "merges.txt",
     "chat_template*",
     "generation_config.json",
-    "LICENSE*",
-    "NOTICE*",
-    "USE_POLICY*",
+    *LICENCES,
 )
 
 

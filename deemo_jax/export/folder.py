@@ -9,23 +9,29 @@ from typing import Any
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 
 from deemo_jax.annotation import Taxonomy, write_taxonomy
 from deemo_jax.batch import Batch
 from deemo_jax.export import parity
 from deemo_jax.export.adapter import write_adapter
-from deemo_jax.export.card import Card, write_card
+from deemo_jax.export.card import Card, base_names, write_card
+from deemo_jax.export.convert import LICENCES
 from deemo_jax.export.parity import ExportError
+from deemo_jax.export.processor import processor_config
 from deemo_jax.models.deemo_llama import DeemoLlama
 
+DTYPES = ("float32", "bfloat16", "float16")  # what weights may be stored in
 CODE = (
     "configuration_deemo_llama.py",
     "parts_deemo_llama.py",
     "modeling_deemo_llama.py",
+    "processing_deemo_llama.py",
 )
 AUTO_MAP = {
     "AutoConfig": "configuration_deemo_llama.DeemoLlamaConfig",
     "AutoModelForCausalLM": "modeling_deemo_llama.DeemoLlamaForConditionalGeneration",
+    "AutoProcessor": "processing_deemo_llama.DeemoLlamaProcessor",
 }
 
 
@@ -37,6 +43,7 @@ def export(
     card: Card,
     taxonomy: Taxonomy | None = None,
     batches: Sequence[Batch] = (),
+    dtype: str = "float32",
     verify: bool = True,
     max_new_tokens: int = 32,
     adapter: DeemoLlama | None = None,
@@ -46,6 +53,9 @@ def export(
     The folder is written beside `output` and takes its place once it is proved, so
     that what stands at `output` is always whole. `tokenizer` is a tokenizer of
     `transformers`, `card` what the model card says, `taxonomy` the label sets.
+
+    The weights are stored in `dtype`, one of `DTYPES`; what is proved of shorter ones
+    says `parity.verify`.
 
     With `verify`, the folder's PyTorch model and ours answer `batches` (without any, a
     batch of noise), each row with up to `max_new_tokens` greedy tokens.
@@ -58,36 +68,50 @@ def export(
 
     Raises:
       ExportError: `output` holds something that is no export of ours, the tokenizer
-        does not fit the model, or PyTorch does not compute the same (logits off by
-        1e-4 or more, or another greedy answer). Then `output` stays as it was.
+        does not fit the model, a weight is too large for `dtype`, or PyTorch does not
+        compute the same (logits off by 1e-4 or more, or another greedy answer). Then
+        `output` stays as it was.
     """
     _check_output(output)
     _check_tokenizer(model, tokenizer)
+    if dtype != "float32":
+        model = _rounded(model, dtype)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=output.parent, prefix=f".{output.name}-", ignore_cleanup_errors=True
     ) as beside:
         partial = Path(beside) / output.name
-        model.save_pretrained(partial)
-        _write_config(partial, tokenizer)
+        model.save_pretrained(partial, dtype=dtype)
+        _write_config(partial, tokenizer, dtype)
         _write_tokenizer(partial, tokenizer)
+        _write_json(
+            partial / "processor_config.json",
+            processor_config(
+                model.config,
+                video_token=_token(tokenizer, model.config.video_token_id),
+                audio_token=_token(tokenizer, model.config.audio_token_id),
+                data=card.config.get("data", {}),
+                instructions=card.instructions,
+            )
+            | {"auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]}},
+        )
         for name in CODE:
             shutil.copyfile(Path(__file__).with_name(name), partial / name)
         if taxonomy is not None:
             write_taxonomy(partial / "taxonomy.json", taxonomy)
         if adapter is not None:
             write_adapter(partial / card.adapter, adapter, base=output.name)
+        licences = _copy_licences(card.started_from, partial / "licences")
         measured = None
         if verify:
-            measured = _prove(partial, model, tokenizer, batches, max_new_tokens)
+            measured = _prove(partial, model, tokenizer, batches, max_new_tokens, dtype)
             _write_json(partial / "parity.json", measured)
         (partial / "README.md").write_text(
             write_card(
                 card,
                 model.config,
                 parameters=_count(model),
-                video_token=_token(tokenizer, model.config.video_token_id),
-                audio_token=_token(tokenizer, model.config.audio_token_id),
+                licences=licences,
                 parity=measured,
             ),
             encoding="utf-8",
@@ -104,6 +128,7 @@ def _prove(
     tokenizer: Any,
     batches: Sequence[Batch],
     max_new_tokens: int,
+    dtype: str,
 ) -> dict[str, Any]:
     measured = parity.verify(
         folder,
@@ -112,16 +137,41 @@ def _prove(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         max_new_tokens=max_new_tokens,
+        dtype=dtype,
     )
     if not measured["passed"]:
         same = "the same" if measured["greedy_text_equal"] else "another"
+        shorter = measured.get("computed_in_weights_dtype")
         raise ExportError(
             f"PyTorch does not compute what was trained: logits differ by up to "
             f"{measured['max_abs_difference']:.3g} (allowed: less than "
-            f"{measured['tolerance']:g}) and the greedy text is {same}; nothing was "
-            f"exported. Compare versions: {measured['versions']}"
+            f"{measured['tolerance']:g}) and the greedy text is {same}"
+            + (
+                f"; computed in {dtype} they differ by up to "
+                f"{shorter['max_abs_difference']:.3g} (allowed: less than "
+                f"{shorter['tolerance']:.3g})"
+                if shorter
+                else ""
+            )
+            + f"; nothing was exported. Compare versions: {measured['versions']}"
         )
     return measured
+
+
+def _rounded(model: DeemoLlama, dtype: str) -> DeemoLlama:
+    """The model of the values that are stored, as float32."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def stored(path, value):
+        value = jnp.asarray(value).astype(dtype).astype(jnp.float32)
+        if not jnp.isfinite(value).all():
+            raise ExportError(
+                f"{jax.tree_util.keystr(path)} holds values that {dtype} does not "
+                f"reach; export with --dtype=bfloat16 or float32"
+            )
+        return value
+
+    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(stored, params), rest)
 
 
 def _check_output(output: Path) -> None:
@@ -152,7 +202,27 @@ def _check_tokenizer(model: DeemoLlama, tokenizer: Any) -> None:
             )
 
 
-def _write_config(folder: Path, tokenizer: Any) -> None:
+def _copy_licences(started_from: Sequence[str], folder: Path) -> list[str]:
+    """Copies the terms of local folders into `folder/NAME`; the names that have some.
+
+    An earlier export among them hands on those of its own bases.
+    """
+    found = []
+    names = base_names(started_from)
+    for source, name in zip(started_from, names, strict=True):
+        inherited = Path(source) / "licences"
+        if inherited.is_dir():
+            shutil.copytree(inherited, folder / name / "licences", dirs_exist_ok=True)
+        for file in (file for each in LICENCES for file in Path(source).glob(each)):
+            if file.is_file():
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / name / file.name)
+        if (folder / name).is_dir():
+            found.append(name)
+    return found
+
+
+def _write_config(folder: Path, tokenizer: Any, dtype: str) -> None:
     """Completes the model's `config.json` for `AutoModelForCausalLM`."""
     path = folder / "config.json"
     fields = json.loads(path.read_text(encoding="utf-8"))
@@ -161,7 +231,7 @@ def _write_config(folder: Path, tokenizer: Any) -> None:
         for name in ("pad", "bos", "eos")
     }
     text = fields["text_config"] | special
-    fields |= special | {"text_config": text, "auto_map": AUTO_MAP, "dtype": "float32"}
+    fields |= special | {"text_config": text, "auto_map": AUTO_MAP, "dtype": dtype}
     _write_json(path, fields)
     _write_json(folder / "generation_config.json", special | {"do_sample": False})
 

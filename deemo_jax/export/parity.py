@@ -25,6 +25,10 @@ from deemo_jax.generate import generate
 from deemo_jax.models.deemo_llama import DeemoLlama
 
 TOLERANCE = 1e-4  # of logits, in float32; it is never relaxed
+# Of logits that PyTorch computes in bfloat16 or float16, in half units of the last
+# place of the largest logit. Every layer rounds some ten results, by up to a half unit
+# each, up or down alike: of n such errors the square root of n is left, 16 of 256.
+ROUNDINGS = 16
 
 
 class ExportError(ValueError):
@@ -39,6 +43,7 @@ def verify(
     eos_token_id: int,
     pad_token_id: int,
     max_new_tokens: int,
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """Runs `batches` through the folder's PyTorch model and through `model`.
 
@@ -47,12 +52,19 @@ def verify(
     first of the answer, or all of them) is padded on the left and answered greedily by
     both. The folder is loaded as its reader would load it, by `AutoModelForCausalLM`.
 
+    Where weights are stored in a shorter `dtype`, `model` is to have them so rounded:
+    that both compute the same of them in float32 proves the conversion, and is held to
+    the same tolerance. What PyTorch computes of them in `dtype` itself is compared with
+    the same float32 logits, and held to what rounding explains (`ROUNDINGS`).
+
     Returns:
       `passed`; `max_abs_difference` of logits and the `tolerance` it was held to; `kl`,
       the mean Kullback-Leibler divergence of PyTorch's distribution from ours in nats;
       `top1_agreement`, the share of tokens with the same most likely successor;
       `greedy_text_equal`; how many `rows`, `tokens` and `greedy_tokens` were compared;
-      `dtype` and `versions`.
+      `dtype`, in which both computed, `weights`, the dtype they are stored in, and
+      `versions`; where `weights` are shorter, under `computed_in_weights_dtype` again
+      `passed`, `max_abs_difference`, `tolerance`, `kl` and `top1_agreement`.
 
     Raises:
       ExportError: tensors are missing from the folder, left over or misshapen.
@@ -68,16 +80,10 @@ def verify(
     if not sum(batch.tokens.shape[0] for batch in batches):
         raise ValueError("there is no row to compare; give a batch with an index >= 0")
     twin = load_twin(folder)
-    largest, divergences, agreements = 0.0, [], []
+    largest, _, found = _compare(model, twin, batches)
     equal, greedy_tokens = True, 0
     with jax.default_matmul_precision("highest"):
         for batch in batches:
-            valid = np.asarray(batch.segment_ids) > 0
-            ours = np.asarray(_logits(model, batch), np.float64)[valid]
-            theirs = _twin_logits(twin, batch).astype(np.float64)[valid]
-            largest = max(largest, _largest(ours - theirs))
-            divergences.append(_divergence(ours, theirs))
-            agreements.append(ours.argmax(-1) == theirs.argmax(-1))
             prompt = prompts(batch)
             stop = {"eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
             answers = zip(
@@ -89,18 +95,26 @@ def verify(
                 our_text = _until(our_answer, eos_token_id)
                 equal = equal and our_text == _until(their_answer, eos_token_id)
                 greedy_tokens += len(our_text)
-    agreement = np.concatenate(agreements)
+    del twin  # before another is loaded
+    reduced = {}
+    if dtype != "float32":
+        reduced["computed_in_weights_dtype"] = _reduced(folder, model, batches, dtype)
     return {
-        "passed": bool(largest < TOLERANCE and equal),
+        "passed": bool(
+            largest < TOLERANCE
+            and equal
+            and all(there["passed"] for there in reduced.values())
+        ),
         "max_abs_difference": largest,
         "tolerance": TOLERANCE,
-        "kl": float(np.concatenate(divergences).mean()),
-        "top1_agreement": float(agreement.mean()),
+        **found,
         "greedy_text_equal": bool(equal),
         "rows": sum(batch.tokens.shape[0] for batch in batches),
-        "tokens": len(agreement),
+        "tokens": sum(int((batch.segment_ids > 0).sum()) for batch in batches),
         "greedy_tokens": greedy_tokens,
         "dtype": "float32",
+        "weights": dtype,
+        **reduced,
         "versions": {
             "python": platform.python_version(),
             **{
@@ -111,8 +125,47 @@ def verify(
     }
 
 
-def load_twin(folder: Path) -> Any:
-    """The folder's PyTorch model, in float32; refuses a folder that does not fit it."""
+def _compare(
+    model: DeemoLlama, twin: Any, batches: Sequence[Batch]
+) -> tuple[float, float, dict[str, float]]:
+    """The largest difference of logits, the largest logit, and what else is measured.
+
+    `model` computes in float32, with JAX's highest precision.
+    """
+    largest, scale, divergences, agreements = 0.0, 0.0, [], []
+    for batch in batches:
+        valid = np.asarray(batch.segment_ids) > 0
+        with jax.default_matmul_precision("highest"):
+            ours = np.asarray(_logits(model, batch), np.float64)[valid]
+        theirs = _twin_logits(twin, batch).astype(np.float64)[valid]
+        largest = max(largest, _largest(ours - theirs))
+        scale = max(scale, _largest(ours))
+        divergences.append(_divergence(ours, theirs))
+        agreements.append(ours.argmax(-1) == theirs.argmax(-1))
+    measured = {
+        "kl": float(np.concatenate(divergences).mean()),
+        "top1_agreement": float(np.concatenate(agreements).mean()),
+    }
+    return largest, scale, measured
+
+
+def _reduced(
+    folder: Path, model: DeemoLlama, batches: Sequence[Batch], dtype: str
+) -> dict[str, Any]:
+    """What PyTorch makes of the weights in their own dtype, against float32."""
+    largest, scale, measured = _compare(model, load_twin(folder, dtype), batches)
+    tolerance = ROUNDINGS * float(jnp.finfo(dtype).eps) / 2 * scale
+    return {
+        "passed": bool(largest < tolerance),
+        "max_abs_difference": largest,
+        "tolerance": tolerance,
+        "largest_logit": scale,
+        **measured,
+    }
+
+
+def load_twin(folder: Path, dtype: str = "float32") -> Any:
+    """The folder's PyTorch model, in `dtype`; refuses a folder that does not fit it."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -120,7 +173,7 @@ def load_twin(folder: Path) -> Any:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             trust_remote_code=True,
-            dtype=torch.float32,
+            dtype=getattr(torch, dtype),
             output_loading_info=True,
         )
     twin, info = loaded
@@ -268,7 +321,7 @@ def _twin_logits(twin: Any, batch: Batch) -> Float[np.ndarray, "B S V"]:
     import torch
 
     with torch.no_grad():
-        return twin(**_inputs(batch)).logits.numpy()
+        return twin(**_inputs(batch)).logits.float().numpy()
 
 
 def _twin_generate(

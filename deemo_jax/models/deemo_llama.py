@@ -333,16 +333,20 @@ class DeemoLlama(nnx.Module):
             mesh=mesh,
         )
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike, *, dtype: DTypeLike | None = None
+    ) -> None:
         """Writes `config.json` and the weights, under the PyTorch model's names.
 
-        LoRA is merged into the kernels; what is written has none.
+        LoRA is merged into the kernels; what is written has none. Weights are cast to
+        `dtype`, unless it is None.
         """
         write(
             folder,
             table(self.config),
             merge_lora(self),
             config_to_dict(self.config),
+            dtype=dtype,
         )
 
 

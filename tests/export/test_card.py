@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from deemo_jax.export.card import Card, write_card
+from deemo_jax.export.card import Card, base_names, write_card
 from tests.small import ODD
 
 CONFIG = dataclasses.replace(
@@ -29,8 +29,6 @@ def text(card, parity=None):
         card,
         CONFIG,
         parameters=12_345,
-        video_token="<video>",
-        audio_token="<audio>",
         parity=parity,
     )
 
@@ -42,7 +40,7 @@ def test_what_is_known_is_said():
         about_data="It was generated; no person is in it.",
         deidentification=("centerface+mcadams/1", "generated/1"),
         steps=1_500,
-        init_from="some/llama",
+        started_from=("some/llama", "/home/me/clip"),
         config={"seed": 7, "train": {"batch_size": 32}, "data": DATA},
         metrics={"recognition": {"accuracy": 0.91, "confusion": [[1, 2], [3, 4]]}},
         instructions={"recognition": "Which emotion is it?"},
@@ -54,21 +52,29 @@ def test_what_is_known_is_said():
         "Trained on `deemo_synthetic`. It was generated; no person is in it.",
         "`centerface+mcadams/1`, `generated/1`",
         "1,500 steps",
-        "Training started from `some/llama`, whose licence applies",
+        "Training started from `some/llama`, `clip`, whose licence applies.",
+        "No licence file was found with `some/llama`, `clip`",
         "seed = 7",
         "train.batch_size = 32",
         "| recognition.accuracy | 0.91 |",
         "- recognition: Which emotion is it?",
         "logits differ by at most 3.1e-06",
-        'media = "<video>" * 3 + "<audio>" * 2',
-        "at most\n3 s",
-        r'f"Transcript: {transcript}\n" + question',
+        'processor.prompt("recognition", transcript=transcript)',
+        "At most 5 frames and 3 s fit",
         "middles of\n7 equal parts",
         "the middle\n2.5 s",
     ):
         assert words in found, words
     assert "/home/me" not in found
     assert "confusion" not in found
+
+
+def test_bases_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llama").mkdir()
+    sources = ("some/llama", "llama", "/x/llama", "/y/llama", "..")
+    found = base_names(sources)
+    assert found == ["some/llama", "llama", "llama-2", "llama-3", tmp_path.parent.name]
 
 
 def test_what_is_not_known_is_not_claimed():

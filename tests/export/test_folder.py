@@ -78,6 +78,8 @@ def test_everything_is_there(folder):
         "modeling_deemo_llama.py",
         "parts_deemo_llama.py",
         "parity.json",
+        "processing_deemo_llama.py",
+        "processor_config.json",
         "taxonomy.json",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -99,7 +101,11 @@ def test_the_files_agree_with_each_other(folder):
     assert read["taxonomy"]["emotions"] == ["positive", "negative"]
     card = (folder / "README.md").read_text()
     assert f"at most {read['parity']['max_abs_difference']:.2g}" in card
-    assert '"<video>" * 3 + "<audio>" * 2' in card
+    assert "AutoProcessor.from_pretrained(folder" in card
+    processor = read["processor_config"]
+    assert processor["auto_map"] == {
+        "AutoProcessor": read["config"]["auto_map"]["AutoProcessor"]
+    }
     assert "| recognition.accuracy | 0.5 |" in card
 
 
@@ -118,21 +124,19 @@ sys.modules["deemo_jax"] = sys.modules["jax"] = None
 def refuse(*args, **kwargs): raise AssertionError("the network was used")
 socket.socket.connect = socket.getaddrinfo = refuse
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 folder = sys.argv[1]
 config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules"), type(model)
-tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-media = "<video> " * 3 + "<audio> " * 2
-inputs = tokenizer.apply_chat_template(
-    [[{"role": "user", "content": media + "how"}],
-     [{"role": "user", "content": media + "how does she feel"}]],
-    add_generation_prompt=True, return_dict=True, padding=True, return_tensors="pt")
-inputs.pop("token_type_ids", None)
-frames = torch.zeros(2, 3, 15, 15, 3, dtype=torch.uint8)
-answer = model.generate(
-    **inputs, frames=frames, audio=torch.zeros(2, 4000), max_new_tokens=3)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+assert type(processor).__module__.startswith("transformers_modules"), type(processor)
+prompts = [processor.prompt(" how", audio=False),
+           processor.prompt(" how does she feel", video=False)]
+frames = torch.zeros(3, 20, 40, 3, dtype=torch.uint8)
+inputs = processor(
+    text=prompts, videos=[list(frames), None], audio=[None, torch.zeros(4000)])
+answer = model.generate(**inputs, max_new_tokens=3)
 print(tuple(inputs.input_ids.shape), answer.shape[0], model.dtype)
 """
 
@@ -146,7 +150,7 @@ def test_it_stands_alone(folder, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["(2,", "12)", "2", "torch.float32"]
+    assert done.stdout.split() == ["(2,", "9)", "2", "torch.float32"]
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert [line for line in lines if "Loading weights" not in line] == []
 
@@ -206,6 +210,31 @@ def test_a_tokenizer_that_does_not_fit_is_refused(model, tokenizer, tmp_path):
     with pytest.raises(ExportError, match="no eos_token_id"):
         export(model, endless, tmp_path / "b", card=CARD, verify=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_terms_of_what_training_began_with_go_along(model, tokenizer, tmp_path):
+    llama, clip = tmp_path / "bases" / "llama", tmp_path / "bases" / "clip"
+    for folder in (llama, clip, llama / "LICENSES"):
+        folder.mkdir(parents=True)
+    (llama / "LICENSE.txt").write_text("terms")
+    (llama / "USE_POLICY.md").write_text("policy")
+    (llama / "config.json").write_text("{}")
+    card = dataclasses.replace(CARD, started_from=(str(llama), str(clip), "a/hubert"))
+    export(model, tokenizer, tmp_path / "first", card=card, verify=False)
+    licences = tmp_path / "first" / "licences"
+    files = {str(path.relative_to(licences)) for path in licences.rglob("*.*")}
+    assert files == {"llama/LICENSE.txt", "llama/USE_POLICY.md"}
+    assert (licences / "llama" / "LICENSE.txt").read_text() == "terms"
+    text = (tmp_path / "first" / "README.md").read_text()
+    assert "That of `llama` is in `licences/`" in text
+    assert "No licence file was found with `clip`, `a/hubert`" in text
+    assert str(tmp_path) not in text
+    # What begins with that export hands them on.
+    card = dataclasses.replace(CARD, started_from=(str(tmp_path / "first"),))
+    export(model, tokenizer, tmp_path / "second", card=card, verify=False)
+    inherited = tmp_path / "second" / "licences" / "first" / "licences" / "llama"
+    assert (inherited / "LICENSE.txt").read_text() == "terms"
+    assert not (tmp_path / "second" / "licences" / "LICENSE.txt").exists()
 
 
 def test_the_code_depends_on_nothing_of_ours():

@@ -1,6 +1,7 @@
 """A model of random weights and odd sizes, exported, is the same model in PyTorch."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 import transformers
 
+from deemo_jax import pretrained
 from deemo_jax.architecture import MlpConfig
 from deemo_jax.export import parity
 from deemo_jax.export.card import Card
@@ -300,6 +302,23 @@ def test_an_export_that_differs_is_not_left_behind(sound, tmp_path, monkeypatch)
     with pytest.raises(ExportError, match="logits differ by up to"):
         export(model, Words(), output, card=Card(name="t", data="n"), max_new_tokens=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_large_weights_lie_in_several_files(sound, tmp_path, monkeypatch):
+    model, whole = sound
+    cut = functools.partial(pretrained.write, shard_bytes=20_000)
+    monkeypatch.setattr("deemo_jax.models.deemo_llama.write", cut)
+    output = tmp_path / "model"
+    export(model, Words(), output, card=Card(name="t", data="n"), verify=False)
+    files = sorted(output.glob("*.safetensors"))
+    assert len(files) > 3
+    assert all(path.stat().st_size < 30_000 for path in files)
+    index = json.loads((output / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == {path.name for path in files}
+    expected = parity.load_twin(whole).state_dict()
+    found = parity.load_twin(output).state_dict()
+    assert found.keys() == expected.keys()
+    assert all((found[name] == value).all() for name, value in expected.items())
 
 
 def test_the_map_names_classes_of_the_code():
