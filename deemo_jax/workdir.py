@@ -47,7 +47,7 @@ from deemo_jax.export.folder import export
 from deemo_jax.generate import generate
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.models.lora import merge_lora
-from deemo_jax.train.initial import initial_params
+from deemo_jax.train.initial import bases, initial_params
 from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
 from deemo_jax.train.step import abstract_state, split_model
 
@@ -343,7 +343,7 @@ def export_run(
             else "",
             deidentification=tuple(sorted({version for _, version in facts})),
             steps=run.step,
-            started_from=(run.config.init_from,) if run.config.init_from else (),
+            started_from=bases(run.config),
             config=to_dict(run.config),
             metrics=metrics,
             instructions={

@@ -93,9 +93,7 @@ def test_processes_that_do_not_come_are_told_of(monkeypatch):
         raise RuntimeError("DEADLINE_EXCEEDED: barrier timed out\nmore")
 
     monkeypatch.setattr(distributed.jax.distributed, "initialize", late)
-    with pytest.raises(
-        ConfigError, match=r"did not find .* \(DEADLINE_.*; start"
-    ):
+    with pytest.raises(ConfigError, match=r"did not find .* \(DEADLINE_.*; start"):
         join(coordinator="host:1234", process_count=2, process_index=0)
 
 

@@ -109,6 +109,16 @@ def check_initial(config: Config) -> None:
             )
 
 
+def bases(config: Config) -> tuple[str, ...]:
+    """The folders of others that a run's parameters come from, by earlier runs too."""
+    folder = Path(config.init_from)
+    if config.init_from and not (folder / "checkpoints").is_dir():
+        return (config.init_from,)
+    if config.init_from:
+        return bases(_read_config(folder))
+    return tuple(dict.fromkeys(map(str, _folders(config).values())))
+
+
 def _folders(config: Config) -> dict[str, Path]:
     """The parts of the model that have a folder of their own."""
     named = dataclasses.asdict(config.pretrained)

@@ -18,7 +18,7 @@ from deemo_jax.models.whisper import WhisperEncoder
 from deemo_jax.pretrained import PretrainedError
 from deemo_jax.sharding import make_mesh, parameter_shardings
 from deemo_jax.train import initial
-from deemo_jax.train.initial import check_initial, initial_params
+from deemo_jax.train.initial import bases, check_initial, initial_params
 from deemo_jax.train.log import adopt_config
 from deemo_jax.train.loop import train
 from deemo_jax.train.step import abstract_state, draw_params, make_model
@@ -281,3 +281,16 @@ def test_refused_parts_leave_the_workdir_empty(tmp_path, corpus):
     with pytest.raises(ConfigError, match="pretrained.audio_tower is 'nowhere'"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_bases_are_found_by_way_of_earlier_runs(tmp_path):
+    first = small_config(pretrained__vision_tower="v", pretrained__audio_tower="v")
+    adopt_config(first, tmp_path / "first")
+    (tmp_path / "first" / "checkpoints").mkdir()
+    assert bases(first) == ("v",)
+    # What a preset names beside `init_from` is not read.
+    named = {"pretrained__language_model": "unread"}
+    second = small_config(init_from=str(tmp_path / "first"), **named)
+    assert bases(second) == ("v",)
+    assert bases(small_config(init_from="hub/whole", **named)) == ("hub/whole",)
+    assert bases(small_config()) == ()
