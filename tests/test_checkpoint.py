@@ -186,3 +186,25 @@ def test_another_tree_is_refused(three):
         pytest.raises(ValueError, match=r"c"),
     ):
         checkpoints.restore(3, {"params": wanted})
+
+
+def test_small_arrays_on_many_devices_are_saved_without_compiling(tmp_path):
+    """Orbax would slice each over its replicas, by a program for every shape."""
+    mesh = make_mesh(MeshConfig(data=8, fsdp=1, tensor=1))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    values = [np.ones((8 * size, 3), np.float32) for size in range(11, 15)]
+    params = {str(i): jax.device_put(x, everywhere) for i, x in enumerate(values)}
+    compiled = []
+
+    def listen(event: str, seconds: float, **_: object) -> None:
+        if "backend_compile" in event:
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        with Checkpoints(tmp_path, keep=1) as checkpoints:
+            checkpoints.save(1, {"params": params})
+        jax.block_until_ready(jax.jit(lambda x: x + len(compiled))(1.0))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert len(compiled) == 1  # the line above, and so it is heard
