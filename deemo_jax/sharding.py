@@ -203,7 +203,7 @@ def local_rows(mesh: Mesh, rows: int) -> tuple[int, ...]:
     Processes whose devices differ along `tensor` alone hold the same rows.
     """
     held = row_sharding(mesh).addressable_devices_indices_map((rows,)).values()
-    return tuple(sorted({row for part in held for row in range(rows)[part[0]]}))
+    return tuple(sorted({row for part in held if part for row in range(rows)[part[0]]}))
 
 
 def place(batch: Batch, mesh: Mesh, *, rows: int | None = None) -> Batch:
@@ -227,6 +227,7 @@ def place(batch: Batch, mesh: Mesh, *, rows: int | None = None) -> Batch:
         shape = (count, *local.shape[1:])
         parts = []
         for device, index in sharding.addressable_devices_indices_map(shape).items():
+            assert index is not None  # it is an addressable device's
             wanted = range(count)[index[0]]
             part = local[at[wanted[0]] : at[wanted[-1]] + 1]
             parts.append(jax.device_put(part, device))

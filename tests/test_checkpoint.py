@@ -196,9 +196,9 @@ def test_small_arrays_on_many_devices_are_saved_without_compiling(tmp_path):
     params = {str(i): jax.device_put(x, everywhere) for i, x in enumerate(values)}
     compiled = []
 
-    def listen(event: str, seconds: float, **_: object) -> None:
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if "backend_compile" in event:
-            compiled.append(seconds)
+            compiled.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

@@ -124,8 +124,8 @@ def test_lora_is_exported_merged_or_apart(workdir, tmp_path):
     )
     model = drawn(lambda: make_model(config, nnx.Rngs(0)))
     run = dataclasses.replace(open_run(workdir), config=config, model=model)
-    assert export_run(run, tmp_path / "merged")["passed"]
-    assert export_run(run, tmp_path / "apart", adapter=True)["passed"]
+    assert (export_run(run, tmp_path / "merged") or {})["passed"]
+    assert (export_run(run, tmp_path / "apart", adapter=True) or {})["passed"]
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     base = load_file(tmp_path / "apart" / "model.safetensors")
     adapter = load_file(tmp_path / "apart" / "adapter" / WEIGHTS)
@@ -199,7 +199,7 @@ def test_a_run_on_train_alone_and_on_emotions_alone_is_exported(workdir, tmp_pat
     assert export_run(run, exported, verify=False, dtype="bfloat16") is None
     assert json.loads((exported / "config.json").read_text())["dtype"] == "bfloat16"
     assert "Not measured" in (exported / "README.md").read_text()
-    assert export_run(run, exported)["passed"]
+    assert (export_run(run, exported) or {})["passed"]
     settings = json.loads((exported / "processor_config.json").read_text())
     emotions = load_taxonomy(exported / "taxonomy.json").emotions
     assert emotions == run.taxonomy.emotions

@@ -6,6 +6,7 @@ of the largest logit: 6 % of it in bfloat16, 0.8 % in float16.
 """
 
 import json
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -74,10 +75,11 @@ def test_the_folder_comes_back_into_jax_rounded(exported):
     dtype, model, folder, _ = exported
     again = DeemoLlama.from_pretrained(folder)
     kinds = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-    for ours, theirs in (
+    pairs: Any = (
         (model.video_connector.projection, again.video_connector.projection),
         (model.language_model.lm_head, again.language_model.lm_head),
-    ):
+    )
+    for ours, theirs in pairs:
         trained = np.asarray(ours.kernel[...])
         rounded = trained.astype(kinds[dtype]).astype(np.float32)
         np.testing.assert_array_equal(np.asarray(theirs.kernel[...]), rounded)

@@ -44,7 +44,7 @@ def frame(height, width):
 
 def sound(seconds):
     file = io.BytesIO()
-    samples = DRAW.normal(0, 0.1, round(16_000 * seconds)).clip(-1, 1)
+    samples = np.clip(DRAW.normal(0, 0.1, round(16_000 * seconds)), -1, 1)
     soundfile.write(file, samples, 16_000, format="FLAC")
     return file.getvalue()
 

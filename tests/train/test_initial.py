@@ -168,7 +168,8 @@ USED = 300  # tokens of the decoder's own tokenizer
 def folders(tmp_path_factory):
     """A folder of every kind that parts can come from, and what is in it."""
     top, model = tmp_path_factory.mktemp("parts"), small_config().model
-    vision, audio = model.vision_tower, model.audio_tower
+    vision: Any = model.vision_tower
+    audio: Any = model.audio_tower
     decoder = dataclasses.replace(model.language_model, vocab_size=USED)
     kept = {
         "vision_tower": drawn(lambda: ClipVision(vision, rngs=nnx.Rngs(0))),
