@@ -15,11 +15,11 @@ from jaxtyping import Array, Float
 from deemo_jax.architecture import ClipVisionConfig, SiglipVisionConfig
 from deemo_jax.models.attention import Attention, dot_product_attention
 from deemo_jax.models.layers import PLACES, activation, layer_norm, scan, stack
-from deemo_jax.models.loading import load, read_fields
+from deemo_jax.models.loading import load, read_fields, save
 from deemo_jax.models.names import attention_rows, linear_rows, norm_rows
 from deemo_jax.models.positions import check_image, resample
 from deemo_jax.models.self_attention import SelfAttention
-from deemo_jax.pretrained import PretrainedError, Row, prefixed, read_config, write
+from deemo_jax.pretrained import PretrainedError, Row, prefixed, read_config
 from deemo_jax.sharding import constrain
 
 VisionConfig = ClipVisionConfig | SiglipVisionConfig  # their layers are alike
@@ -291,14 +291,12 @@ class ClipVision(nnx.Module):
             mesh=mesh,
         )
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes a Hugging Face folder that `transformers.CLIPVisionModel` reads."""
-        write(
-            folder,
-            prefixed(TABLE, "vision_model.", ""),
-            nnx.state(self),
-            config_to_dict(self.config),
-        )
+    def save_pretrained(
+        self, folder: str | os.PathLike, *, dtype: DTypeLike | None = None
+    ) -> None:
+        """Writes a folder for `transformers.CLIPVisionModel`, weights in `dtype`."""
+        table = prefixed(TABLE, "vision_model.", "")
+        save(self, folder, table, config_to_dict(self.config), dtype=dtype)
 
 
 def hidden_state(

@@ -29,8 +29,7 @@ from deemo_jax.models.attention import Attention, dot_product_attention
 from deemo_jax.models.clip import ClipVision
 from deemo_jax.models.hubert import Hubert
 from deemo_jax.models.llama import Llama
-from deemo_jax.models.loading import load
-from deemo_jax.models.lora import merge_lora
+from deemo_jax.models.loading import load, save
 from deemo_jax.models.mlp import Mlp
 from deemo_jax.models.qformer import QFormer
 from deemo_jax.models.siglip import SiglipVision
@@ -40,7 +39,6 @@ from deemo_jax.pretrained import (
     Table,
     prefixed,
     read_config,
-    write,
 )
 
 CONNECTORS = {QFormerConfig: qformer, MlpConfig: mlp}
@@ -341,13 +339,8 @@ class DeemoLlama(nnx.Module):
         LoRA is merged into the kernels; what is written has none. Weights are cast to
         `dtype`, unless it is None.
         """
-        write(
-            folder,
-            table(self.config),
-            merge_lora(self),
-            config_to_dict(self.config),
-            dtype=dtype,
-        )
+        config = config_to_dict(self.config)
+        save(self, folder, table(self.config), config, dtype=dtype)
 
 
 def _vision_tower(config: ClipVisionConfig | SiglipVisionConfig, **make: Any) -> Any:

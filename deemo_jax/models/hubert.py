@@ -23,14 +23,13 @@ from deemo_jax.models.hubert_features import (
     normalise,
 )
 from deemo_jax.models.layers import layer_norm, scan, stack, within
-from deemo_jax.models.loading import load, read_fields
+from deemo_jax.models.loading import load, read_fields, save
 from deemo_jax.models.names import attention_rows, linear_rows, norm_rows
 from deemo_jax.models.self_attention import EncoderLayer
 from deemo_jax.pretrained import (
     PretrainedError,
     Row,
     read_config,
-    write,
 )
 from deemo_jax.sharding import constrain
 from deemo_jax.weights import write_json
@@ -285,13 +284,15 @@ class Hubert(nnx.Module):
             mesh=mesh,
         )
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes a Hugging Face folder that `transformers.HubertModel` reads.
+    def save_pretrained(
+        self, folder: str | os.PathLike, *, dtype: DTypeLike | None = None
+    ) -> None:
+        """Writes a folder for `transformers.HubertModel`, its weights in `dtype`.
 
         Beside it, for `Wav2Vec2FeatureExtractor`, a `preprocessor_config.json`.
         """
         config = self.config
-        write(folder, table(config), nnx.state(self), config_to_dict(config))
+        save(self, folder, table(config), config_to_dict(config), dtype=dtype)
         write_json(Path(folder) / PREPROCESSOR, preprocessor_to_dict(config))
 
 

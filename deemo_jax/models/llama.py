@@ -19,9 +19,9 @@ from deemo_jax.models.attention import (
     dot_product_attention,
 )
 from deemo_jax.models.layers import FAN_IN, NORMAL, activation, linear, scan, stack
-from deemo_jax.models.loading import load, read_fields
+from deemo_jax.models.loading import load, read_fields, save
 from deemo_jax.models.rope import read_rope, rope, rotate, write_rope
-from deemo_jax.pretrained import PretrainedError, Row, read_config, write
+from deemo_jax.pretrained import PretrainedError, Row, read_config
 from deemo_jax.sharding import constrain
 
 _LAYER = "model.layers.{layer}."
@@ -372,11 +372,10 @@ class Llama(nnx.Module):
         )
 
     def save_pretrained(
-        self, folder: str | os.PathLike, *, dtype: DTypeLike = jnp.float32
+        self, folder: str | os.PathLike, *, dtype: DTypeLike | None = None
     ) -> None:
         """Writes a Hugging Face folder for `transformers`, its weights in `dtype`."""
-        config = config_to_dict(self.config) | {"dtype": jnp.dtype(dtype).name}
-        write(folder, TABLE, nnx.state(self), config, dtype=dtype)
+        save(self, folder, TABLE, config_to_dict(self.config), dtype=dtype)
 
 
 def _put(

@@ -1,4 +1,4 @@
-"""How a tower comes out of a folder: its constants with their types, its weights."""
+"""How a tower comes out of a folder and goes into one: its constants, its weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -7,9 +7,13 @@ import types
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from flax import nnx
+import jax
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
+import numpy as np
 
 from deemo_jax import pretrained, sharding
+from deemo_jax.models.lora import merge_lora
 
 Config = TypeVar("Config")
 Model = TypeVar("Model", bound=nnx.Module)
@@ -88,3 +92,21 @@ def load(
         shardings=shardings,
     )
     return nnx.merge(graphdef, params)
+
+
+def save(
+    model: nnx.Module,
+    folder: str | os.PathLike,
+    table: pretrained.Table,
+    config: Mapping[str, Any],
+    *,
+    dtype: DTypeLike | None = None,
+) -> None:
+    """Writes the model's weights and `config` with their dtype: `pretrained.write`.
+
+    LoRA is merged into the kernels; what is written has none.
+    """
+    params = merge_lora(model)
+    kind = np.dtype(jax.tree.leaves(params)[0].dtype if dtype is None else dtype)
+    stated = {**config, "dtype": kind.name}
+    pretrained.write(folder, table, params, stated, dtype=dtype)

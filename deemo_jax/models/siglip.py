@@ -15,10 +15,10 @@ from deemo_jax.architecture import SiglipVisionConfig
 from deemo_jax.models.attention import Attention, dot_product_attention
 from deemo_jax.models.clip import ClipLayer, ClipMlp, hidden_state
 from deemo_jax.models.layers import PLACES, layer_norm, stack
-from deemo_jax.models.loading import load, read_fields
+from deemo_jax.models.loading import load, read_fields, save
 from deemo_jax.models.names import attention_rows, linear_rows, norm_rows
 from deemo_jax.models.positions import check_image, resample
-from deemo_jax.pretrained import PretrainedError, Row, prefixed, read_config, write
+from deemo_jax.pretrained import PretrainedError, Row, prefixed, read_config
 
 _LAYER = "encoder.layers.{layer}."
 # Hugging Face's names, as `SiglipVisionModel` has them, beside ours.
@@ -231,11 +231,9 @@ class SiglipVision(nnx.Module):
             mesh=mesh,
         )
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes a Hugging Face folder that `transformers.SiglipVisionModel` reads."""
-        write(
-            folder,
-            prefixed(TABLE, "vision_model.", ""),
-            nnx.state(self),
-            config_to_dict(self.config),
-        )
+    def save_pretrained(
+        self, folder: str | os.PathLike, *, dtype: DTypeLike | None = None
+    ) -> None:
+        """Writes a folder for `transformers.SiglipVisionModel`, weights in `dtype`."""
+        table = prefixed(TABLE, "vision_model.", "")
+        save(self, folder, table, config_to_dict(self.config), dtype=dtype)

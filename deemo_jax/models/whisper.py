@@ -18,10 +18,10 @@ import numpy as np
 from deemo_jax.architecture import SAMPLE_RATE, WhisperEncoderConfig
 from deemo_jax.models.attention import Attention, dot_product_attention
 from deemo_jax.models.layers import activation, layer_norm, scan, stack, within
-from deemo_jax.models.loading import load, read_fields
+from deemo_jax.models.loading import load, read_fields, save
 from deemo_jax.models.names import attention_rows, linear_rows, norm_rows
 from deemo_jax.models.self_attention import EncoderLayer
-from deemo_jax.pretrained import PretrainedError, Row, read_config, write
+from deemo_jax.pretrained import PretrainedError, Row, read_config
 from deemo_jax.sharding import constrain
 
 WINDOW = 400  # samples: 25 ms, the length of the Fourier transform
@@ -322,6 +322,8 @@ class WhisperEncoder(nnx.Module):
             mesh=mesh,
         )
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes a Hugging Face folder that `transformers`' `WhisperEncoder` reads."""
-        write(folder, TABLE, nnx.state(self), config_to_dict(self.config))
+    def save_pretrained(
+        self, folder: str | os.PathLike, *, dtype: DTypeLike | None = None
+    ) -> None:
+        """X"""
+        save(self, folder, TABLE, config_to_dict(self.config), dtype=dtype)

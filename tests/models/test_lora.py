@@ -12,6 +12,7 @@ import pytest
 
 from deemo_jax.config import ConfigError, LoraConfig, MeshConfig
 from deemo_jax.models.clip import ClipVision
+from deemo_jax.models.hubert import Hubert
 from deemo_jax.models.layers import scan, stack
 from deemo_jax.models.llama import Llama
 from deemo_jax.models.lora import (
@@ -25,9 +26,11 @@ from deemo_jax.models.lora import (
     with_dropout,
 )
 from deemo_jax.models.qformer import QFormer
+from deemo_jax.models.siglip import SiglipVision
 from deemo_jax.models.whisper import WhisperEncoder
+from deemo_jax.pretrained import read_config
 from deemo_jax.sharding import make_mesh, parameter_shardings
-from tests.small import ODD, drawn, small_config
+from tests.small import HUBERT, ODD, SIGLIP, drawn, small_config
 
 EVERYWHERE = LoraConfig(rank=3, alpha=7.0, dropout=0.25, targets=(".*",))
 ALONE = dataclasses.replace(EVERYWHERE, targets=("",))  # of a model that is one map
@@ -35,6 +38,7 @@ TOKENS = jnp.arange(14).reshape(2, 7)
 DRAW = np.random.default_rng(0)
 FEATURES = jnp.asarray(DRAW.normal(size=(2, 6, 14)), jnp.float32)
 PIXELS = jnp.asarray(DRAW.normal(size=(2, 15, 15, 3)), jnp.float32)
+SOUND = jnp.asarray(DRAW.normal(size=(2, 400)), jnp.float32)
 MEL = jnp.asarray(DRAW.normal(size=(2, 9, 11)), jnp.float32)
 
 # A tower, what it is called with, and how many of its paths are linear maps.
@@ -56,6 +60,16 @@ TOWERS = {
         lambda: WhisperEncoder(AUDIO_TOWER, rngs=nnx.Rngs(0)),
         lambda model: model(MEL),
         6,
+    ),
+    "vision of SigLIP": (
+        lambda: SiglipVision(SIGLIP, rngs=nnx.Rngs(0)),
+        lambda model: model(PIXELS, -2),
+        10,
+    ),
+    "audio of HuBERT": (
+        lambda: Hubert(HUBERT, rngs=nnx.Rngs(0)),
+        lambda model: model(SOUND),
+        7,
     ),
     "connector": (
         lambda: QFormer(VIDEO_CONNECTOR, 24, rngs=nnx.Rngs(0)),
@@ -136,6 +150,23 @@ def test_what_is_learned_is_heard_and_merged_computes_the_same(tower):
     assert flat(merged).keys() == flat(nnx.state(plain)).keys()
     found = call(nnx.merge(nnx.graphdef(plain), merged))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_tower_is_saved_merged_in_the_dtype_asked_for(tower, tmp_path):
+    _, model, _, _ = tower
+    if isinstance(model, QFormer):
+        pytest.skip("a connector has no folder of its own")
+    model = learned(nnx.clone(model))
+    expected = flat(merge_lora(model))
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "half", dtype=jnp.bfloat16)
+    for name, dtype in (("whole", "float32"), ("half", "bfloat16")):
+        assert read_config(tmp_path / name)["dtype"] == dtype
+        found = flat(nnx.state(type(model).from_pretrained(tmp_path / name)))
+        assert found.keys() == expected.keys()
+        for path, value in expected.items():
+            rounded = value.astype(dtype).astype(jnp.float32)
+            np.testing.assert_array_equal(found[path], rounded, err_msg=path)
 
 
 def test_dropout_is_that_of_its_key_and_in_no_two_maps_the_same(tower):
