@@ -134,7 +134,10 @@ def get_config(stage: str = "align") -> ml_collections.ConfigDict:
         remat="full",
         log_every=1,
         save_every=200,
+        save_seconds=1800,
         keep=3,
+        keep_every=1000,
+        stall_seconds=600,
     )
     config.evaluate = dict(
         split="test",

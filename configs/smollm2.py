@@ -119,7 +119,10 @@ def get_config(stage: str = "tune") -> ml_collections.ConfigDict:
         remat="none",
         log_every=1,
         save_every=40,
+        save_seconds=0,
         keep=3,
+        keep_every=0,
+        stall_seconds=300,
     )
     config.evaluate = dict(
         split="test",

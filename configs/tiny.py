@@ -108,7 +108,10 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
         remat="none",
         log_every=1,
         save_every=10,
+        save_seconds=0,
         keep=3,
+        keep_every=0,
+        stall_seconds=300,
     )
     config.evaluate = dict(
         split="test",

@@ -46,13 +46,22 @@ class Checkpoints:
     written beside them, and before a restore each is read and compared. A checkpoint
     without manifest, or with a file that is not what the manifest says, does not count.
 
-    The newest `keep` checkpoints are kept. `say` is told, in words, what is passed over
+    The newest `keep` checkpoints are kept, and those of every `keep_every`-th step, if
+    that is not 0. `say` is told, in words, what is passed over
     or cleared away. Used as a context, it waits at its end for what is being written.
     """
 
-    def __init__(self, folder: Path, *, keep: int, say: Callable[[str], None] = print):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int,
+        keep_every: int = 0,
+        say: Callable[[str], None] = print,
+    ):
         self.folder = Path(folder).absolute()
         self._keep = keep
+        self._keep_every = keep_every
         self._say = say
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="manifest")
@@ -145,6 +154,8 @@ class Checkpoints:
             if (self.folder / str(step) / MANIFEST).exists()
         ]  # fmt: skip
         for old in sorted(whole)[: -self._keep]:
+            if self._keep_every and old % self._keep_every == 0:
+                continue
             (self.folder / str(old) / MANIFEST).unlink()
             shutil.rmtree(self.folder / str(old))
 

@@ -1,7 +1,8 @@
 """The command line: `deemo VERB --flag=value`, also as `python -m deemo_jax VERB`.
 
 Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 done but some inputs were
-refused (they are listed in `rejected.jsonl`).
+refused (they are listed in `rejected.jsonl`), 75 asked to stop and saved, 76 ended by
+the watchdog; after the last two the same command goes on.
 """
 
 import os

@@ -24,14 +24,14 @@ REMAT = ("none", "dots", "full")
 
 POSITIVE = (
     "train.steps", "train.batch_size", "train.log_every", "train.save_every",
-    "train.keep", "data.num_frames", "data.audio_seconds", "data.max_length",
-    "optimizer.clip_norm", "optimizer.eps",
+    "train.keep", "train.stall_seconds", "data.num_frames", "data.audio_seconds",
+    "data.max_length", "optimizer.clip_norm", "optimizer.eps",
     "evaluate.batch_size", "evaluate.max_new_tokens",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "seed", "data.workers", "data.prefetch", "optimizer.warmup_steps",
     "optimizer.learning_rate", "optimizer.end_fraction", "optimizer.weight_decay",
-    "evaluate.every",
+    "evaluate.every", "train.save_seconds", "train.keep_every",
 )  # fmt: skip
 
 
@@ -117,7 +117,12 @@ class TrainConfig:
 
     `batch_size` is global: rows over all devices and hosts. `dtype` is the dtype of
     computation; parameters and optimizer state are float32. `remat` is one of
-    `REMAT`. `keep` checkpoints are kept, the newest ones.
+    `REMAT`.
+
+    A checkpoint is saved every `save_every` steps, and when `save_seconds` have passed
+    since the last one (0: never for that). The newest `keep` are kept, and those of
+    every `keep_every`-th step (0: none). A process that gives no sign of life, or
+    stays in one step, for `stall_seconds` ends the run by name.
     """
 
     stage: str
@@ -127,7 +132,10 @@ class TrainConfig:
     remat: str
     log_every: int
     save_every: int
+    save_seconds: int
     keep: int
+    keep_every: int
+    stall_seconds: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator
 import contextlib
+import functools
 import os
 import socket
 import time
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
 import numpy as np
 from orbax.checkpoint import multihost
 
@@ -15,12 +19,18 @@ from deemo_jax.config import ConfigError
 
 CONNECT_SECONDS = 300
 BARRIER_SECONDS = 1800  # the first process may generate a corpus meanwhile
+SHUTDOWN_SECONDS = 20
+PASSED, FAILED = 0, 1  # what the first process tells the others
 # What a launcher says of the number of processes.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 
 def join(
-    *, coordinator: str = "", process_count: int = -1, process_index: int = -1
+    *,
+    coordinator: str = "",
+    process_count: int = -1,
+    process_index: int = -1,
+    stall_seconds: int = 300,
 ) -> None:
     """Makes this process one of those of a run; call it before JAX sees a device.
 
@@ -32,6 +42,8 @@ def join(
         other two be.
       process_count: of the run; 1 for one process whatever the environment says.
       process_index: of this process, from 0.
+      stall_seconds: after which the watchdog names a process that gives no sign of
+        life; JAX, which ends the run without a name, is told to wait longer.
 
     Raises:
       ConfigError: the three do not fit each other or the environment, or not all
@@ -50,6 +62,9 @@ def join(
             process_count if by_hand else None,
             process_index if by_hand else None,
             initialization_timeout=CONNECT_SECONDS,
+            heartbeat_timeout_seconds=2 * stall_seconds + 60,
+            # One that has failed does not wait long for the others to come to an end.
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except ValueError:
         if by_hand:
@@ -74,18 +89,60 @@ def broadcast(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
+def exchange(values: Float[np.ndarray, " K"]) -> Float[Any, "process K"]:
+    """Every process's `values`, in the order of the processes.
+
+    It returns at once, as a step does; `np.asarray` of what it returns waits. All
+    processes call it in the same order among their other computations.
+    """
+    count = jax.process_count()
+    if count == 1:
+        return values[None]
+    mesh, spread, gathered = _exchange()
+    local = np.broadcast_to(values, (mesh.local_mesh.size, len(values)))
+    everywhere = jax.make_array_from_process_local_data(
+        spread, local, (mesh.size, len(values))
+    )
+    return gathered(everywhere)
+
+
+@functools.cache
+def _exchange() -> tuple[Mesh, NamedSharding, Any]:
+    """A mesh of all devices by process, rows lying on it, and their gathering."""
+    devices = sorted(jax.devices(), key=lambda x: (x.process_index, x.id))
+    mesh = Mesh(np.array(devices), ("device",))
+    each = len(devices) // jax.process_count()
+    gathered = jax.jit(
+        lambda rows: rows[::each],
+        out_shardings=NamedSharding(mesh, PartitionSpec()),
+    )
+    return mesh, NamedSharding(mesh, PartitionSpec("device")), gathered
+
+
 @contextlib.contextmanager
 def first_alone(name: str) -> Iterator[None]:
     """Runs the block in the first process, and then in the others.
 
     What the first one made, the others find. `name` is that of the barrier; those who
     wait longer than `BARRIER_SECONDS` give up.
+
+    Raises:
+      ConfigError: in the others, if the first one failed; it says why.
     """
-    if not is_first():
-        _wait(name)
-    yield
     if is_first():
+        try:
+            yield
+        except Exception:
+            _wait(name)
+            broadcast(FAILED)
+            raise
         _wait(name)
+        broadcast(PASSED)
+        return
+    _wait(name)
+    if broadcast(PASSED) == FAILED:
+        raise ConfigError("process 0 failed; what it says is why")
+    yield
 
 
 def _wait(name: str) -> None:

@@ -85,11 +85,16 @@ def train(
         coordinator=coordinator,
         process_count=process_count,
         process_index=process_index,
+        stall_seconds=config.train.stall_seconds,
     )
     from deemo_jax.train.loop import train as run
+    from deemo_jax.train.preemption import PREEMPTED, Preempted
     from deemo_jax.workdir import evaluator
 
-    run(config, workdir, evaluate=evaluator(config, workdir))
+    try:
+        run(config, workdir, evaluate=evaluator(config, workdir))
+    except Preempted:
+        return PREEMPTED
     return DONE
 
 

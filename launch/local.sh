@@ -5,7 +5,9 @@
 #
 # What follows the number is what `deemo train` takes. Typed again, it goes on. On CPUs,
 # DEVICES=4 gives each process four simulated devices; on GPUs, each gets its own ones.
-# When one process fails, the others are stopped, and its exit code is that of all.
+# When one process fails, the others are given GRACE seconds to say what they know and are
+# killed then; its exit code is that of all. SIGTERM, SIGUSR1 and Ctrl-C are passed on: the
+# run saves and ends with exit code 75.
 set -euo pipefail
 count=${1:?usage: launch/local.sh N ARGUMENTS-OF-TRAIN…}
 shift
@@ -16,9 +18,12 @@ if [ -n "${DEVICES:-}" ]; then
 fi
 gpus=0
 if command -v nvidia-smi >/dev/null; then gpus=$(nvidia-smi --list-gpus | wc -l); fi
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+processes=() passed_on=0 failed=0
+pass_on() {
+    passed_on=1
+    kill -TERM "${processes[@]}" 2>/dev/null || true
+}
+trap pass_on TERM USR1 INT
 for ((index = 0; index < count; index++)); do
     if ((gpus >= count)); then
         each=$((gpus / count))
@@ -27,5 +32,22 @@ for ((index = 0; index < count; index++)); do
     fi
     ${DEEMO:-deemo} train "$@" --coordinator="127.0.0.1:$port" \
         --process_count="$count" --process_index="$index" &
+    processes+=($!)
 done
-for ((index = 0; index < count; index++)); do wait -n; done
+while [ -n "$(jobs -pr)" ]; do
+    code=0
+    wait -n || code=$?
+    if ((passed_on)); then
+        passed_on=0 # the signal has ended the waiting, and no process has ended
+    elif ((code && !failed)); then
+        failed=$code
+        (sleep "${GRACE:-20}" && kill -KILL "${processes[@]}") 2>/dev/null &
+        disown
+    fi
+done
+for process in "${processes[@]}"; do # those that ended while nobody waited
+    code=0
+    wait "$process" 2>/dev/null || code=$?
+    if ((code && code != 127 && !failed)); then failed=$code; fi
+done
+exit "$failed"

@@ -21,6 +21,7 @@ from deemo_jax.architecture import (
     WhisperEncoderConfig,
 )
 from deemo_jax.config import Config, from_config_dict
+from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.train.prepare import prepare_data
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -163,3 +164,23 @@ def small_config_dict(**changes: Any) -> Any:
 def make_corpus(folder: Path) -> Path:
     """A packed folder that `small_config` can be trained on."""
     return prepare_data(small_config(), folder)
+
+
+class Bigrams(DeemoLlama):
+    """Each token foretells the next; a connector adds what the frames' mean says."""
+
+    def __init__(self, config, *, rngs, dtype, remat):
+        del remat
+        size, width = config.language_model.vocab_size, 8
+        embed = nnx.Embed(size, width, rngs=rngs, dtype=dtype)
+        head = nnx.Linear(width, size, use_bias=False, rngs=rngs, dtype=dtype)
+        projection = nnx.Linear(1, width, rngs=rngs, dtype=dtype)
+        self.config = config
+        self.language_model = nnx.Dict(embed_tokens=embed, lm_head=head)
+        self.video_connector = nnx.Dict(projection=projection)
+
+    def __call__(self, batch):
+        mean = jnp.asarray(batch.frames).mean((1, 2, 3, 4))[:, None] / 255
+        seen = self.video_connector["projection"](mean)
+        x = self.language_model["embed_tokens"](jnp.asarray(batch.tokens))
+        return self.language_model["lm_head"](x + seen[:, None])

@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import jax
+from jaxtyping import Float
 import numpy as np
 from rich.progress import (
     BarColumn,
@@ -44,14 +45,15 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def say_in(workdir: Path) -> Callable[[str], None]:
+def say_in(workdir: Path, *, everyone: bool = False) -> Callable[[str], None]:
     """A function that prints a line and adds it, with the time, to `train.log`.
 
-    Of the processes of a run, the first one's does; those of the others are silent.
+    Of the processes of a run, the first one's does; those of the others are silent,
+    unless `everyone` speaks.
     """
 
     def say(text: str) -> None:
-        if not is_first():
+        if not (everyone or is_first()):
             return
         print(text, flush=True)
         with open(workdir / "train.log", "a", encoding="utf-8") as file:
@@ -81,8 +83,9 @@ def adopt_config(config: Config, workdir: Path) -> None:
                 f"{workdir} holds another run ({'; '.join(changed)}); "
                 f"choose another --workdir, or the old settings to go on with it"
             )
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(to_dict(config), indent=2) + "\n")
+    if is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def write_environment(workdir: Path) -> None:
@@ -146,24 +149,29 @@ class Ledger:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dispatched:
-    """A step under way: its number (from 1), its sums on the device, its records."""
+    """A step under way: its number (from 1), its sums on the device, its records.
+
+    `wishes` are those of all processes, see `preemption.Asked`.
+    """
 
     step: int
     sums: Mapping[str, jax.Array]
     index: np.ndarray
     data_seconds: float
+    wishes: Float[Any, "process 3"]
 
 
 class Metrics:
     """`metrics.jsonl` and TensorBoard of a run, from `start` steps on.
 
     Rows of steps after `start`, and a torn last line, are cut from what a killed run
-    left. TensorBoard is written where tensorboardX is installed. Every process checks
-    its steps; the first one writes.
+    left; `lost_seconds` says how long those steps took. TensorBoard is written where
+    tensorboardX is installed. Every process checks its steps; the first one writes.
     """
 
     def __init__(self, workdir: Path, *, start: int, log_every: int):
         self._file = self._board = None
+        self.lost_seconds = 0.0
         if is_first():
             self._open(workdir, start)
         self._log_every = log_every
@@ -172,9 +180,13 @@ class Metrics:
 
     def _open(self, workdir: Path, start: int) -> None:
         path = workdir / "metrics.jsonl"
-        kept = [
-            line for line in _whole_lines(path) if json.loads(line)["step"] <= start
-        ]
+        kept = []
+        for line in _whole_lines(path):
+            row = json.loads(line)
+            if row["step"] <= start:
+                kept.append(line)
+            else:
+                self.lost_seconds += row["step_seconds"]
         write_whole(path, "".join(line + "\n" for line in kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         if importlib.util.find_spec("tensorboardX") is not None:
@@ -200,7 +212,9 @@ class Metrics:
 
         Loss and accuracy are means over the step's answer tokens; `tokens` counts all
         its tokens but padding; `tokens_per_second` is over the time since the row
-        before, which for the first row includes compilation.
+        before, which for the first row includes compilation. Of several processes, the
+        row names the one whose host was busy for longest before it could wait for the
+        devices, and says how long the one in the middle was.
 
         Raises:
           RuntimeError: if the loss or the gradient is not finite.
@@ -221,6 +235,11 @@ class Metrics:
             "step_seconds": now - self._finished,
             "data_seconds": done.data_seconds,
         }
+        if len(done.wishes) > 1:
+            busy = np.asarray(done.wishes)[:, 2]
+            row["slowest_process"] = int(busy.argmax())
+            row["slowest_busy_seconds"] = float(busy.max())
+            row["median_busy_seconds"] = float(np.median(busy))
         for name in ("loss", "grad_norm"):
             if not math.isfinite(row[name]):
                 raise RuntimeError(

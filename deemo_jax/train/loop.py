@@ -1,6 +1,7 @@
 """The training loop: a workdir in, a trained model out, resumed wherever it stopped."""
 
 from collections.abc import Callable, Mapping
+import contextlib
 from pathlib import Path
 import time
 from typing import Any
@@ -15,10 +16,11 @@ from deemo_jax.checkpoint import Checkpoints
 from deemo_jax.config import Config, ConfigError
 from deemo_jax.data.loader import Batches
 from deemo_jax.data.shards import ShardSource
-from deemo_jax.distributed import first_alone, is_first
+from deemo_jax.distributed import exchange, first_alone, is_first
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.sharding import check_rows, local_rows, make_mesh, place
 from deemo_jax.train.initial import check_initial, initial_params
+from deemo_jax.train.lock import locked
 from deemo_jax.train.log import (
     Dispatched,
     Ledger,
@@ -28,6 +30,8 @@ from deemo_jax.train.log import (
     training_bar,
     write_environment,
 )
+from deemo_jax.train.phases import Goodput, Phases
+from deemo_jax.train.preemption import NOTHING, Asked, Preempted, preemption
 from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
 from deemo_jax.train.step import (
     TrainState,
@@ -36,6 +40,7 @@ from deemo_jax.train.step import (
     make_train_step,
     split_model,
 )
+from deemo_jax.train.watchdog import Watchdog
 
 Evaluate = Callable[[DeemoLlama, int], Mapping[str, Any]]
 
@@ -52,18 +57,54 @@ def train(
     Args:
       config: of the run; a workdir keeps to the one it was started with.
       workdir: takes `config.json`, `environment.json`, `train.log`, `ledger.jsonl`,
-        `metrics.jsonl`, `tensorboard/` and `checkpoints/STEP/`, and what is generated
-        for want of `config.data.path` and `config.data.tokenizer`.
+        `metrics.jsonl`, `goodput.json`, `tensorboard/`, `heartbeats/` and
+        `checkpoints/STEP/`, and what is generated for want of `config.data.path` and
+        `config.data.tokenizer`.
       evaluate: called every `config.evaluate.every` steps with the model and the number
         of steps done, when resumed there once more; the numbers it returns are shown in
         TensorBoard. The model is valid only during the call.
 
     Raises:
       ConfigError: if the configuration does not fit the devices, the data or what
-        stands in the workdir.
+        stands in the workdir, or another run has the workdir.
+      Preempted: if the run was asked to stop, by `preemption.SIGNALS` to any of its
+        processes, and has saved its state.
       RuntimeError: if the loss or the gradient is not finite, naming the step.
     """
     workdir = Path(workdir)
+    mesh = _check(config, workdir)
+    phases = Phases()
+    with contextlib.ExitStack() as stack:
+        with first_alone("workdir"):
+            stack.enter_context(locked(workdir))
+            adopt_config(config, workdir)
+            if is_first():
+                write_environment(workdir)
+        stack.enter_context(
+            Watchdog(
+                workdir,
+                phases,
+                process=jax.process_index(),
+                count=jax.process_count(),
+                stall_seconds=config.train.stall_seconds,
+                say=say_in(workdir, everyone=True),
+            )
+        )
+        stop_asked = stack.enter_context(preemption())
+        state, done = _run(
+            config, workdir, mesh, phases, stop_asked=stop_asked, evaluate=evaluate
+        )
+    if done < config.train.steps:
+        say_in(workdir)(
+            f"asked to stop, saved at step {done} of {config.train.steps}; the same "
+            f"command goes on from there"
+        )
+        raise Preempted
+    return state
+
+
+def _check(config: Config, workdir: Path) -> Mesh:
+    """The mesh of a run whose configuration fits, before anything is written."""
     if config.evaluate.every and jax.process_count() > 1:
         raise ConfigError(
             f"config.evaluate.every is {config.evaluate.every}, and a run of "
@@ -80,17 +121,32 @@ def train(
         raise ConfigError(str(error)) from error
     if not any((workdir / "checkpoints").glob("[0-9]*")):
         check_initial(config)
-    with first_alone("files of the run"):
-        adopt_config(config, workdir)
-        if is_first():
-            write_environment(workdir)
+    return mesh
+
+
+def _run(
+    config: Config,
+    workdir: Path,
+    mesh: Mesh,
+    phases: Phases,
+    *,
+    stop_asked: Callable[[], bool],
+    evaluate: Evaluate | None,
+) -> tuple[TrainState, int]:
+    """The last state, and the number of steps done; fewer than all if asked to stop."""
+    with first_alone("data"):
         packed = prepare_data(config, workdir)
         source = ShardSource(packed, "train")
         if config.evaluate.every:  # it is there, before hours have passed
             ShardSource(packed, config.evaluate.split)
         tokenizer = prepare_tokenizer(config, workdir, source)
     say = say_in(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep, say=say)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints",
+        keep=config.train.keep,
+        keep_every=config.train.keep_every,
+        say=say,
+    )
     batches = Batches(
         source,
         config.data,
@@ -107,6 +163,7 @@ def train(
     steps, every = config.train.steps, config.evaluate.every
     with jax.set_mesh(mesh), checkpoints:
         checkpoints.clear_remains()
+        phases.enter("restore", 0)
         state, start = first_state(config, mesh, checkpoints)
         if start:
             say(f"resumed at step {start}")
@@ -114,8 +171,9 @@ def train(
         if start >= steps:
             say(f"nothing left to do: {start} of {steps} steps are done")
             if every > 0 and start % every == 0 and evaluate is not None:
+                phases.enter("evaluate", start)
                 evaluate(nnx.merge(graphdef, state.params), start)
-            return state
+            return state, start
         ledger = Ledger(
             workdir,
             data={
@@ -130,47 +188,68 @@ def train(
         train_step = make_train_step(config, mesh)
         batch_iterator = batches.iterate(start)
         before: Dispatched | None = None
+        asked, saved = NOTHING, time.monotonic()
         with (
             Metrics(workdir, start=start, log_every=config.train.log_every) as metrics,
             training_bar(start, steps) as show,
         ):
+            goodput = Goodput(workdir, phases, lost=metrics.lost_seconds)
             for step in range(start, steps + 1):
                 evaluates = every > 0 and step > 0 and step % every == 0
-                saves = step == steps or step % config.train.save_every == 0
+                ends = step == steps or asked.stop
+                saves = ends or asked.save or step % config.train.save_every == 0
                 # A step is checked and logged before what it led to is kept.
                 if before is not None and (saves or evaluates):
+                    phases.enter("step", step)
                     show(metrics.finish(before))
-                    before = None
+                    asked, before = Asked.by_any(before.wishes), None
                 if step > start and saves:
+                    phases.enter("save", step)
                     checkpoints.save(step, _items(state))
                     ledger.enter(step)
+                    saved = time.monotonic()
+                    if is_first():
+                        goodput.enter()
                 # At `start` too: a run may have been killed while it evaluated.
                 if evaluates and evaluate is not None:
+                    phases.enter("evaluate", step)
                     model = nnx.merge(graphdef, state.params)
                     metrics.board(step, evaluate(model, step))
-                if step == steps:
+                if ends:
                     break
 
-                asked = time.perf_counter()
+                phases.enter("data", step)
+                busy_from = time.perf_counter()
                 batch = next(batch_iterator)
-                data_seconds = time.perf_counter() - asked
+                data_seconds = time.perf_counter() - busy_from
+                phases.enter("compile" if step == start else "step", step)
                 # Nothing goes to or from the devices but what is put there in sight.
                 with jax.transfer_guard("disallow"):
                     state, sums = train_step(
                         state, place(batch, mesh, rows=config.train.batch_size)
                     )
+                phases.enter("step", step)
+                due = 0 < config.train.save_seconds < time.monotonic() - saved
+                wishes = Asked(save=due and is_first(), stop=stop_asked())
+                busy = time.perf_counter() - busy_from
+                told = exchange(wishes.told(busy_seconds=busy))
 
                 # The devices are at work on this step: time to write of the last one.
                 if before is not None:
                     show(metrics.finish(before))
+                    asked = Asked.by_any(before.wishes)
                 before = Dispatched(
                     step=step + 1,
                     sums=sums,
                     index=np.asarray(batch.index),
                     data_seconds=data_seconds,
+                    wishes=told,
                 )
-    say(f"done: {steps} steps, checkpoint {workdir / 'checkpoints' / str(steps)}")
-    return state
+        if is_first():
+            say(goodput.describe())
+    if step == steps:
+        say(f"done: {steps} steps, checkpoint {workdir / 'checkpoints' / str(steps)}")
+    return state, step
 
 
 def first_state(

@@ -18,6 +18,7 @@ from deemo_jax.train.log import (
     training_bar,
     write_environment,
 )
+from deemo_jax.train.preemption import NOTHING
 from tests.small import small_config
 
 
@@ -31,7 +32,10 @@ def step(number, loss=6.0, grad_norm=1.5):
         "learning_rate": jnp.float32(0.1),
     }
     index = np.array([4, 7])
-    return Dispatched(step=number, sums=sums, index=index, data_seconds=0.25)
+    wishes = NOTHING.told(busy_seconds=0.5)[None]
+    return Dispatched(
+        step=number, sums=sums, index=index, data_seconds=0.25, wishes=wishes
+    )
 
 
 def rows(workdir):

@@ -68,7 +68,8 @@ def test_a_workdir_has_what_it_should(straight, capsys):
     assert losses(workdir)[-1] < losses(workdir)[0]
     assert {path.name for path in workdir.iterdir()} == {
         "config.json", "environment.json", "train.log", "ledger.jsonl",
-        "metrics.jsonl", "tensorboard", "checkpoints", "tokenizer",
+        "metrics.jsonl", "goodput.json", "tensorboard", "checkpoints", "tokenizer",
+        "heartbeats", ".lock",
     }  # fmt: skip
     found = {path.name for path in (workdir / "checkpoints").iterdir()}
     assert found == {"4", "8", "10"}

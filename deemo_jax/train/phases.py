@@ -1,0 +1,103 @@
+"""What a process is doing and how long it took: for the watchdog and for goodput."""
+
+from collections.abc import Callable
+import dataclasses
+import json
+from pathlib import Path
+import time
+
+from deemo_jax.annotation import write_whole
+
+# In the order in which a step goes through them. "start" is everything before the
+# first step that is none of the others; "step" is the waiting for the devices.
+PHASES: tuple[str, ...] = (
+    "start", "restore", "data", "compile", "step", "save", "evaluate",
+)  # fmt: skip
+GOODPUT = "goodput.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Doing:
+    """The phase of a process, the step it is for, and when it began (monotonic, s)."""
+
+    phase: str
+    step: int
+    since: float
+
+
+class Phases:
+    """The phases that a process has gone through, their seconds added up."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._seconds = dict.fromkeys(PHASES, 0.0)
+        self.now = Doing(phase="start", step=0, since=clock())
+
+    def enter(self, phase: str, step: int) -> None:
+        """Ends the phase before, if it is another one or for another step."""
+        assert phase in PHASES, phase
+        if (phase, step) != (self.now.phase, self.now.step):
+            before = self.now
+            self.now = Doing(phase=phase, step=step, since=self._clock())
+            self._seconds[before.phase] += self.now.since - before.since
+
+    def seconds(self) -> dict[str, float]:
+        """Of every phase so far, the present one included."""
+        found = dict(self._seconds)
+        found[self.now.phase] += self._clock() - self.now.since
+        return found
+
+
+class Goodput:
+    """`goodput.json`: where the time of a run went, over all of its starts.
+
+    `seconds` has those of every phase up to the newest checkpoint, and of "lost": steps
+    of a start that was killed, done after its last checkpoint and so again. `goodput`
+    is the share of the steps that counted. What passed between two starts is unknown.
+
+    Args:
+      lost: the seconds that the start before this one lost.
+    """
+
+    def __init__(self, workdir: Path, phases: Phases, *, lost: float):
+        self._path = workdir / GOODPUT
+        self._phases = phases
+        self._starts = 1
+        self._before = {"lost": lost}
+        if self._path.exists():
+            earlier = json.loads(self._path.read_text(encoding="utf-8"))
+            self._starts += earlier["starts"]
+            self._before = earlier["seconds"]
+            self._before["lost"] += lost
+
+    def seconds(self) -> dict[str, float]:
+        """Of every phase and of what was lost, this start's and those before."""
+        here = self._phases.seconds()
+        return {
+            phase: here.get(phase, 0.0) + self._before.get(phase, 0.0)
+            for phase in (*PHASES, "lost")
+        }
+
+    def enter(self) -> None:
+        """Writes what is known by now; call it when a checkpoint is kept."""
+        seconds = self.seconds()
+        total = sum(seconds.values())
+        found = {
+            "starts": self._starts,
+            "wall_seconds": total,
+            "goodput": seconds["step"] / total if total else 0.0,
+            "seconds": seconds,
+        }
+        write_whole(self._path, json.dumps(found, indent=2) + "\n")
+
+    def describe(self) -> str:
+        """One line: the share of the steps, and of everything else that took time."""
+        seconds = self.seconds()
+        total = sum(seconds.values())
+        step = seconds.pop("step")
+        others = sorted(seconds.items(), key=lambda item: -item[1])
+        words = ", ".join(f"{x} {100 * y / total:.1f}%" for x, y in others if y)
+        starts = f"{self._starts} start{'s' if self._starts > 1 else ''}"
+        return (
+            f"goodput: {100 * step / total:.1f}% of {total:,.0f} s in {starts}; {words}"
+        )

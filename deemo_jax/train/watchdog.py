@@ -1,0 +1,232 @@
+"""The watchdog: a process that stalls is named, and the run ends instead of hanging."""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import faulthandler
+import json
+import math
+import os
+from pathlib import Path
+import secrets
+import socket
+import sys
+import threading
+import time
+
+from deemo_jax.annotation import write_whole
+from deemo_jax.distributed import broadcast
+from deemo_jax.train.phases import Phases
+
+STALLED = 76  # exit code
+FOLDER = "heartbeats"
+# Phases in which it is usual that nothing moves for long, and how much longer. How long
+# an evaluation takes, nobody knows: in it, only a sign of life is asked for.
+SLOWER = {"start": 6, "restore": 6, "compile": 6, "save": 6, "evaluate": math.inf}
+GRACE_SECONDS = 3.0  # for every process to write its stacks before the first one ends
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beat:
+    """What a process said last: what it does, `count` of its beats, how it ended.
+
+    `run` is the same in all processes of one start of a run. `end` is empty while it
+    runs, "done", or what it failed by.
+    """
+
+    run: int
+    process: int
+    host: str
+    pid: int
+    count: int
+    phase: str
+    step: int
+    end: str = ""
+
+
+@dataclasses.dataclass
+class _Heard:
+    """A process as another one sees it: its last beat, and when that last changed."""
+
+    beat: Beat | None
+    alive: float  # when a beat last came
+    moved: float  # when its phase or step last changed
+
+
+class Watch:
+    """Judges, from the beats of all processes, whether one has stalled.
+
+    Times are those of the process that watches: the clocks of hosts need not agree.
+    """
+
+    def __init__(self, count: int, *, stall_seconds: int, now: float):
+        self._stall_seconds = stall_seconds
+        self._heard = [_Heard(beat=None, alive=now, moved=now) for _ in range(count)]
+
+    def hear(self, beats: Mapping[int, Beat], now: float) -> None:
+        """Takes in what can be read at the time `now`."""
+        for process, beat in beats.items():
+            heard = self._heard[process]
+            before, heard.beat = heard.beat, beat
+            if beat != before:
+                heard.alive = now
+            if before is None or (beat.phase, beat.step) != (before.phase, before.step):
+                heard.moved = now
+
+    def fault(self, now: float) -> str | None:
+        """Which process has failed or stalled, and in what; None if all go on."""
+        for process, heard in enumerate(self._heard):
+            if heard.beat is not None and heard.beat.end not in ("", "done"):
+                return f"process {process} failed {_where(heard)}: {heard.beat.end}"
+        running = [
+            (process, heard)
+            for process, heard in enumerate(self._heard)
+            if heard.beat is None or not heard.beat.end
+        ]
+        for process, heard in running:
+            silent = now - heard.alive
+            if silent > self._stall_seconds:
+                return (
+                    f"process {process} gave no sign of life for {silent:.0f} s, "
+                    f"{_where(heard)}"
+                )
+        if not any(self._overdue(heard, now) for _, heard in running):
+            return None
+        # The others wait for the one that is furthest behind.
+        behind = min(running, key=lambda item: _progress(item[1]))[1]
+        named = [
+            str(process)
+            for process, heard in running
+            if _progress(heard) == _progress(behind)
+        ]
+        return (
+            f"process {', '.join(named)} did not get on for "
+            f"{now - behind.moved:.0f} s, {_where(behind)}"
+        )
+
+    def _overdue(self, heard: _Heard, now: float) -> bool:
+        phase = "start" if heard.beat is None else heard.beat.phase
+        return now - heard.moved > self._stall_seconds * SLOWER.get(phase, 1)
+
+
+def _progress(heard: _Heard) -> tuple[int, bool]:
+    """What is smaller is further behind; whoever is in "step" waits for others."""
+    beat = heard.beat
+    return (-1, False) if beat is None else (beat.step, beat.phase == "step")
+
+
+def _where(heard: _Heard) -> str:
+    if heard.beat is None:
+        return "before its first sign of life"
+    beat = heard.beat
+    return f"in {beat.phase} of step {beat.step} (pid {beat.pid} on {beat.host})"
+
+
+class Watchdog:
+    """Says in the workdir that this process lives, and ends it when another does not.
+
+    Every process of a run has one. A thread writes `heartbeats/PROCESS.json` and reads
+    those of the others, also while the process waits for them and cannot be
+    interrupted. When one stalls, each of the others names it, writes the stacks of its
+    threads to `heartbeats/PROCESS.stacks` and ends with exit code `STALLED`.
+
+    Args:
+      workdir: of the run, which all processes see.
+      phases: what this process does.
+      process: its number, from 0 to `count` - 1.
+      stall_seconds: without a sign of life, or in one phase of one step (`SLOWER` says
+        in which it may be longer), after which a process has stalled.
+      say: told which one stalled, and in what.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        phases: Phases,
+        *,
+        process: int,
+        count: int,
+        stall_seconds: int,
+        say: Callable[[str], None],
+    ):
+        self._folder = workdir / FOLDER
+        self._phases = phases
+        self._process = process
+        self._count = count
+        self._stall_seconds = stall_seconds
+        self._say = say
+        # Beats of an earlier start in this workdir are not those of this one.
+        self._run_id = broadcast(secrets.randbits(31))
+        self._beats = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        """Starts to watch."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._stacks.unlink(missing_ok=True)
+        self._beat()
+        self._thread.start()
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Tells the others how this process ended."""
+        self._ended.set()
+        self._thread.join()
+        end = "done" if error is None else f"{type(error).__name__}: {error}"
+        self._beat(end=" ".join(end.split()))
+
+    @property
+    def _stacks(self) -> Path:
+        return self._folder / f"{self._process}.stacks"
+
+    def _run(self) -> None:
+        interval = min(1.0, self._stall_seconds / 4)
+        watch = Watch(
+            self._count, stall_seconds=self._stall_seconds, now=time.monotonic()
+        )
+        while not self._ended.wait(interval):
+            self._beat()
+            watch.hear(self._read(), time.monotonic())
+            fault = watch.fault(time.monotonic())
+            if fault is not None and not self._ended.is_set():
+                self._end(fault)
+
+    def _beat(self, end: str = "") -> None:
+        self._beats += 1
+        doing = self._phases.now
+        beat = Beat(
+            run=self._run_id,
+            process=self._process,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            count=self._beats,
+            phase=doing.phase,
+            step=doing.step,
+            end=end,
+        )
+        path = self._folder / f"{self._process}.json"
+        try:
+            write_whole(path, json.dumps(dataclasses.asdict(beat)) + "\n")
+        except OSError as error:  # a full disk must not end a run that may get on
+            print(f"no heartbeat was written: {error}", file=sys.stderr)
+
+    def _read(self) -> dict[int, Beat]:
+        beats = {}
+        for process in range(self._count):
+            try:
+                text = (self._folder / f"{process}.json").read_text(encoding="utf-8")
+                beat = Beat(**json.loads(text))
+            except (OSError, ValueError, TypeError):  # not there yet
+                continue
+            if beat.run == self._run_id:
+                beats[process] = beat
+        return beats
+
+    def _end(self, fault: str) -> None:
+        self._say(
+            f"stopped: {fault}; stacks of process {self._process}: {self._stacks}"
+        )
+        with open(self._stacks, "w", encoding="utf-8") as file:
+            faulthandler.dump_traceback(file=file, all_threads=True)
+        time.sleep(GRACE_SECONDS)
+        os._exit(STALLED)

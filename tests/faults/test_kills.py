@@ -1,0 +1,60 @@
+"""Killed at random moments, a run gets where it would have got, to the last bit."""
+
+import random
+import time
+
+import numpy as np
+import pytest
+
+from tests.faults.conftest import steps
+
+STEPS = 40
+SETTINGS = {"train__steps": STEPS, "train__save_every": 2}
+MOMENTS = [
+    pytest.param(moment, marks=[pytest.mark.slow] if moment > 2 else [])
+    for moment in range(20)
+]
+
+
+@pytest.fixture(scope="module")
+def straight(launch, tmp_path_factory):
+    """The run that nobody killed, and how long it took from its first step on."""
+    run = launch(tmp_path_factory.mktemp("straight") / "run", **SETTINGS)
+    run.until_step(1)
+    began = time.monotonic()
+    assert run.end() == 0, run.said
+    return steps(run.workdir), time.monotonic() - began
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_started_again(launch, straight, tmp_path, moment):
+    expected, seconds = straight
+    run = launch(tmp_path / "run", **SETTINGS)
+    draw = random.Random(moment)
+    while True:
+        # A restore, a save, a step: from before the first one to after the last one.
+        run.until_there("heartbeats")
+        if draw.random() < 0.7:
+            run.until_there("metrics.jsonl")
+        time.sleep(draw.uniform(0, seconds))
+        run.kill()
+        run = launch(tmp_path / "run", **SETTINGS)
+        if draw.random() < 0.5:
+            break
+    assert run.end() == 0, run.said
+    assert steps(run.workdir) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [[(1, 8), (1, 4), (1, 8)], [(2, 4), (4, 2), (1, 8)]])
+def test_killed_and_started_again_on_another_mesh(launch, straight, tmp_path, layout):
+    expected, _ = straight
+    for turn, (count, devices) in enumerate(layout):
+        run = launch(tmp_path / "run", count, devices, mesh__fsdp=2, **SETTINGS)
+        if turn < len(layout) - 1:
+            run.until_step(12 * (turn + 1))
+            run.kill()
+    assert run.end() == 0, run.said
+    found = steps(run.workdir)
+    assert list(found) == list(expected)
+    np.testing.assert_allclose([*found.values()], [*expected.values()], rtol=1e-4)

@@ -1,0 +1,72 @@
+"""A run that is asked to make room, one that hangs, one of whom a process fails."""
+
+import signal
+import time
+
+import pytest
+
+from deemo_jax.train.preemption import PREEMPTED
+from deemo_jax.train.watchdog import FOLDER, STALLED
+from tests.faults.conftest import steps
+
+STALL = 5
+LONG = {
+    "train__steps": 100_000,
+    "train__save_every": 1000,
+    "train__stall_seconds": STALL,
+}
+
+
+@pytest.fixture
+def two(launch, tmp_path):
+    """A run of two processes that has come to its step 5."""
+    run = launch(tmp_path / "run", 2, 2, **LONG)
+    run.until_step(5)
+    return run
+
+
+def test_asked_by_one_process_all_save_and_stop_and_go_on(two, launch):
+    two.signal(1, signal.SIGUSR1)
+    assert two.end() == PREEMPTED, two.said
+    [saved] = [int(path.name) for path in (two.workdir / "checkpoints").iterdir()]
+    before = steps(two.workdir)
+    assert list(before) == list(range(1, saved + 1))
+    assert two.said.count(f"asked to stop, saved at step {saved} of 100000") == 1
+
+    more = LONG | {"train__steps": saved + 2}
+    again = launch(two.workdir, 1, 2, **more)
+    assert again.end() == 0, again.said
+    assert f"resumed at step {saved}\n" in again.said
+    after = steps(two.workdir)
+    assert list(after) == list(range(1, saved + 3))
+    assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_stopped_process_is_named_with_its_phase(two, stopped):
+    two.signal(stopped, signal.SIGSTOP)
+    began = time.monotonic()
+    other = 1 - stopped
+    two.until_said("stopped: ")
+    assert two.end() == STALLED, two.said
+    # The launcher kills the one that stands still some seconds after.
+    assert time.monotonic() - began < STALL + 15 + 8
+    pid = two.beat(stopped)["pid"]
+    assert f"process {stopped} gave no sign of life for" in two.said
+    assert f" of step {two.beat(stopped)['step']} (pid {pid} on" in two.said
+    stacks = (two.workdir / FOLDER / f"{other}.stacks").read_text()
+    assert "loop.py" in stacks
+
+
+def test_a_killed_process_ends_the_others(two):
+    two.signal(1, signal.SIGKILL)
+    began = time.monotonic()
+    assert two.end() not in (0, PREEMPTED)
+    assert time.monotonic() - began < STALL + 15
+
+
+def test_two_runs_do_not_share_a_workdir(two, launch):
+    other = launch(two.workdir, 1, 2, **LONG)
+    assert other.end() == 2
+    assert "is being trained in by process" in other.said
+    two.until_step(len(steps(two.workdir)) + 5)  # which does not mind
