@@ -138,6 +138,7 @@ def get_config(stage: str = "align") -> ml_collections.ConfigDict:
         keep=3,
         keep_every=1000,
         stall_seconds=600,
+        max_skipped_steps=10,
     )
     config.evaluate = dict(
         split="test",

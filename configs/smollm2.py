@@ -123,6 +123,7 @@ def get_config(stage: str = "tune") -> ml_collections.ConfigDict:
         keep=3,
         keep_every=0,
         stall_seconds=300,
+        max_skipped_steps=10,
     )
     config.evaluate = dict(
         split="test",

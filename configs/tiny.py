@@ -112,6 +112,7 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
         keep=3,
         keep_every=0,
         stall_seconds=300,
+        max_skipped_steps=10,
     )
     config.evaluate = dict(
         split="test",

@@ -166,7 +166,7 @@ class Metrics:
 
     Rows of steps after `start`, and a torn last line, are cut from what a killed run
     left; `lost_seconds` says how long those steps took. TensorBoard is written where
-    tensorboardX is installed. Every process checks its steps; the first one writes.
+    tensorboardX is installed. Every process waits for its steps; the first one writes.
     """
 
     def __init__(self, workdir: Path, *, start: int, log_every: int):
@@ -208,16 +208,13 @@ class Metrics:
             self._board.close()
 
     def finish(self, done: Dispatched) -> dict[str, int | float]:
-        """Waits for a step, checks it, and logs it if its turn has come.
+        """Waits for a step, and logs it if its turn has come, or if it was skipped.
 
         Loss and accuracy are means over the step's answer tokens; `tokens` counts all
         its tokens but padding; `tokens_per_second` is over the time since the row
         before, which for the first row includes compilation. Of several processes, the
         row names the one whose host was busy for longest before it could wait for the
         devices, and says how long the one in the middle was.
-
-        Raises:
-          RuntimeError: if the loss or the gradient is not finite.
         """
         sums = {name: value.item() for name, value in jax.device_get(done.sums).items()}
         now = time.perf_counter()
@@ -234,24 +231,19 @@ class Metrics:
             "tokens_per_second": self._tokens / (now - self._logged),
             "step_seconds": now - self._finished,
             "data_seconds": done.data_seconds,
+            "skipped": sums["skipped"],
         }
         if len(done.wishes) > 1:
             busy = np.asarray(done.wishes)[:, 2]
             row["slowest_process"] = int(busy.argmax())
             row["slowest_busy_seconds"] = float(busy.max())
             row["median_busy_seconds"] = float(np.median(busy))
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(row[name]):
-                raise RuntimeError(
-                    f"{name} is {row[name]} at step {done.step} (loss {row['loss']}, "
-                    f"records {done.index.tolist()} of the split): lower "
-                    f"config.optimizer.learning_rate or clip_norm and start again from "
-                    f"the last checkpoint, or look at these records"
-                )
         self._finished = now
-        if done.step % self._log_every == 0:
+        if done.step % self._log_every == 0 or row["skipped"]:
             if self._file is not None:
-                self._file.write(json.dumps(row) + "\n")
+                # JSON has no NaN.
+                known = {k: v if math.isfinite(v) else None for k, v in row.items()}
+                self._file.write(json.dumps(known) + "\n")
                 self._file.flush()
             self.board(done.step, row)
             self._logged, self._tokens = now, 0

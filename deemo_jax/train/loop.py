@@ -1,6 +1,6 @@
 """The training loop: a workdir in, a trained model out, resumed wherever it stopped."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 from pathlib import Path
 import time
@@ -19,6 +19,7 @@ from deemo_jax.data.shards import ShardSource
 from deemo_jax.distributed import exchange, first_alone, is_first
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.sharding import check_rows, local_rows, make_mesh, place
+from deemo_jax.train.health import Health, UnsoundError
 from deemo_jax.train.initial import check_initial, initial_params
 from deemo_jax.train.lock import locked
 from deemo_jax.train.log import (
@@ -41,6 +42,8 @@ from deemo_jax.train.step import (
     split_model,
 )
 from deemo_jax.train.watchdog import Watchdog
+
+EVIDENCE = "evidence"
 
 Evaluate = Callable[[DeemoLlama, int], Mapping[str, Any]]
 
@@ -69,7 +72,8 @@ def train(
         stands in the workdir, or another run has the workdir.
       Preempted: if the run was asked to stop, by `preemption.SIGNALS` to any of its
         processes, and has saved its state.
-      RuntimeError: if the loss or the gradient is not finite, naming the step.
+      UnsoundError: if too many steps in a row have no finite gradient; the state is
+        saved apart, in `evidence/STEP/`.
     """
     workdir = Path(workdir)
     mesh = _check(config, workdir)
@@ -189,10 +193,23 @@ def _run(
         batch_iterator = batches.iterate(start)
         before: Dispatched | None = None
         asked, saved = NOTHING, time.monotonic()
+        health = Health(
+            max_skipped=config.train.max_skipped_steps,
+            clip_ids=[entry.clip_id for entry in source.entries],
+            say=say_in(workdir, everyone=True),
+        )
         with (
             Metrics(workdir, start=start, log_every=config.train.log_every) as metrics,
             training_bar(start, steps) as show,
+            _evidence(workdir, lambda: state, say),
         ):
+
+            def finish(done: Dispatched) -> Asked:
+                row = metrics.finish(done)
+                show(row)
+                health.judge(row, done.index)
+                return Asked.by_any(done.wishes)
+
             goodput = Goodput(workdir, phases, lost=metrics.lost_seconds)
             for step in range(start, steps + 1):
                 evaluates = every > 0 and step > 0 and step % every == 0
@@ -201,8 +218,7 @@ def _run(
                 # A step is checked and logged before what it led to is kept.
                 if before is not None and (saves or evaluates):
                     phases.enter("step", step)
-                    show(metrics.finish(before))
-                    asked, before = Asked.by_any(before.wishes), None
+                    asked, before = finish(before), None
                 if step > start and saves:
                     phases.enter("save", step)
                     checkpoints.save(step, _items(state))
@@ -236,8 +252,7 @@ def _run(
 
                 # The devices are at work on this step: time to write of the last one.
                 if before is not None:
-                    show(metrics.finish(before))
-                    asked = Asked.by_any(before.wishes)
+                    asked = finish(before)
                 before = Dispatched(
                     step=step + 1,
                     sums=sums,
@@ -250,6 +265,22 @@ def _run(
     if step == steps:
         say(f"done: {steps} steps, checkpoint {workdir / 'checkpoints' / str(steps)}")
     return state, step
+
+
+@contextlib.contextmanager
+def _evidence(
+    workdir: Path, state: Callable[[], TrainState], say: Callable[[str], None]
+) -> Iterator[None]:
+    """Keeps the state of a run that is stopped because it is unsound, apart."""
+    try:
+        yield
+    except UnsoundError:
+        last = state()
+        step = int(jax.device_get(last.step))
+        with Checkpoints(workdir / EVIDENCE, keep=1, say=say) as apart:
+            apart.save(step, _items(last))
+        say(f"the state is kept for inspection: {workdir / EVIDENCE / str(step)}")
+        raise
 
 
 def first_state(

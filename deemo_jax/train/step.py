@@ -65,10 +65,14 @@ def train_step(
 ) -> tuple[TrainState, Sums]:
     """Moves the trained parameters once, down the gradient of the batch's mean loss.
 
+    Where loss or gradient are not finite, the step is skipped: it counts, and nothing
+    but the count changes.
+
     Returns:
       The next state, and of this batch under the given state: the sums of
       `loss.cross_entropy_sums`, `row_tokens` (all tokens of its rows but padding,
-      int32), the `grad_norm` before clipping and the `learning_rate` (float32).
+      int32), the `grad_norm` before clipping and the `learning_rate` (float32), and
+      whether it was `skipped` (int32).
     """
     trained, frozen = split_params(config.train.stage, state.params)
 
@@ -84,13 +88,23 @@ def train_step(
         return sums["loss"] / jnp.maximum(sums["tokens"], 1), sums
 
     gradients, sums = jax.grad(mean_loss, has_aux=True)(trained)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-    trained = jax.tree.map(jnp.add, trained, updates)
+    grad_norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(grad_norm)
+    updates, moved = optimizer.update(gradients, state.opt_state, trained)
+
+    def unless_skipped(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(finite, new, old)
+
+    opt_state = jax.tree.map(unless_skipped, moved, state.opt_state)
+    trained = jax.tree.map(
+        lambda old, update: unless_skipped(old + update, old), trained, updates
+    )
     rate = learning_rate(config.optimizer, config.train.steps)
     sums |= {
         "row_tokens": (jnp.asarray(batch.segment_ids) != 0).sum(dtype=jnp.int32),
-        "grad_norm": optax.tree.norm(gradients),
+        "grad_norm": grad_norm,
         "learning_rate": rate(state.step),
+        "skipped": (~finite).astype(jnp.int32),
     }
     params = nnx.merge_state(trained, frozen)
     return TrainState(params=params, opt_state=opt_state, step=state.step + 1), sums

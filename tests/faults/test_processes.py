@@ -11,7 +11,6 @@ STEPS = 20
 SHARDED = {
     "train__steps": STEPS, "mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2,
 }  # fmt: skip
-LAID_OUT = [(1, 8), (2, 4), (4, 2)]  # processes, and devices of each
 
 
 @pytest.fixture(
@@ -30,7 +29,9 @@ def alone(launch, settings, tmp_path_factory):
     return steps(run.workdir)
 
 
-@pytest.mark.parametrize(("count", "devices"), LAID_OUT[1:])
+@pytest.mark.parametrize(
+    ("count", "devices"), [(2, 4), pytest.param(4, 2, marks=pytest.mark.slow)]
+)
 def test_processes_see_the_losses_of_one(
     launch, settings, alone, tmp_path, count, devices
 ):

@@ -42,7 +42,7 @@ def test_asked_by_one_process_all_save_and_stop_and_go_on(two, launch):
     assert before.items() <= after.items()
 
 
-@pytest.mark.parametrize("stopped", [0, 1])
+@pytest.mark.parametrize("stopped", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_stopped_process_is_named_with_its_phase(two, stopped):
     two.signal(stopped, signal.SIGSTOP)
     began = time.monotonic()

@@ -20,14 +20,16 @@ def test_another_process_has_the_workdir_until_it_is_gone(tmp_path):
     workdir = tmp_path / "run"
     command = [sys.executable, "-c", HOLD, str(workdir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        before = (workdir / LOCK).read_text()
-        refusal = pytest.raises(ConfigError, match=f"by process {other.pid} on .*wait")
-        with refusal, locked(workdir):
-            raise AssertionError("two had it")
-        assert (workdir / LOCK).read_text() == before
-        other.kill()
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            before = (workdir / LOCK).read_text()
+            named = f"by process {other.pid} on .*wait"
+            with pytest.raises(ConfigError, match=named), locked(workdir):
+                raise AssertionError("two had it")
+            assert (workdir / LOCK).read_text() == before
+        finally:
+            other.kill()
     with locked(workdir):  # however it ended
         assert f"process {other.pid} on" not in (workdir / LOCK).read_text()
 

@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from deemo_jax.checkpoint import find_fault
 from deemo_jax.config import ConfigError
 from deemo_jax.train import loop
+from deemo_jax.train.health import UnsoundError
 from deemo_jax.train.loop import train
 from tests.small import small_config
 
@@ -179,14 +181,22 @@ def test_a_beginning_that_is_none_is_refused(configure, tmp_path, what):
         train(config, tmp_path / "second")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
-    configure, tmp_path
+def test_steps_without_finite_gradient_are_skipped_and_then_stop_the_run(
+    configure, tmp_path, capsys
 ):
-    config = configure(optimizer__learning_rate=1e38, optimizer__weight_decay=0.0)
-    with pytest.raises(RuntimeError, match=r"at step \d+ .*learning_rate"):
+    # The first update is so large that what follows has no finite loss.
+    config = configure(
+        optimizer__learning_rate=1e38, optimizer__weight_decay=0.0,
+        optimizer__warmup_steps=1, train__max_skipped_steps=2,
+    )  # fmt: skip
+    with pytest.raises(UnsoundError, match=r"number 3 in a row.*learning_rate"):
         train(config, tmp_path)
-    for row in rows(tmp_path):
-        assert np.isfinite(row["loss"])
+    found = [(row["skipped"], row["loss"] is None) for row in rows(tmp_path)]
+    first = found.index((1, True))
+    assert found == [(0, False)] * first + [(1, True)] * 3
+    assert capsys.readouterr().out.count(" is skipped: loss nan, grad_norm nan; ") == 2
+    [evidence] = (tmp_path / "evidence").iterdir()
+    assert find_fault(evidence) is None
 
 
 def test_evaluation_is_called_between_the_steps(configure, tmp_path):

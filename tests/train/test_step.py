@@ -132,6 +132,25 @@ def test_sums_are_those_of_the_given_state(bigrams, mesh):
     assert sums["row_tokens"] == ROWS * (LENGTH - 3)
 
 
+def test_a_step_without_finite_gradient_changes_nothing_but_the_count(bigrams, mesh):
+    config = small_config()
+    step = make_train_step(config, mesh)
+    batch = place(make_batch(config), mesh)
+    state, sums = step(init_state(config, mesh), batch)
+    assert sums["skipped"] == 0
+    head = state.params["language_model"]["lm_head"]["kernel"]
+    head[...] = head[...].at[0, 0].set(jnp.inf)
+    before = jax.tree.map(np.asarray, state)
+    after, sums = step(state, batch)
+    assert sums["skipped"] == 1
+    assert after.step == before.step + 1
+    for one, other in (
+        (before.params, after.params),
+        (before.opt_state, after.opt_state),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 def test_dropout_follows_seed_and_step(bigrams):
     def losses(step, **changes):
         """Of two training steps from one state, and of the model itself."""
