@@ -1,6 +1,7 @@
 """One step: what moves, what does not, what it counts, how its state lies."""
 
 import dataclasses
+from typing import Any
 
 from flax import nnx
 import jax
@@ -138,7 +139,8 @@ def test_a_step_without_finite_gradient_changes_nothing_but_the_count(bigrams, m
     batch = place(make_batch(config), mesh)
     state, sums = step(init_state(config, mesh), batch)
     assert sums["skipped"] == 0
-    head = state.params["language_model"]["lm_head"]["kernel"]
+    params: Any = state.params
+    head = params["language_model"]["lm_head"]["kernel"]
     head[...] = head[...].at[0, 0].set(jnp.inf)
     before = jax.tree.map(np.asarray, state)
     after, sums = step(state, batch)
