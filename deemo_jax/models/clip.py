@@ -46,11 +46,12 @@ TABLE = (
     *norm_rows("post_layernorm", "post_layernorm"),
 )
 PREFIXES = ("vision_model.", "")
-FOREIGN = (  # the text half of a whole CLIP, and a constant in older files
+FOREIGN = (  # the text half of a whole CLIP, heads, and a constant in older files
     "text_model.*",
     "text_projection.*",
     "visual_projection.*",
     "logit_scale",
+    "classifier.*",
     "*.position_ids",
 )
 # A file leaves out what is as in `transformers.CLIPVisionConfig()`, CLIP ViT-B/32.

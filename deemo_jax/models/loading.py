@@ -55,6 +55,10 @@ def read_fields(
                 f"{name!r} in config.json is {value!r}; it must be of type "
                 f"{' or '.join(str(k) if get_origin(k) else k.__name__ for k in kinds)}"
             )
+        if type(value) is int and value < 1:
+            raise pretrained.PretrainedError(
+                f"{name!r} in config.json is {value}; it must be 1 or more"
+            )
         found[name] = value
     try:
         return cls(**found)

@@ -48,7 +48,9 @@ TABLE = (
     *linear_rows("head.mlp.fc2", "head/mlp/fc2"),
 )
 PREFIXES = ("vision_model.", "")
-FOREIGN = ("text_model.*", "logit_scale", "logit_bias", "*.position_ids")
+FOREIGN = (
+    "text_model.*", "logit_scale", "logit_bias", "classifier.*", "*.position_ids",
+)  # fmt: skip
 # A file leaves out what is as in `transformers.SiglipVisionConfig()`, SigLIP base.
 ABSENT = {
     "hidden_size": 768,

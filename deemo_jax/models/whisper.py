@@ -45,7 +45,14 @@ TABLE = (
     *norm_rows("layer_norm", "layer_norm"),
 )
 PREFIXES = ("model.encoder.", "encoder.", "")
-FOREIGN = ("model.decoder.*", "decoder.*", "proj_out.weight")
+FOREIGN = (  # the other half of a whole Whisper, and the head for classification
+    "model.decoder.*",
+    "decoder.*",
+    "proj_out.weight",
+    "projector.*",
+    "classifier.*",
+    "layer_weights",
+)
 # A file leaves out what is as in `transformers.WhisperConfig()`, Whisper tiny.
 ABSENT = {
     "d_model": 384,

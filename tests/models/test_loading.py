@@ -55,6 +55,7 @@ def test_null_means_absent_and_a_value_is_never_replaced():
         ({"width": 3, "bias": True}, "config.json has no 'eps'; add it"),
         ({"width": 3, "eps": None, "bias": True}, "config.json has no 'eps'"),
         ({"width": 3.0, "eps": 1.0, "bias": True}, "'width' .* is 3.0; .* type int"),
+        ({"width": 0, "eps": 1.0, "bias": True}, "'width' .* is 0; .* 1 or more"),
         ({"width": True, "eps": 1.0, "bias": True}, "'width' .* is True; .* type int"),
         ({"width": 3, "eps": "1", "bias": True}, "'eps' .* is '1'; .* type float"),
         ({"width": 3, "eps": 1.0, "bias": 0}, "'bias' .* is 0; .* type bool"),

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel
+from transformers import (
+    CLIPConfig,
+    CLIPForImageClassification,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+)
 
 from deemo_jax.models.clip import ClipVision
 from deemo_jax.pretrained import PretrainedError
@@ -79,13 +85,15 @@ def test_every_hidden_state_agrees_both_ways(changes, tmp_path):
         np.testing.assert_array_equal(before, after)
 
 
-def test_a_whole_clip_gives_its_vision_half(tmp_path):
+@pytest.mark.parametrize("kind", [CLIPModel, CLIPForImageClassification])
+def test_a_whole_clip_gives_its_vision_half(kind, tmp_path):
     text = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     text |= {"num_attention_heads": 2, "vocab_size": 11}
-    whole = CLIPModel(CLIPConfig(vision_config=SIZES, text_config=text))
-    randomise(whole).save_pretrained(tmp_path)
+    whole = randomise(kind(CLIPConfig(vision_config=SIZES, text_config=text)))
+    whole.save_pretrained(tmp_path)
     ours = ClipVision.from_pretrained(tmp_path)
-    expected = states(whole.vision_model)[-1]
+    tower: Any = CLIPVisionModel.from_pretrained(tmp_path)
+    expected = states(tower.eval())[-1]
     np.testing.assert_allclose(ours(jnp.asarray(PIXELS)), expected, rtol=0, atol=1e-4)
 
 

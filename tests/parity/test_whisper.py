@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+from transformers import (
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForAudioClassification,
+    WhisperModel,
+)
 from transformers.models.whisper import modeling_whisper
 
 from deemo_jax.models.whisper import WhisperEncoder, log_mel, sinusoids
@@ -176,11 +181,12 @@ def test_hearing_is_the_feature_extractor_and_the_encoder(
     assert heard.sum(axis=1).tolist() == [50 * seconds, 126]
 
 
-def test_a_whole_whisper_gives_its_encoder(tmp_path):
-    whole = randomise(WhisperModel(WhisperConfig(**SIZES)))
+@pytest.mark.parametrize("kind", [WhisperModel, WhisperForAudioClassification])
+def test_a_whole_whisper_gives_its_encoder(kind, tmp_path):
+    whole = randomise(kind(WhisperConfig(**SIZES)))
     whole.save_pretrained(tmp_path)
     ours = WhisperEncoder.from_pretrained(tmp_path)
-    expected = last_hidden_state(whole.get_encoder(), MEL)
+    expected = last_hidden_state(whole.encoder, MEL)
     np.testing.assert_allclose(
         call(ours, jnp.asarray(MEL)), expected, rtol=0, atol=1e-4
     )
