@@ -7,13 +7,16 @@ BIN := $(VENV)/bin
 # Huge pages for what a step allocates: on a CPU it then takes about a quarter less time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/deemo demo --workdir=$(WORKDIR)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -47,7 +47,12 @@ def start(corpus, workdir: Path) -> subprocess.Popen:
         cwd=ROOT,
         # One device, which is quickest: other meshes are killed in `tests/faults`.
         env=os.environ
-        | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "XLA_FLAGS": ""},
+        | {
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "XLA_FLAGS": "",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiled in less time
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

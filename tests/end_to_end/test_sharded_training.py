@@ -17,6 +17,14 @@ MESHES = {
 STEPS = 20
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """For what is compiled to be run a few times."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory):
     """Losses by mesh, of runs that differ in nothing else."""

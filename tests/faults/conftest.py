@@ -112,6 +112,7 @@ class Launcher:
                     "DEVICES": str(devices),
                     "GRACE": "8",
                     "XLA_FLAGS": "",
+                    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiled in less time
                 },
                 stdout=file,
                 stderr=subprocess.STDOUT,
