@@ -34,7 +34,8 @@ from deemo_jax.distributed import is_first
 # Settings that may change when a run is gone on with. A packed folder may have moved:
 # that it holds the same records is checked by its manifest.
 CHANGEABLE = (
-    r"train\.(steps|log_every|save_every|keep)|evaluate\..*|mesh\..*|"
+    r"train\.(steps|log_every|save_every|save_seconds|keep|keep_every)|"
+    r"train\.(stall_seconds|max_skipped_steps)|evaluate\..*|mesh\..*|"
     r"data\.(path|workers|prefetch)"
 )
 # Settings that the corpus and the tokenizer in a workdir follow from.

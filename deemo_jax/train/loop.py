@@ -246,6 +246,8 @@ def _run(
                     )
                 phases.enter("step", step)
                 due = 0 < config.train.save_seconds < time.monotonic() - saved
+                if due:  # asked once: the answer comes two steps later
+                    saved = time.monotonic()
                 wishes = Asked(save=due and is_first(), stop=stop_asked())
                 busy = time.perf_counter() - busy_from
                 told = exchange(wishes.told(busy_seconds=busy))

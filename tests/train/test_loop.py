@@ -1,6 +1,9 @@
 """The loop: workdir, resumption, damage, other beginnings, what stops it."""
 
+import itertools
 import json
+import time
+import types
 
 from flax import nnx
 import jax
@@ -197,6 +200,32 @@ def test_steps_without_finite_gradient_are_skipped_and_then_stop_the_run(
     assert capsys.readouterr().out.count(" is skipped: loss nan, grad_norm nan; ") == 2
     [evidence] = (tmp_path / "evidence").iterdir()
     assert find_fault(evidence) is None
+
+
+def test_saved_when_time_has_passed_and_every_mth_step_is_kept(
+    configure, tmp_path, monkeypatch
+):
+    saved, save, ticks = [], loop.Checkpoints.save, itertools.count()
+
+    def note(self, step, items):
+        saved.append(step)
+        save(self, step, items)
+
+    clock = types.SimpleNamespace(
+        monotonic=lambda: next(ticks), perf_counter=time.perf_counter
+    )
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(loop.Checkpoints, "save", note)
+    settings = {"train__save_every": 1000, "train__steps": 30, "train__keep": 1}
+    train(configure(**settings, train__save_seconds=8), tmp_path)
+    assert len(saved) > 2
+    assert saved[-1] == 30
+    assert min(np.diff(saved[:-1])) > 3  # each time once
+    # Saving may be set otherwise when the run goes on.
+    settings |= {"train__steps": 36, "train__save_every": 2, "train__keep_every": 4}
+    train(configure(**settings, train__stall_seconds=60), tmp_path)
+    found = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert found == {"32", "36"}
 
 
 def test_evaluation_is_called_between_the_steps(configure, tmp_path):
