@@ -108,7 +108,14 @@ def get_config(stage: str = "align") -> ml_collections.ConfigDict:
             r"language_model/layers/mlp/(gate|up|down)_proj",
         ),
     )
-    config.mesh = dict(data=1, fsdp=-1, tensor=1)
+    config.mesh = dict(dcn_data=1, dcn_fsdp=1, data=1, fsdp=-1, sequence=1, tensor=1)
+    config.layout = dict(
+        vision_tower="fsdp",
+        audio_tower="fsdp",
+        connectors="fsdp",
+        language_model="fsdp_tensor",
+        tolerance=0.02,
+    )
     config.optimizer = dict(
         learning_rate={"align": 1e-3, "tune": 2e-4, "full": 2e-5}.get(stage, 0.0),
         warmup_steps=60,

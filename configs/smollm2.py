@@ -100,7 +100,14 @@ def get_config(stage: str = "tune") -> ml_collections.ConfigDict:
             r"language_model/layers/mlp/(gate|up|down)_proj",
         ),
     )
-    config.mesh = dict(data=-1, fsdp=1, tensor=1)
+    config.mesh = dict(dcn_data=1, dcn_fsdp=1, data=-1, fsdp=1, sequence=1, tensor=1)
+    config.layout = dict(
+        vision_tower="fsdp_tensor",
+        audio_tower="fsdp_tensor",
+        connectors="fsdp_tensor",
+        language_model="fsdp_tensor",
+        tolerance=0.02,
+    )
     config.optimizer = dict(
         learning_rate=1e-3,
         warmup_steps=20,

@@ -89,7 +89,14 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
         dropout=0.05,
         targets=(r"language_model/layers/self_attn/(q_proj|v_proj)",),
     )
-    config.mesh = dict(data=-1, fsdp=1, tensor=1)
+    config.mesh = dict(dcn_data=1, dcn_fsdp=1, data=-1, fsdp=1, sequence=1, tensor=1)
+    config.layout = dict(
+        vision_tower="fsdp_tensor",
+        audio_tower="fsdp_tensor",
+        connectors="fsdp_tensor",
+        language_model="fsdp_tensor",
+        tolerance=0.5,  # in a model this small, little is split
+    )
     config.optimizer = dict(
         learning_rate=2e-3,
         warmup_steps=40,

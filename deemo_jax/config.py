@@ -14,13 +14,19 @@ from typing import Any
 
 import ml_collections
 
-from deemo_jax.architecture import FRAMES_PER_SECOND, DeemoLlamaConfig
+from deemo_jax.architecture import FRAMES_PER_SECOND, SAMPLE_RATE, DeemoLlamaConfig
 from deemo_jax.fields import ConfigError, read_group
 
 TASKS = ("recognition", "reasoning")
 MODALITIES = ("video", "audio", "text")
 STAGES = ("align", "tune", "full")
 REMAT = ("none", "dots", "full")
+# Layout of a part of the model -> the axes that its parameters may be split over.
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "replicated": (),
+    "fsdp": ("dcn_fsdp", "fsdp"),
+    "fsdp_tensor": ("dcn_fsdp", "fsdp", "tensor"),
+}
 
 POSITIVE = (
     "train.steps", "train.batch_size", "train.log_every", "train.save_every",
@@ -73,14 +79,43 @@ class DataConfig:
     workers: int
     prefetch: int
 
+    @property
+    def num_samples(self) -> int:
+        """Samples of sound in a row."""
+        return round(self.audio_seconds * SAMPLE_RATE)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Devices along each axis of the mesh; -1, once, takes what is left."""
+    """Devices along each axis of the mesh, as `sharding.py` describes them.
 
-    data: int
-    fsdp: int
-    tensor: int
+    `dcn_data` and `dcn_fsdp` count slices or hosts. -1 takes what is left, once among
+    these two, and once among the others.
+    """
+
+    dcn_data: int = 1
+    dcn_fsdp: int = 1
+    data: int = 1
+    fsdp: int = 1
+    sequence: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayoutConfig:
+    """Over which axes each part of the model is split, one of `LAYOUTS`.
+
+    "replicated" over none, "fsdp" over `dcn_fsdp` and `fsdp`, "fsdp_tensor" over
+    `tensor` as well. A part that is not split over `tensor` has its rows split over it.
+    `tolerance` is the largest share of the parameters' bytes that may lie on more
+    devices than that, because an axis does not divide them.
+    """
+
+    vision_tower: str
+    audio_tower: str
+    connectors: str
+    language_model: str
+    tolerance: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,6 +219,7 @@ class Config:
     model: DeemoLlamaConfig
     lora: LoraConfig
     mesh: MeshConfig
+    layout: LayoutConfig
     optimizer: OptimizerConfig
     train: TrainConfig
     evaluate: EvaluateConfig
@@ -223,10 +259,21 @@ class Config:
             self.data.audio_seconds, f"at most {longest:g}, what model.audio_tower and "
             "model.audio_connector have positions for",
         )  # fmt: skip
-        axes = (self.mesh.data, self.mesh.fsdp, self.mesh.tensor)
+        for kind in (("dcn_data", "dcn_fsdp"), ("data", "fsdp", "sequence", "tensor")):
+            sizes = tuple(getattr(self.mesh, axis) for axis in kind)
+            _require(
+                all(size == -1 or size > 0 for size in sizes) and sizes.count(-1) <= 1,
+                "mesh", ", ".join(f"{a}={n}" for a, n in zip(kind, sizes, strict=True)),
+                "sizes of 1 or more, -1 at most once among these",
+            )  # fmt: skip
+        for name in ("vision_tower", "audio_tower", "connectors", "language_model"):
+            found = getattr(self.layout, name)
+            _require(
+                found in LAYOUTS, f"layout.{name}", found, "among " + ", ".join(LAYOUTS)
+            )
         _require(
-            all(axis == -1 or axis > 0 for axis in axes) and axes.count(-1) <= 1,
-            "mesh", axes, "sizes of 1 or more, -1 at most once",
+            0 <= self.layout.tolerance <= 1, "layout.tolerance", self.layout.tolerance,
+            "a share, from 0 to 1",
         )  # fmt: skip
 
     def _check_lora(self) -> None:

@@ -77,6 +77,7 @@ def train(
     coordinator: str,
     process_count: int,
     process_index: int,
+    explain_sharding: bool,
 ) -> int:
     """Trains in a workdir, or goes on where it stopped; alone, or as one of several."""
     from deemo_jax.distributed import join
@@ -87,6 +88,8 @@ def train(
         process_index=process_index,
         stall_seconds=config.train.stall_seconds,
     )
+    if explain_sharding:
+        return _explain_sharding(config)
     from deemo_jax.train.loop import train as run
     from deemo_jax.train.preemption import PREEMPTED, Preempted
     from deemo_jax.workdir import evaluator
@@ -95,6 +98,20 @@ def train(
         run(config, workdir, evaluate=evaluator(config, workdir))
     except Preempted:
         return PREEMPTED
+    return DONE
+
+
+def _explain_sharding(config: Config) -> int:
+    """Prints how the run would lie on the devices here, and refuses too many copies."""
+    from deemo_jax.distributed import is_first
+    from deemo_jax.sharding import check_rows, make_mesh
+    from deemo_jax.train.explain import check_replication, explain
+
+    mesh = make_mesh(config.mesh)
+    check_rows(config.train.batch_size, mesh)
+    if is_first():
+        print(explain(config, mesh).describe())
+    check_replication(config, mesh)
     return DONE
 
 
@@ -253,6 +270,8 @@ VERBS: dict[str, Verb] = {
                  default=-1),
             Flag(name="process_index", help="of this process, from 0; likewise",
                  default=-1),
+            Flag(name="explain_sharding", help="true: say how every parameter and "
+                 "activation would lie on the devices, and stop", default=False),
         ),
         act=train,
         config="needed",

@@ -8,6 +8,9 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Most programs are run once or twice: compiling them well would take longer than it
+# saves. `JAX_DISABLE_MOST_OPTIMIZATIONS=0 make test` tests what users run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Caches that go with the tests. The first is for the code that exported folders carry.
 # Through the second, the tests' processes compile a program once between them.
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has these from its parent

@@ -169,8 +169,8 @@ def make_corpus(folder: Path) -> Path:
 class Bigrams(DeemoLlama):
     """Each token foretells the next; a connector adds what the frames' mean says."""
 
-    def __init__(self, config, *, rngs, dtype, remat):
-        del remat
+    def __init__(self, config, *, rngs, dtype, remat, layout):
+        del remat, layout
         size, width = config.language_model.vocab_size, 8
         embed = nnx.Embed(size, width, rngs=rngs, dtype=dtype)
         head = nnx.Linear(width, size, use_bias=False, rngs=rngs, dtype=dtype)

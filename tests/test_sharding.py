@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 
 from deemo_jax.batch import Batch
-from deemo_jax.config import ConfigError, MeshConfig
+from deemo_jax.config import ConfigError, LayoutConfig, MeshConfig
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.models.hubert import Hubert
 from deemo_jax.models.siglip import SiglipVision
 from deemo_jax.sharding import (
+    AXES,
     PARAMETERS,
     constrain,
     make_mesh,
     parameter_shardings,
+    part,
     partition_spec,
     path_of,
+    pinned,
     place,
 )
 from tests.small import HUBERT, SIGLIP, small_config
@@ -59,18 +62,82 @@ def paths(params):
 @pytest.mark.parametrize(
     ("sizes", "shape"),
     [
-        ((-1, 1, 1), (8, 1, 1)),
-        ((2, -1, 1), (2, 4, 1)),
-        ((2, 2, 2), (2, 2, 2)),
-        ((1, 4, -1), (1, 4, 2)),
-        ((1, 4, 1), (1, 4, 1)),  # four of the eight devices
-        ((1, 1, 1), (1, 1, 1)),
+        (dict(data=-1), (1, 1, 8, 1, 1, 1)),
+        (dict(data=2, fsdp=-1), (1, 1, 2, 4, 1, 1)),
+        (dict(data=2, fsdp=2, tensor=2), (1, 1, 2, 2, 1, 2)),
+        (dict(fsdp=4, tensor=-1), (1, 1, 1, 4, 1, 2)),
+        (dict(fsdp=4), (1, 1, 1, 4, 1, 1)),  # four of the eight devices
+        (dict(), (1, 1, 1, 1, 1, 1)),
+        (dict(sequence=-1), (1, 1, 1, 1, 8, 1)),
+        (dict(dcn_data=2, fsdp=-1), (2, 1, 1, 4, 1, 1)),
+        (dict(dcn_data=2, dcn_fsdp=2, tensor=2), (2, 2, 1, 1, 1, 2)),
     ],
 )
 def test_sizes_of_the_mesh(sizes, shape):
-    mesh = mesh_of(*sizes)
-    assert mesh.axis_names == ("data", "fsdp", "tensor")
+    mesh = make_mesh(MeshConfig(**sizes))
+    assert mesh.axis_names == (
+        "dcn_data", "dcn_fsdp", "data", "fsdp", "sequence", "tensor"
+    )  # fmt: skip
     assert mesh.devices.shape == shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A device of a slice and a host, as JAX describes one."""
+
+    id: int
+    slice_index: int
+    process_index: int
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+
+
+def chips(*, slices, hosts, each):
+    """As many chips in each of `hosts` of each of `slices`, in no good order."""
+    found = [
+        Chip(id=n, slice_index=n // (hosts * each), process_index=n // each)
+        for n in range(slices * hosts * each)
+    ]
+    return found[::2] + found[1::2]
+
+
+@pytest.mark.parametrize(
+    ("slices", "hosts", "axis", "key"),
+    [
+        (4, 2, "dcn_data", "slice_index"),
+        (4, 2, "dcn_fsdp", "slice_index"),
+        (1, 4, "dcn_data", "process_index"),
+    ],
+)
+def test_the_networks_axes_cross_slices_and_no_other_does(slices, hosts, axis, key):
+    devices = chips(slices=slices, hosts=hosts, each=2)
+    mesh = make_mesh(MeshConfig(**{axis: -1}, fsdp=-1), devices)
+    assert mesh.shape[axis] == max(slices, 1) * (1 if slices > 1 else hosts)
+    rows = mesh.devices.reshape(mesh.shape[axis], -1)
+    for at, row in enumerate(rows):
+        assert {getattr(chip, key) for chip in row} == {at}
+    assert {chip.id for chip in mesh.devices.flat} == set(range(len(devices)))
+
+
+def test_two_hosts_share_a_place_of_a_network_axis_that_is_half_as_long():
+    devices = chips(slices=1, hosts=4, each=2)
+    mesh = make_mesh(MeshConfig(dcn_data=2, fsdp=-1), devices)
+    for at, row in enumerate(mesh.devices.reshape(2, 4)):
+        assert {chip.process_index for chip in row} == {2 * at, 2 * at + 1}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (dict(dcn_data=3, fsdp=-1), "dcn_data=3, dcn_fsdp=1: 3 does not divide the 4"),
+        (dict(dcn_data=-1, dcn_fsdp=3), "dcn_data=-1, dcn_fsdp=3: 3 does not divide"),
+        (dict(dcn_data=8), "8 does not divide the 4 slices, or hosts"),
+        (dict(dcn_data=4, tensor=4), "tensor=4: 4 does not divide the 2 devices"),
+    ],
+)
+def test_slices_that_do_not_divide_are_refused(sizes, message):
+    with pytest.raises(ConfigError, match=message):
+        make_mesh(MeshConfig(**sizes), chips(slices=4, hosts=1, each=2))
 
 
 @pytest.mark.parametrize("sizes", [(3, 1, 1), (16, 1, 1), (-1, 3, 1), (2, 3, 2)])
@@ -91,7 +158,7 @@ def test_every_parameter_has_its_row_and_every_row_a_parameter():
 @pytest.mark.parametrize(
     ("path", "shape", "spec"),
     [
-        ("language_model/embed_tokens/embedding", (32, 8), (("tensor", "fsdp"), None)),
+        ("language_model/embed_tokens/embedding", (32, 8), ("tensor", "fsdp")),
         ("language_model/lm_head/kernel", (8, 32), ("fsdp", "tensor")),
         ("language_model/norm/scale", (8,), (None,)),
         ("norm/scale", (8,), (None,)),
@@ -101,8 +168,7 @@ def test_every_parameter_has_its_row_and_every_row_a_parameter():
         ("layers/mlp/down_proj/kernel", (3, 8, 8), (None, "tensor", "fsdp")),
         # A dimension that the axis does not divide is copied.
         ("layers/self_attn/k_proj/kernel", (3, 8, 3), (None, "fsdp", None)),
-        ("embed_tokens/embedding", (33, 8), (None, None)),
-        ("embed_tokens/embedding", (34, 8), (None, None)),
+        ("embed_tokens/embedding", (33, 8), (None, "fsdp")),
         ("audio_tower/conv1/kernel", (3, 5, 8), (None, None, "fsdp")),
         ("conv_layers/0/conv/kernel", (10, 1, 8), (None, None, "fsdp")),
         ("pos_conv_embed/kernel", (6, 2, 8), (None, None, "fsdp")),
@@ -118,6 +184,63 @@ def test_every_parameter_has_its_row_and_every_row_a_parameter():
 )
 def test_specs(path, shape, spec):
     assert partition_spec(path, shape, SIZES) == PartitionSpec(*spec)
+
+
+LAYOUT = LayoutConfig(
+    vision_tower="replicated",
+    audio_tower="fsdp",
+    connectors="fsdp",
+    language_model="fsdp_tensor",
+    tolerance=0.0,
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "spec"),
+    [
+        ("vision_tower/layers/mlp/fc1/kernel", (None, None, None)),
+        ("audio_tower/layers/fc1/kernel", (None, ("dcn_fsdp", "fsdp"), None)),
+        ("video_connector/projection/kernel", (None, ("dcn_fsdp", "fsdp"), None)),
+        (
+            "language_model/layers/mlp/up_proj/kernel",
+            (None, ("dcn_fsdp", "fsdp"), "tensor"),
+        ),
+    ],
+)
+def test_each_part_is_split_over_the_axes_of_its_layout(path, spec):
+    sizes = dict.fromkeys(AXES, 2)
+    shape = (3, 8, 8)
+    if "projection" in path:
+        shape, spec = shape[1:], spec[1:]
+    assert partition_spec(path, shape, sizes, LAYOUT) == PartitionSpec(*spec)
+
+
+def test_of_several_axes_the_first_that_divide_are_taken():
+    sizes = {"dcn_fsdp": 2, "fsdp": 4}
+    for width, axes in ((8, ("dcn_fsdp", "fsdp")), (6, "dcn_fsdp"), (3, None)):
+        spec = partition_spec("lm_head/kernel", (width, 32), sizes)
+        assert spec == PartitionSpec(axes, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "spec"),
+    [
+        # What a part does not use otherwise splits its rows.
+        ("language_model", ("batch", "sequence", "mlp"),
+         (("data",), "sequence", "tensor")),
+        ("language_model", ("batch", "keys", "kv_heads"), (("data",), None, "tensor")),
+        ("audio_tower", ("batch", "sequence", "mlp"),
+         (("data", "sequence", "tensor"), None, None)),
+        ("elsewhere", ("batch", "sequence", "mlp"),
+         (("data", "sequence"), None, "tensor")),
+    ],
+)  # fmt: skip
+def test_activations_of_each_part(name, names, spec):
+    mesh = make_mesh(MeshConfig(data=2, sequence=2, tensor=2))
+    with jax.set_mesh(mesh), part(name, LAYOUT), pinned() as found:
+        jax.eval_shape(lambda x: constrain(x, names), jnp.zeros((8, 8, 8)))
+    plain = tuple(x[0] if type(x) is tuple and len(x) == 1 else x for x in spec)
+    assert [(x.part, x.spec) for x in found] == [(name, PartitionSpec(*plain))]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from jaxtyping import Bool, Int
 import numpy as np
 
 from deemo_jax.annotation import Taxonomy
-from deemo_jax.architecture import SAMPLE_RATE
 from deemo_jax.batch import Batch
 from deemo_jax.config import MODALITIES, ConfigError, DataConfig
 from deemo_jax.data import audio, prompt, video
@@ -146,7 +145,7 @@ class Reader:
         jpegs = record.frames if record and "video" in modalities else ()
         frames, mask = video.fit(jpegs, config.num_frames, config.image_size)
         sound = np.zeros(0, np.float32)
-        wanted = round(config.audio_seconds * SAMPLE_RATE)
+        wanted = config.num_samples
         if wanted and record and record.audio and "audio" in modalities:
             sound = audio.decode(record.audio)
         samples, length = audio.fit(sound, wanted)

@@ -214,7 +214,8 @@ def _prepare(
     graphdef, params = nnx.split(model)
     if mesh is not None:
         sharding.check_rows(config.evaluate.batch_size, mesh, key="evaluate.batch_size")
-        params = jax.device_put(params, sharding.parameter_shardings(params, mesh))
+        placed = sharding.parameter_shardings(params, mesh, config.layout)
+        params = jax.device_put(params, placed)
     return _Run(
         graphdef=graphdef,
         params=params,

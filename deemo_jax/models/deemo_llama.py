@@ -24,6 +24,7 @@ from deemo_jax.architecture import (
     WhisperEncoderConfig,
 )
 from deemo_jax.batch import Batch
+from deemo_jax.config import LayoutConfig
 from deemo_jax.models import clip, hubert, llama, mlp, qformer, siglip, whisper
 from deemo_jax.models.attention import Attention, dot_product_attention
 from deemo_jax.models.clip import ClipVision
@@ -40,6 +41,7 @@ from deemo_jax.pretrained import (
     prefixed,
     read_config,
 )
+from deemo_jax.sharding import DECODER, constrain, part
 
 CONNECTORS = {QFormerConfig: qformer, MlpConfig: mlp}
 # A part of the model: its key in config.json, and the kinds that it comes in, each with
@@ -196,7 +198,7 @@ class DeemoLlama(nnx.Module):
     Video goes through the vision tower frame by frame; the connector reads every patch
     of every frame, with the frame's number as its temporal position. The audio tower
     gives 50 frames a second, of which `audio_frames_per_position` share one, whatever
-    the padding.
+    the padding. `layout` says how each part is split on a mesh; it changes no result.
     """
 
     def __init__(
@@ -207,8 +209,10 @@ class DeemoLlama(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         remat: str = "none",
         attention: Attention = dot_product_attention,
+        layout: LayoutConfig | None = None,
     ):
         self.config = config
+        self.layout = layout
         self.dtype = dtype
         width = config.language_model.hidden_size
         make: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "remat": remat}
@@ -221,11 +225,13 @@ class DeemoLlama(nnx.Module):
 
     def __call__(self, batch: Batch) -> Float[Array, "B S V"]:
         """Logits for the token after each place, in float32."""
-        return self.language_model(
-            embeddings=self.embed_batch(batch),
-            positions=jnp.asarray(batch.positions),
-            segment_ids=jnp.asarray(batch.segment_ids),
-        )
+        embeddings = self.embed_batch(batch)
+        with part(DECODER, self.layout):
+            return self.language_model(
+                embeddings=embeddings,
+                positions=jnp.asarray(batch.positions),
+                segment_ids=jnp.asarray(batch.segment_ids),
+            )
 
     def embed_batch(
         self, batch: Batch, media: Media | None = None
@@ -275,15 +281,20 @@ class DeemoLlama(nnx.Module):
         pixels = frames.reshape(batch * times, *frames.shape[2:]).astype(jnp.float32)
         scale, shift = 1.0 / (255.0 * deviation), -mean / deviation
         pixels = pixels * scale[None, None, None] + shift[None, None, None]
-        features = self.vision_tower.patches(pixels, self.config.vision_feature_layer)
+        with part("vision_tower", self.layout):
+            features = self.vision_tower.patches(
+                constrain(pixels, ("batch", None, None, None)),
+                self.config.vision_feature_layer,
+            )
         patches = features.reshape(batch, -1, features.shape[-1])
         each = patches.shape[1] // times
         positions = jnp.repeat(jnp.arange(times), each)
-        return self.video_connector(
-            patches,
-            jnp.broadcast_to(positions[None], patches.shape[:2]),
-            jnp.repeat(frame_mask, each, axis=1),
-        )
+        with part("video_connector", self.layout):
+            return self.video_connector(
+                patches,
+                jnp.broadcast_to(positions[None], patches.shape[:2]),
+                jnp.repeat(frame_mask, each, axis=1),
+            )
 
     def encode_audio(
         self, audio: Float[Array, "B N"], audio_length: Int[Array, " B"]
@@ -293,7 +304,9 @@ class DeemoLlama(nnx.Module):
         Raises:
           ValueError: if the audio is longer than the connector has positions for.
         """
-        features, heard = self.audio_tower.hear(audio, audio_length)
+        with part("audio_tower", self.layout):
+            audio = constrain(audio, ("batch", None))
+            features, heard = self.audio_tower.hear(audio, audio_length)
         each = self.config.audio_frames_per_position
         available = self.config.audio_connector.max_positions
         needed = -(-features.shape[1] // each)
@@ -304,9 +317,10 @@ class DeemoLlama(nnx.Module):
                 f"lower data.audio_seconds, or raise model.audio_frames_per_position"
             )
         positions = jnp.arange(features.shape[1]) // each
-        return self.audio_connector(
-            features, jnp.broadcast_to(positions[None], features.shape[:2]), heard
-        )
+        with part("audio_connector", self.layout):
+            return self.audio_connector(
+                features, jnp.broadcast_to(positions[None], features.shape[:2]), heard
+            )
 
     @classmethod
     def from_pretrained(

@@ -148,7 +148,7 @@ class LlamaAttention(nnx.Module):
         """Mixes places; writes keys and values into `cached` from place `first` on."""
         shape = (*x.shape[:2], -1, self.head_dim)
         heads = ("batch", "sequence", "heads", "head_dim")
-        pairs = ("batch", "sequence", "kv_heads", "head_dim")
+        pairs = ("batch", "keys", "kv_heads", "head_dim")
         q = constrain(rotate(self.q_proj(x).reshape(shape), cosines, sines), heads)
         k = constrain(rotate(self.k_proj(x).reshape(shape), cosines, sines), pairs)
         v = constrain(self.v_proj(x).reshape(shape), pairs)

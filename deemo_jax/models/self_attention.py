@@ -45,11 +45,14 @@ class SelfAttention(nnx.Module):
         self, x: Float[Array, "B L D"], mask: Bool[Array, "B 1 L L"] | None = None
     ) -> Float[Array, "B L D"]:
         """Mixes the places of each row of `x`, those that `mask` lets each one see."""
-        names = ("batch", "sequence", "heads", "head_dim")
         shape = (*x.shape[:2], self.heads, -1)
         q, k, v = (
-            constrain(projection(x).reshape(shape), names)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
+            constrain(projection(x).reshape(shape), ("batch", places, "heads", None))
+            for projection, places in (
+                (self.q_proj, "sequence"),
+                (self.k_proj, "keys"),
+                (self.v_proj, "keys"),
+            )
         )
         return self.out_proj(self.attention(q, k, v, mask=mask).reshape(x.shape))
 

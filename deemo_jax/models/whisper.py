@@ -332,5 +332,5 @@ class WhisperEncoder(nnx.Module):
     def save_pretrained(
         self, folder: str | os.PathLike, *, dtype: DTypeLike | None = None
     ) -> None:
-        """X"""
+        """Writes an encoder alone that this reads, its weights in `dtype`."""
         save(self, folder, TABLE, config_to_dict(self.config), dtype=dtype)

@@ -55,8 +55,12 @@ def initial_params(config: Config, mesh: Mesh) -> nnx.State:
       PretrainedError: a folder's files are not whole.
     """
     check_initial(config)
-    if config.init_from:
-        return _whole(config, mesh)
+    params = _whole(config, mesh) if config.init_from else _of_parts(config, mesh)
+    return jax.device_put(params, parameter_shardings(params, mesh, config.layout))
+
+
+def _of_parts(config: Config, mesh: Mesh) -> nnx.State:
+    """The parameters in the folders of `config.pretrained`, and drawn ones."""
     folders = _folders(config)
     found = {name: _part(config, mesh, name, folders[name]) for name in folders}
     if not found:
@@ -145,8 +149,7 @@ def _part(config: Config, mesh: Mesh, name: str, folder: Path) -> nnx.State:
             raise ConfigError(
                 f"config.model.language_model does not fit {folder}: {error}"
             ) from error
-    params = nnx.state(model)
-    return jax.device_put(params, parameter_shardings(params, mesh))
+    return nnx.state(model)
 
 
 def _whole(config: Config, mesh: Mesh) -> nnx.State:
@@ -205,7 +208,7 @@ def _merge_lora(config: Config, mesh: Mesh, params: nnx.State) -> nnx.State:
     def merge(base: nnx.State, lora: nnx.State) -> nnx.State:
         return merge_lora(nnx.merge(graphdef, base, lora))
 
-    shardings = parameter_shardings(base, mesh)
+    shardings = parameter_shardings(base, mesh, config.layout)
     return jax.jit(merge, out_shardings=shardings, donate_argnums=0)(base, lora)
 
 

@@ -19,6 +19,7 @@ from deemo_jax.data.shards import ShardSource
 from deemo_jax.distributed import exchange, first_alone, is_first
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.sharding import check_rows, local_rows, make_mesh, place
+from deemo_jax.train.explain import check_replication
 from deemo_jax.train.health import Health, UnsoundError
 from deemo_jax.train.initial import check_initial, initial_params
 from deemo_jax.train.lock import locked
@@ -120,7 +121,9 @@ def _check(config: Config, workdir: Path) -> Mesh:
     if config.evaluate.every:
         check_rows(config.evaluate.batch_size, mesh, key="evaluate.batch_size")
     try:
-        abstract_state(config, mesh)
+        check_replication(config, mesh)
+    except ConfigError:
+        raise
     except ValueError as error:  # sizes that do not fit each other, say
         raise ConfigError(str(error)) from error
     if not any((workdir / "checkpoints").glob("[0-9]*")):

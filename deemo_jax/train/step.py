@@ -9,6 +9,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
 import optax
 
 from deemo_jax.batch import Batch
@@ -16,7 +17,7 @@ from deemo_jax.config import Config
 from deemo_jax.loss import cross_entropy_sums
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.models.lora import add_lora, with_dropout
-from deemo_jax.sharding import parameter_shardings
+from deemo_jax.sharding import parameter_shardings, row_sharding
 from deemo_jax.train.optimizer import learning_rate, make_optimizer, split_params
 
 Sums = dict[str, jax.Array]
@@ -44,6 +45,7 @@ def make_model(config: Config, rngs: nnx.Rngs) -> DeemoLlama:
         rngs=rngs,
         dtype=jnp.dtype(config.train.dtype),
         remat=config.train.remat,
+        layout=config.layout,
     )
     return add_lora(model, config.lora, rngs)
 
@@ -135,7 +137,7 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     The optimizer's moments of a parameter lie as the parameter does.
     """
     _, params = split_model(config)
-    shardings = parameter_shardings(params, mesh)
+    shardings = parameter_shardings(params, mesh, config.layout)
     everywhere = NamedSharding(mesh, PartitionSpec())
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     trained, _ = split_params(config.train.stage, params)
@@ -151,6 +153,30 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
             transform_non_params=lambda leaf: _lay(leaf, everywhere),
         ),
         step=jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
+    )
+
+
+def abstract_batch(config: Config, mesh: Mesh) -> Batch:
+    """A batch of `config.train.batch_size` rows as shapes and shardings."""
+    data, rows = config.data, config.train.batch_size
+    size = (data.image_size, data.image_size, 3)
+    one = Batch(
+        tokens=np.zeros((1, data.max_length), np.int32),
+        positions=np.zeros((1, data.max_length), np.int32),
+        segment_ids=np.zeros((1, data.max_length), np.int32),
+        loss_mask=np.zeros((1, data.max_length), bool),
+        frames=np.zeros((1, data.num_frames, *size), np.uint8),
+        frame_mask=np.zeros((1, data.num_frames), bool),
+        audio=np.zeros((1, data.num_samples), np.float32),
+        audio_length=np.zeros(1, np.int32),
+        index=np.zeros(1, np.int32),
+    )
+    sharding = row_sharding(mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            (rows, *leaf.shape[1:]), leaf.dtype, sharding=sharding
+        ),
+        one,
     )
 
 
@@ -182,7 +208,7 @@ def draw_params(config: Config, mesh: Mesh, only: Any = nnx.Param) -> nnx.State:
 
     A parameter depends on `config.seed`, not on the mesh or on what else is drawn.
     """
-    shardings = parameter_shardings(split_model(config)[1], mesh)
+    shardings = parameter_shardings(split_model(config)[1], mesh, config.layout)
 
     def draw() -> nnx.State:
         return nnx.state(make_model(config, nnx.Rngs(config.seed)), only)

@@ -51,7 +51,6 @@ def start(corpus, workdir: Path) -> subprocess.Popen:
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "XLA_FLAGS": "",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiled in less time
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

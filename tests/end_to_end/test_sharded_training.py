@@ -1,4 +1,4 @@
-"""One run on one device, on four, on eight: the same losses."""
+"""One run on one device and on two meshes of eight: the same losses."""
 
 import json
 
@@ -9,20 +9,21 @@ import pytest
 from deemo_jax.train.loop import train
 from tests.small import make_corpus, small_config
 
+# What differs from one device without any of them.
 MESHES = {
-    "1 device": dict(data=1, fsdp=1, tensor=1),
-    "4 devices, fsdp": dict(data=1, fsdp=4, tensor=1),
-    "8 devices, 2 x 2 x 2": dict(data=2, fsdp=2, tensor=2),
+    "1 device": dict(mesh__data=1),
+    "data, fsdp, tensor": dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2),
+    "network, sequence, towers apart": dict(
+        mesh__data=1,
+        mesh__dcn_fsdp=2,
+        mesh__sequence=2,
+        mesh__tensor=2,
+        layout__vision_tower="fsdp",
+        layout__audio_tower="replicated",
+        layout__connectors="fsdp",
+    ),
 }
 STEPS = 20
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """For what is compiled to be run a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def losses(tmp_path_factory):
             data__path=str(packed),
             train__steps=STEPS,
             train__save_every=STEPS,
-            **{f"mesh__{axis}": size for axis, size in mesh.items()},
+            **mesh,
         )
         train(config, workdir)
         lines = (workdir / "metrics.jsonl").read_text().splitlines()
