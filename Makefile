@@ -16,6 +16,8 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.dev
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q \
+	    -c constraints.txt -e '.[plan]'
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev

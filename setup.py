@@ -45,6 +45,10 @@ setup(
         "export": ["torch"],
         "gguf": ["torch", "gguf", "accelerate"],  # `deemo convert` of a GGUF file
         "tf": ["tensorflow"],  # `as_dataset` of packed folders
+        "plan": ["jax[tpu]"],  # its compiler; `deemo plan` needs no TPU
+        # Of the version that jax has, and without what they depend on (`--no-deps`):
+        # compiling for GPUs needs neither CUDA nor a GPU.
+        "plan-gpu": ["jax-cuda13-plugin", "jax-cuda13-pjrt"],
         "tpu": ["jax[tpu]"],
         "cuda13": ["jax[cuda13]"],
         "dev": [

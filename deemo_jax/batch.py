@@ -12,19 +12,13 @@ Dimensions, the same letters in every signature of the package:
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import jax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 import numpy as np
 
-if TYPE_CHECKING:
-    Leaf = Array | np.ndarray
-else:  # a step is compiled for shapes, before there is data
-    Leaf = Array | np.ndarray | jax.ShapeDtypeStruct
 
-
-@jax.tree_util.register_dataclass
+@jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
     """Rows of fixed shapes; numpy from the loader, `jax.Array` once placed.
@@ -42,12 +36,26 @@ class Batch:
     it). Rows that only fill the batch have `index` -1 and `segment_ids` all 0.
     """
 
-    tokens: Int[Leaf, "B S"]
-    positions: Int[Leaf, "B S"]
-    segment_ids: Int[Leaf, "B S"]
-    loss_mask: Bool[Leaf, "B S"]
-    frames: UInt8[Leaf, "B T H W 3"]
-    frame_mask: Bool[Leaf, "B T"]
-    audio: Float[Leaf, "B N"]
-    audio_length: Int[Leaf, " B"]
-    index: Int[Leaf, " B"]
+    tokens: Int[Array, "B S"] | Int[np.ndarray, "B S"]
+    positions: Int[Array, "B S"] | Int[np.ndarray, "B S"]
+    segment_ids: Int[Array, "B S"] | Int[np.ndarray, "B S"]
+    loss_mask: Bool[Array, "B S"] | Bool[np.ndarray, "B S"]
+    frames: UInt8[Array, "B T H W 3"] | UInt8[np.ndarray, "B T H W 3"]
+    frame_mask: Bool[Array, "B T"] | Bool[np.ndarray, "B T"]
+    audio: Float[Array, "B N"] | Float[np.ndarray, "B N"]
+    audio_length: Int[Array, " B"] | Int[np.ndarray, " B"]
+    index: Int[Array, " B"] | Int[np.ndarray, " B"]
+
+    def tree_flatten_with_keys(self):
+        """The arrays in order, by name; there is nothing else."""
+        names = [field.name for field in dataclasses.fields(self)]
+        keys = map(jax.tree_util.GetAttrKey, names)
+        return [(key, getattr(self, key.name)) for key in keys], None
+
+    @classmethod
+    def tree_unflatten(cls, _, leaves) -> "Batch":
+        """A batch of anything: JAX puts shapes, shardings and marks of its own here."""
+        batch = object.__new__(cls)  # so that none is taken for an array that is wrong
+        for field, leaf in zip(dataclasses.fields(cls), leaves, strict=True):
+            object.__setattr__(batch, field.name, leaf)
+        return batch

@@ -104,7 +104,9 @@ class Pinned:
 
 
 # The part of the model that is being traced, with its layout; and who wants to know.
-_part = contextvars.ContextVar("part", default=(DECODER, "fsdp_tensor"))
+_part: contextvars.ContextVar[tuple[str, str]] = contextvars.ContextVar(
+    "part", default=(DECODER, "fsdp_tensor")
+)
 _pinned: contextvars.ContextVar[list[Pinned] | None] = contextvars.ContextVar(
     "pinned", default=None
 )
@@ -300,7 +302,7 @@ def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
         return x
     name, layout = _part.get()
     axes = [None if each is None else ACTIVATIONS[each] for each in names]
-    allowed = set(AXES)
+    allowed: set[str] = set(AXES)
     if "tensor" not in LAYOUTS[layout]:
         allowed -= {"tensor"}
     if name != DECODER:
@@ -380,7 +382,7 @@ def place(batch: Batch, mesh: Mesh, *, rows: int | None = None) -> Batch:
     return jax.tree.map(put, batch)
 
 
-def _only(axis: Axis, allowed: set[str]) -> Axis:
+def _only(axis: Axis, allowed: set[str]) -> tuple[str, ...]:
     """The axes of a dimension that are `allowed`."""
     parts = (axis,) if isinstance(axis, str) else axis or ()
     return tuple(part for part in parts if part in allowed)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,43 @@ def convert(*, input: Path, output: Path, dtype: str) -> int:
     return DONE
 
 
+def plan(
+    *, config: Config, topology: str, largest_batch: bool, scaling: str, json: bool
+) -> int:
+    """Compiles the training step for hardware that is not there, and reports."""
+    import jax
+
+    from deemo_jax.plan import report, search
+    from deemo_jax.plan.estimate import make_plan
+    from deemo_jax.plan.topology import read_topology
+
+    # Nothing is computed, and no device that happens to be here is taken.
+    jax.config.update("jax_platforms", "cpu")
+    if bool(topology) == bool(scaling):
+        raise ConfigError("give either --topology or --scaling")
+    if largest_batch and scaling:
+        raise ConfigError("--largest_batch is of one --topology, not of --scaling")
+    found = [read_topology(name) for name in (topology or scaling).split(",")]
+    if len(found) > 1 and not scaling:
+        raise ConfigError(f"--topology is {topology!r}; give several by --scaling")
+    with bars() as progress:
+        if scaling:
+            plans = list(search.scaling(config, found, progress=progress))
+        elif largest_batch:
+            plans = [search.largest_batch(config, found[0], progress=progress)]
+        else:
+            progress(f"compiling for {topology}", 0, None)
+            plans = [make_plan(config, found[0])]
+            progress(f"compiling for {topology}", 1, 1)
+    if json:
+        print(dumps([report.to_json(each) for each in plans], indent=2))
+    elif scaling:
+        print(report.table(plans))
+    else:
+        print(report.describe(plans[0]))
+    return DONE
+
+
 def demo(*, workdir: Path, seed: int) -> int:
     """Runs the whole path on real and generated clips."""
     from deemo_jax.demo import demo as run
@@ -324,6 +362,21 @@ VERBS: dict[str, Verb] = {
                  default="keep"),
         ),
         act=convert,
+    ),
+    "plan": Verb(
+        summary="compile the training step for hardware that is not there",
+        example="deemo plan --config=configs/deemo_llama_7b.py:tune --topology=v5e-256",
+        flags=(
+            Flag(name="topology", help="v5e-256, v5p-512, 4xv6e-256, h100-8x8, …",
+                 default=""),
+            Flag(name="largest_batch", help="true: look for the largest that fits",
+                 default=False),
+            Flag(name="scaling", help="topologies, by commas: a row for each, with as "
+                 "many rows a chip as on the first", default=""),
+            Flag(name="json", help="true: print JSON", default=False),
+        ),
+        act=plan,
+        config="needed",
     ),
     "demo": Verb(
         summary="the whole path on real and generated clips, in minutes on a laptop",

@@ -208,7 +208,7 @@ LAYOUT = LayoutConfig(
     ],
 )
 def test_each_part_is_split_over_the_axes_of_its_layout(path, spec):
-    sizes = dict.fromkeys(AXES, 2)
+    sizes = {str(axis): 2 for axis in AXES}
     shape = (3, 8, 8)
     if "projection" in path:
         shape, spec = shape[1:], spec[1:]

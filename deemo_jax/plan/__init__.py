@@ -1,0 +1,1 @@
+"""A run before there is hardware: whether it fits, what it moves, how long it takes."""
