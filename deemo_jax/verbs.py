@@ -218,23 +218,23 @@ def plan(
     jax.config.update("jax_platforms", "cpu")
     if bool(topology) == bool(scaling):
         raise ConfigError("give either --topology or --scaling")
-    if largest_batch and scaling:
-        raise ConfigError("--largest_batch is of one --topology, not of --scaling")
     found = [read_topology(name) for name in (topology or scaling).split(",")]
-    if len(found) > 1 and not scaling:
-        raise ConfigError(f"--topology is {topology!r}; give several by --scaling")
+    if largest_batch and len(found) > 1:
+        raise ConfigError("--largest_batch is looked for on one --topology")
     with bars() as progress:
         if scaling:
             plans = list(search.scaling(config, found, progress=progress))
         elif largest_batch:
             plans = [search.largest_batch(config, found[0], progress=progress)]
         else:
-            progress(f"compiling for {topology}", 0, None)
-            plans = [make_plan(config, found[0])]
-            progress(f"compiling for {topology}", 1, 1)
+            plans = []
+            for each in found:
+                progress(f"compiling for {each.name}", 0, None)
+                plans.append(make_plan(config, each))
+                progress(f"compiling for {each.name}", 1, 1)
     if json:
         print(dumps([report.to_json(each) for each in plans], indent=2))
-    elif scaling:
+    elif len(plans) > 1:
         print(report.table(plans))
     else:
         print(report.describe(plans[0]))
@@ -367,7 +367,8 @@ VERBS: dict[str, Verb] = {
         summary="compile the training step for hardware that is not there",
         example="deemo plan --config=configs/deemo_llama_7b.py:tune --topology=v5e-256",
         flags=(
-            Flag(name="topology", help="v5e-256, v5p-512, 4xv6e-256, h100-8x8, …",
+            Flag(name="topology", help="v5e-256, v5p-512, 4xv6e-256, h100-8x8, …; of "
+                 "several, by commas, a table",
                  default=""),
             Flag(name="largest_batch", help="true: look for the largest that fits",
                  default=False),

@@ -11,6 +11,8 @@ import re
 
 import numpy as np
 
+from deemo_jax.sharding import DCN
+
 KINDS = (
     "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
 )  # fmt: skip
@@ -19,6 +21,8 @@ _HEAD = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
 _CALLED = re.compile(r"(?:calls|to_apply|condition|body)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"(?:branch|called)_computations=\{([^}]*)\}")
 _COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(-start)?\(")
+# Between slices of TPUs, hosts send for the chips.
+_SEND = re.compile(r" = \((.*?), .* send\(.*_xla_host_transfer_rendezvous=\"([a-z-]+)")
 _ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+|f8\w*)\[([\d,]*)\]")
 
 
@@ -50,16 +54,22 @@ def collectives(text: str, sizes: dict[str, int]) -> tuple[Collective, ...]:
     seen: dict[object, tuple[str, tuple[str, ...], int, float]] = {}
     for name, lines in computations.items():
         for at, line in enumerate(lines):
-            found = _COLLECTIVE.search(line)
-            if not found or not times.get(name):
+            if not times.get(name):
                 continue
-            group = _group(line, math.prod(sizes.values()))
-            if len(group) < 2:
+            if host := _SEND.search(line):
+                across = tuple(x for x in DCN if sizes.get(x, 1) > 1)
+                kind, sent = host[2], _result(host[1], False)
+            elif found := _COLLECTIVE.search(line):
+                group = _group(line, math.prod(sizes.values()))
+                kind, across = found[2], _axes(group, sizes)
+                sent = _sent(kind, _result(found[1], bool(found[3])), group.shape[1])
+            else:
+                continue
+            if not across:
                 continue
             channel = re.search(r"channel_id=(\d+)", line)
             key = channel[1] if channel else (name, at)
-            sent = _sent(found[2], _result(found[1], bool(found[3])), len(group))
-            value = (found[2], _axes(group, sizes), times[name], sent)
+            value = (kind, across, times[name], sent)
             if key not in seen or seen[key][2] < value[2]:
                 seen[key] = value
     total: dict[tuple[str, tuple[str, ...]], tuple[int, float]] = {}
@@ -167,14 +177,17 @@ def _sent(kind: str, result: float, devices: int) -> float:
     }[kind]
 
 
-def _group(line: str, devices: int) -> list[int]:
-    """The first group of devices that exchange, as places in the mesh, flattened."""
-    pairs = re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line)
+def _group(line: str, devices: int) -> np.ndarray:
+    """Groups of devices that exchange, a row each, as places in the mesh, flattened.
+
+    One row is enough where all are alike; a permutation has its pairs.
+    """
+    pairs = re.search(r"source_target_pairs=\{(\{.*?\})\}", line)
     if pairs:
-        return [int(pairs[1]), int(pairs[2])]
+        return np.array([_numbers(pair) for pair in re.findall(r"[\d,]*\d", pairs[1])])
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", line)
     if listed:
-        return [int(x) for x in listed[1].split(",") if x]
+        return np.array([_numbers(listed[1])])
     iota = re.search(
         r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line
     )
@@ -183,7 +196,7 @@ def _group(line: str, devices: int) -> list[int]:
         ids = np.arange(math.prod(dims)).reshape(dims)
         if iota[3]:
             ids = ids.transpose(_numbers(iota[3]))
-        return ids.reshape(shape)[0].tolist()
+        return ids.reshape(shape)[:1]
     named = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line)
     if named:
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
@@ -196,16 +209,16 @@ def _group(line: str, devices: int) -> list[int]:
             ids = ids.transpose(_numbers(order[2])) if order[2] else ids
         ids = ids.reshape(shape)
         at = tuple(slice(None) if axis in wanted else 0 for axis in sizes)
-        return ids[at].ravel().tolist()
-    return list(range(devices))  # no groups: all of them
+        return ids[at].reshape(1, -1)
+    return np.arange(devices)[None]  # no groups: all of them
 
 
 def _numbers(text: str) -> list[int]:
     return [int(x) for x in text.split(",")]
 
 
-def _axes(group: Sequence[int], sizes: dict[str, int]) -> tuple[str, ...]:
+def _axes(groups: np.ndarray, sizes: dict[str, int]) -> tuple[str, ...]:
     """The axes of the mesh along which the devices of a group differ."""
-    places = np.array(np.unravel_index(list(group), tuple(sizes.values())))
-    differ = (places != places[:, :1]).any(axis=1)
+    places = np.array(np.unravel_index(groups, tuple(sizes.values())))
+    differ = (places != places[:, :, :1]).any(axis=(1, 2))
     return tuple(axis for axis, yes in zip(sizes, differ, strict=True) if yes)

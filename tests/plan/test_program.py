@@ -156,3 +156,28 @@ ENTRY %main (x: bf16[16,64]) -> bf16[64,64] {
     assert found["all-gather"].sent == (64 * 64 * 2 + 32 * 4) * 3 / 4
     assert found["collective-permute"].sent == 64
     assert found["collective-permute"].axes == ("fsdp",)
+
+
+def test_what_hosts_send_between_slices():
+    main = """
+ENTRY %main (x: f32[16]) -> f32[16] {
+  %send = (f32[256,48]{1,0:T(8,128)}, u32[], token[]) send(%x, %t), channel_id=5, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-gather.120_0",_xla_megascale_transfer_type="ALL_GATHER"}
+  %recv = (f32[512,48]{1,0:T(8,128)}, u32[], token[]) recv(%t), channel_id=6, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-gather.120_0"}
+}
+"""
+    (found,) = collectives(main, {"dcn_data": 2, "dcn_fsdp": 1, "fsdp": 4})
+    assert found == Collective(
+        kind="all-gather", axes=("dcn_data",), count=1, sent=256.0 * 48 * 4
+    )
+
+
+def test_a_permutation_is_over_the_axes_that_its_pairs_cross():
+    line = """
+ENTRY %main (x: f32[16]) -> f32[16] {
+  %p = f32[16]{0} collective-permute(%x), channel_id=2, source_target_pairs={{0,0},{1,2},{2,1},{3,3}}
+}
+"""
+    (found,) = collectives(line, AXES)
+    assert found.axes == ("fsdp",)
+    stays = line.replace("{0,0},{1,2},{2,1},{3,3}", "{0,0},{1,1}")
+    assert collectives(stays, AXES) == ()
