@@ -150,6 +150,7 @@ def get_config(stage: str = "align") -> ml_collections.ConfigDict:
     config.evaluate = dict(
         split="test",
         every=0,
+        best="",
         batch_size=256,
         max_new_tokens=128,
         ablations=True,

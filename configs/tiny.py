@@ -124,6 +124,7 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
     config.evaluate = dict(
         split="test",
         every=0,
+        best="",
         batch_size=64,
         max_new_tokens=48,
         ablations=True,

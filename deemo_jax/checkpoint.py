@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 import hashlib
 import json
+import math
 from pathlib import Path
 import shutil
 from typing import Any
@@ -12,9 +13,12 @@ from absl import logging
 import jax
 import orbax.checkpoint as ocp
 
+from deemo_jax.annotation import write_whole
+from deemo_jax.config import ConfigError
 from deemo_jax.distributed import broadcast, is_first
 
 MANIFEST = "manifest.json"
+BEST = "best.json"
 NONE = -1  # in place of a step
 FORMAT = "deemo-checkpoint/1"
 # Of an array that several devices hold, each writes a slice, if it is as large as this.
@@ -46,9 +50,9 @@ class Checkpoints:
     written beside them, and before a restore each is read and compared. A checkpoint
     without manifest, or with a file that is not what the manifest says, does not count.
 
-    The newest `keep` checkpoints are kept, and those of every `keep_every`-th step, if
-    that is not 0. `say` is told, in words, what is passed over
-    or cleared away. Used as a context, it waits at its end for what is being written.
+    The newest `keep` checkpoints are kept, those of every `keep_every`-th step, if that
+    is not 0, and the `Best`. `say` is told, in words, what is passed over or cleared
+    away. Used as a context, it waits at its end for what is being written.
     """
 
     def __init__(
@@ -100,15 +104,25 @@ class Checkpoints:
         if pending is not None:
             pending.result()
 
-    def newest(self) -> int | None:
-        """The step of the newest whole checkpoint; those passed over are named."""
+    def check(self) -> None:
+        """Raises what went wrong with the save under way; it does not wait for it."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def newest(self, *, before: int | None = None) -> int | None:
+        """The step of the newest whole checkpoint; those passed over are named.
+
+        Those of step `before` and later, if it is not None, are left out.
+        """
         self.wait()
         # One process reads the files; what it finds holds for all.
-        found = broadcast(self._find() if is_first() else NONE)
+        found = broadcast(self._find(before) if is_first() else NONE)
         return None if found == NONE else found
 
-    def _find(self) -> int:
+    def _find(self, before: int | None) -> int:
         for step in sorted(_steps(self.folder), reverse=True):
+            if before is not None and step >= before:
+                continue
             fault = find_fault(self.folder / str(step))
             if fault is None:
                 return step
@@ -153,11 +167,58 @@ class Checkpoints:
             step for step in _steps(self.folder)
             if (self.folder / str(step) / MANIFEST).exists()
         ]  # fmt: skip
+        best = read_best(self.folder)
         for old in sorted(whole)[: -self._keep]:
             if self._keep_every and old % self._keep_every == 0:
                 continue
+            if best is not None and best["step"] == old:
+                continue
             (self.folder / str(old) / MANIFEST).unlink()
             shutil.rmtree(self.folder / str(old))
+
+
+class Best:
+    """`FOLDER/best.json`: the checkpoint that an evaluation found best, kept for good.
+
+    `metric` is the name of a number that evaluations give, of which more is better;
+    "" means that none is kept for that. The best one before is kept no longer.
+    """
+
+    def __init__(self, folder: Path, metric: str):
+        self._folder = folder
+        self._metric = metric
+        found = read_best(folder)
+        # Of another metric, it says nothing.
+        known = found is not None and found["metric"] == metric
+        self._value = found["value"] if found and known else -math.inf
+
+    def beaten(self, step: int, numbers: Mapping[str, float]) -> bool:
+        """Whether the evaluation of `step` gave more than any before.
+
+        Raises:
+          ConfigError: if it gave no number of that name.
+        """
+        if not self._metric:
+            return False
+        if self._metric not in numbers:
+            raise ConfigError(
+                f"config.evaluate.best is {self._metric!r}, which the evaluation of "
+                f"step {step} does not give; it gives {', '.join(sorted(numbers))}"
+            )
+        return numbers[self._metric] > self._value
+
+    def enter(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Makes the checkpoint of `step` the best one; the first process writes."""
+        self._value = numbers[self._metric]
+        if is_first():
+            entry = {"step": step, "metric": self._metric, "value": self._value}
+            write_whole(self._folder / BEST, json.dumps(entry) + "\n")
+
+
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """What `best.json` says: `step`, `metric` and `value`; None if there is none."""
+    path = folder / BEST
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def write_manifest(path: Path, step: int) -> None:

@@ -181,10 +181,13 @@ class EvaluateConfig:
     """Evaluation of both tasks on `split`; every `every` steps, 0 for never.
 
     `ablations` adds recognition by likelihood for every subset of the modalities.
+    `best` is the figure by which the best checkpoint is kept whatever its age, such as
+    `recognition.likelihood.accuracy`; "" keeps none for that.
     """
 
     split: str
     every: int
+    best: str
     batch_size: int
     max_new_tokens: int
     ablations: bool

@@ -79,7 +79,8 @@ PARAMETERS: tuple[tuple[str, tuple[Axis, ...]], ...] = (
 
 # Name of an activation's dimension -> the axes it is split over. "keys" are the places
 # that every query sees: where `sequence` splits the queries, they are gathered.
-ACTIVATIONS: dict[str, Axis] = {
+ACTIVATIONS: dict[str | None, Axis] = {
+    None: None,
     "batch": ROWS,
     "sequence": "sequence",
     "keys": None,
@@ -301,19 +302,16 @@ def constrain(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
     if mesh.empty:
         return x
     name, layout = _part.get()
-    axes = [None if each is None else ACTIVATIONS[each] for each in names]
     allowed: set[str] = set(AXES)
-    if "tensor" not in LAYOUTS[layout]:
-        allowed -= {"tensor"}
-    if name != DECODER:
-        allowed -= {"sequence"}
+    allowed -= set() if "tensor" in LAYOUTS[layout] else {"tensor"}
+    allowed -= set() if name == DECODER else {"sequence"}
     # What a part does not use otherwise splits its rows.
     rest = tuple(axis for axis in ("sequence", "tensor") if axis not in allowed)
-    axes = [
-        (*ROWS, *rest) if each == "batch" else _only(axis, allowed)
-        for each, axis in zip(names, axes, strict=True)
-    ]
-    spec = _fitting(tuple(axes), x.shape, dict(mesh.shape))
+    axes = tuple(
+        (*ROWS, *rest) if each == "batch" else _only(ACTIVATIONS[each], allowed)
+        for each in names
+    )
+    spec = _fitting(axes, x.shape, dict(mesh.shape))
     if (found := _pinned.get()) is not None:
         found.append(
             Pinned(part=name, names=names, shape=x.shape, dtype=str(x.dtype), spec=spec)

@@ -2,14 +2,15 @@
 
 import json
 import shutil
+import time
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
-from deemo_jax.checkpoint import MANIFEST, Checkpoints, find_fault
-from deemo_jax.config import MeshConfig
+from deemo_jax.checkpoint import MANIFEST, Best, Checkpoints, find_fault
+from deemo_jax.config import ConfigError, MeshConfig
 from deemo_jax.sharding import make_mesh
 
 
@@ -208,3 +209,44 @@ def test_small_arrays_on_many_devices_are_saved_without_compiling(tmp_path):
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert len(compiled) == 1  # the line above, and so it is heard
+
+
+def test_the_newest_before_a_step(three):
+    with Checkpoints(three, keep=9) as checkpoints:
+        assert checkpoints.newest(before=3) == 2
+        assert checkpoints.newest(before=1) is None
+
+
+def test_the_best_is_kept_and_the_one_before_no_longer(tmp_path):
+    best = Best(tmp_path, "accuracy")
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step, value in enumerate((0.3, 0.8, 0.5, 0.9, 0.9), 1):
+            checkpoints.save(step, {"params": tree(step)})
+            if best.beaten(step, {"accuracy": value}):
+                best.enter(step, {"accuracy": value})
+        checkpoints.save(6, {"params": tree(6)})
+    kept = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    assert kept == {"4", "6"}  # the first of two that are equal
+    assert Best(tmp_path, "accuracy").beaten(7, {"accuracy": 0.91})
+    assert not Best(tmp_path, "accuracy").beaten(7, {"accuracy": 0.9})
+    assert Best(tmp_path, "loss").beaten(7, {"loss": -9.0})  # another figure
+    assert not Best(tmp_path, "").beaten(7, {"accuracy": 1.0})
+    with pytest.raises(ConfigError, match="'f1', which .* it gives accuracy"):
+        Best(tmp_path, "f1").beaten(7, {"accuracy": 1.0})
+
+
+def test_a_failed_save_is_told_without_waiting(tmp_path, monkeypatch):
+    def fail(path, step):
+        raise OSError("disk full")
+
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.check()
+        checkpoints.save(1, {"params": tree(1)})
+        checkpoints.wait()
+        monkeypatch.setattr("deemo_jax.checkpoint.write_manifest", fail)
+        checkpoints.save(2, {"params": tree(2)})
+        while checkpoints._pending is not None and not checkpoints._pending.done():
+            time.sleep(0.01)
+        with pytest.raises(OSError, match="disk full"):
+            checkpoints.check()
+        assert checkpoints.newest() == 1  # and the one before is still there

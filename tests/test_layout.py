@@ -24,6 +24,7 @@ LINES = [
     ("train",),
     ("workdir", "plan"),
     ("demo",),
+    ("acts",),
     ("verbs",),
     ("cli",),
     ("__main__",),

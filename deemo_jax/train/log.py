@@ -28,6 +28,7 @@ from rich.progress import (
 
 from deemo_jax.annotation import write_whole
 from deemo_jax.checkpoint import MANIFEST
+from deemo_jax.chips import chip_of
 from deemo_jax.config import Config, ConfigError, differences, read_stored, to_dict
 from deemo_jax.distributed import is_first
 
@@ -35,7 +36,7 @@ from deemo_jax.distributed import is_first
 # that it holds the same records is checked by its manifest.
 CHANGEABLE = (
     r"train\.(steps|log_every|save_every|save_seconds|keep|keep_every)|"
-    r"train\.(stall_seconds|max_skipped_steps)|evaluate\..*|mesh\..*|"
+    r"train\.(stall_seconds|max_skipped_steps)|evaluate\..*|mesh\..*|layout\..*|"
     r"data\.(path|workers|prefetch)"
 )
 # Settings that the corpus and the tokenizer in a workdir follow from.
@@ -168,9 +169,16 @@ class Metrics:
     Rows of steps after `start`, and a torn last line, are cut from what a killed run
     left; `lost_seconds` says how long those steps took. TensorBoard is written where
     tensorboardX is installed. Every process waits for its steps; the first one writes.
+    `flops` are the operations of a step (`flops.train_flops`): where the devices' peak
+    is known (`chips.CHIPS`), a row says the share of it that they come to, `mfu`.
     """
 
-    def __init__(self, workdir: Path, *, start: int, log_every: int):
+    def __init__(
+        self, workdir: Path, *, start: int, log_every: int, flops: float = 0.0
+    ):
+        self._flops = flops
+        chip = chip_of(jax.devices()[0].device_kind)
+        self._peak = None if chip is None else chip.flops * jax.device_count()
         self._file = self._board = None
         self.lost_seconds = 0.0
         if is_first():
@@ -217,23 +225,19 @@ class Metrics:
         row names the one whose host was busy for longest before it could wait for the
         devices, and says how long the one in the middle was.
         """
-        sums = {name: value.item() for name, value in jax.device_get(done.sums).items()}
+        found = means(jax.device_get(done.sums))
         now = time.perf_counter()
-        count = max(sums["tokens"], 1)
-        self._tokens += sums["row_tokens"]
+        self._tokens += found["tokens"]
+        seconds = now - self._finished
         row = {
             "step": done.step,
-            "loss": sums["loss"] / count,
-            "accuracy": sums["correct"] / count,
-            "learning_rate": sums["learning_rate"],
-            "grad_norm": sums["grad_norm"],
-            "tokens": sums["row_tokens"],
-            "answer_tokens": sums["tokens"],
+            **found,
             "tokens_per_second": self._tokens / (now - self._logged),
-            "step_seconds": now - self._finished,
+            "step_seconds": seconds,
             "data_seconds": done.data_seconds,
-            "skipped": sums["skipped"],
         }
+        if self._peak is not None:
+            row["mfu"] = self._flops / seconds / self._peak
         if len(done.wishes) > 1:
             busy = np.asarray(done.wishes)[:, 2]
             row["slowest_process"] = int(busy.argmax())
@@ -254,8 +258,8 @@ class Metrics:
         """Shows the numbers among `values` in TensorBoard."""
         if self._board is None:
             return
-        for name, value in values.items():
-            if name != "step" and isinstance(value, int | float):
+        for name, value in numbers(values).items():
+            if name != "step":
                 self._board.add_scalar(name, value, step)
 
 
@@ -289,6 +293,37 @@ def training_bar(
             )
 
         yield show
+
+
+def means(sums: Mapping[str, Any]) -> dict[str, int | float]:
+    """The figures of a step from its sums: means over its answer tokens, and others."""
+    values = {name: value.item() for name, value in sums.items()}
+    count = max(values["tokens"], 1)
+    return {
+        "loss": values["loss"] / count,
+        "accuracy": values["correct"] / count,
+        "learning_rate": values["learning_rate"],
+        "grad_norm": values["grad_norm"],
+        "tokens": values["row_tokens"],
+        "answer_tokens": values["tokens"],
+        "skipped": values["skipped"],
+    }
+
+
+def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, int | float]:
+    """The numbers in nested groups, by dotted names: `recognition.parsing.accuracy`."""
+    found: dict[str, int | float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float):
+            found[prefix + name] = value
+    return found
+
+
+def read_rows(workdir: Path) -> list[dict[str, Any]]:
+    """The whole rows of a run's `metrics.jsonl`."""
+    return [json.loads(line) for line in _whole_lines(workdir / "metrics.jsonl")]
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -8,26 +8,26 @@ from typing import Any
 
 from flax import nnx
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from deemo_jax.checkpoint import Checkpoints
+from deemo_jax.checkpoint import Best, Checkpoints
 from deemo_jax.config import Config, ConfigError
-from deemo_jax.data.loader import Batches
 from deemo_jax.data.shards import ShardSource
 from deemo_jax.distributed import exchange, first_alone, is_first
+from deemo_jax.flops import train_flops
 from deemo_jax.models.deemo_llama import DeemoLlama
-from deemo_jax.sharding import check_rows, local_rows, make_mesh, place
+from deemo_jax.sharding import check_rows, make_mesh, place
 from deemo_jax.train.explain import check_replication
 from deemo_jax.train.health import Health, UnsoundError
-from deemo_jax.train.initial import check_initial, initial_params
+from deemo_jax.train.initial import check_initial
 from deemo_jax.train.lock import locked
 from deemo_jax.train.log import (
     Dispatched,
     Ledger,
     Metrics,
     adopt_config,
+    numbers,
     say_in,
     training_bar,
     write_environment,
@@ -35,13 +35,9 @@ from deemo_jax.train.log import (
 from deemo_jax.train.phases import Goodput, Phases
 from deemo_jax.train.preemption import NOTHING, Asked, Preempted, preemption
 from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
-from deemo_jax.train.step import (
-    TrainState,
-    abstract_state,
-    init_state,
-    make_train_step,
-    split_model,
-)
+from deemo_jax.train.profile import Profile
+from deemo_jax.train.start import first_state, items_of, make_batches
+from deemo_jax.train.step import TrainState, make_train_step, split_model
 from deemo_jax.train.watchdog import Watchdog
 
 EVIDENCE = "evidence"
@@ -50,7 +46,11 @@ Evaluate = Callable[[DeemoLlama, int], Mapping[str, Any]]
 
 
 def train(
-    config: Config, workdir: Path, *, evaluate: Evaluate | None = None
+    config: Config,
+    workdir: Path,
+    *,
+    evaluate: Evaluate | None = None,
+    profile_steps: tuple[int, int] | None = None,
 ) -> TrainState:
     """Trains up to `config.train.steps` and returns the last state.
 
@@ -67,6 +67,7 @@ def train(
       evaluate: called every `config.evaluate.every` steps with the model and the number
         of steps done, when resumed there once more; the numbers it returns are shown in
         TensorBoard. The model is valid only during the call.
+      profile_steps: the first and the last step to trace into `profile/`.
 
     Raises:
       ConfigError: if the configuration does not fit the devices, the data or what
@@ -97,7 +98,13 @@ def train(
         )
         stop_asked = stack.enter_context(preemption())
         state, done = _run(
-            config, workdir, mesh, phases, stop_asked=stop_asked, evaluate=evaluate
+            config,
+            workdir,
+            mesh,
+            phases,
+            stop_asked=stop_asked,
+            evaluate=evaluate,
+            profile_steps=profile_steps,
         )
     if done < config.train.steps:
         say_in(workdir)(
@@ -139,6 +146,7 @@ def _run(
     *,
     stop_asked: Callable[[], bool],
     evaluate: Evaluate | None,
+    profile_steps: tuple[int, int] | None,
 ) -> tuple[TrainState, int]:
     """The last state, and the number of steps done; fewer than all if asked to stop."""
     with first_alone("data"):
@@ -154,18 +162,8 @@ def _run(
         keep_every=config.train.keep_every,
         say=say,
     )
-    batches = Batches(
-        source,
-        config.data,
-        tokenizer,
-        (
-            config.model.video_connector.num_query_tokens,
-            config.model.audio_connector.num_query_tokens,
-        ),
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        rows=local_rows(mesh, config.train.batch_size),
-    )
+    best = Best(checkpoints.folder, config.evaluate.best)
+    batches = make_batches(config, mesh, source, tokenizer)
 
     steps, every = config.train.steps, config.evaluate.every
     with jax.set_mesh(mesh), checkpoints:
@@ -202,10 +200,24 @@ def _run(
             say=say_in(workdir, everyone=True),
         )
         with (
-            Metrics(workdir, start=start, log_every=config.train.log_every) as metrics,
+            Metrics(
+                workdir,
+                start=start,
+                log_every=config.train.log_every,
+                flops=sum(train_flops(config).values()),
+            ) as metrics,
             training_bar(start, steps) as show,
             _evidence(workdir, lambda: state, say),
         ):
+
+            def save(step: int) -> None:
+                nonlocal saved
+                phases.enter("save", step)
+                checkpoints.save(step, items_of(state))
+                ledger.enter(step)
+                saved = time.monotonic()
+                if is_first():
+                    goodput.enter()
 
             def finish(done: Dispatched) -> Asked:
                 row = metrics.finish(done)
@@ -213,6 +225,8 @@ def _run(
                 health.judge(row, done.index)
                 return Asked.by_any(done.wishes)
 
+            # Steps count from 1, so none is step 0.
+            profile = Profile(*(profile_steps or (0, 0)), workdir, say_in(workdir))
             goodput = Goodput(workdir, phases, lost=metrics.lost_seconds)
             for step in range(start, steps + 1):
                 evaluates = every > 0 and step > 0 and step % every == 0
@@ -222,21 +236,24 @@ def _run(
                 if before is not None and (saves or evaluates):
                     phases.enter("step", step)
                     asked, before = finish(before), None
-                if step > start and saves:
-                    phases.enter("save", step)
-                    checkpoints.save(step, _items(state))
-                    ledger.enter(step)
-                    saved = time.monotonic()
-                    if is_first():
-                        goodput.enter()
+                kept = step == start
+                if saves and not kept:
+                    save(step)
+                    kept = True
                 # At `start` too: a run may have been killed while it evaluated.
                 if evaluates and evaluate is not None:
                     phases.enter("evaluate", step)
-                    model = nnx.merge(graphdef, state.params)
-                    metrics.board(step, evaluate(model, step))
+                    found = numbers(evaluate(nnx.merge(graphdef, state.params), step))
+                    metrics.board(step, found)
+                    if best.beaten(step, found):
+                        if not kept:
+                            save(step)
+                        best.enter(step, found)
                 if ends:
                     break
 
+                profile.before(step + 1, state)
+                checkpoints.check()
                 phases.enter("data", step)
                 busy_from = time.perf_counter()
                 batch = next(batch_iterator)
@@ -265,6 +282,7 @@ def _run(
                     data_seconds=data_seconds,
                     wishes=told,
                 )
+            profile.stop(state)
         if is_first():
             say(goodput.describe())
     if step == steps:
@@ -283,27 +301,6 @@ def _evidence(
         last = state()
         step = int(jax.device_get(last.step))
         with Checkpoints(workdir / EVIDENCE, keep=1, say=say) as apart:
-            apart.save(step, _items(last))
+            apart.save(step, items_of(last))
         say(f"the state is kept for inspection: {workdir / EVIDENCE / str(step)}")
         raise
-
-
-def first_state(
-    config: Config, mesh: Mesh, checkpoints: Checkpoints
-) -> tuple[TrainState, int]:
-    """The state to go on from, and the number of steps done.
-
-    It is the newest whole checkpoint of the run, or what `initial_params` gives.
-    """
-    newest = checkpoints.newest()
-    if newest is not None:
-        abstract = abstract_state(config, mesh)
-        found = checkpoints.restore(newest, _items(abstract))
-        step = jax.device_put(jnp.int32(newest), abstract.step.sharding)
-        return TrainState(step=step, **found), newest
-    return init_state(config, mesh, initial_params(config, mesh)), 0
-
-
-def _items(state: TrainState) -> dict[str, Any]:
-    """What a checkpoint holds; its number is the step, and so the place in the data."""
-    return {"params": state.params, "opt_state": state.opt_state}

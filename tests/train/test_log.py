@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deemo_jax.chips import CHIPS
 from deemo_jax.config import ConfigError, MeshConfig, from_dict
 from deemo_jax.train.log import (
     Dispatched,
     Ledger,
     Metrics,
     adopt_config,
+    numbers,
+    read_rows,
     say_in,
     training_bar,
     write_environment,
@@ -220,3 +223,29 @@ def test_the_bar_shows_loss_speed_and_time_left(capsys):
     shown = capsys.readouterr().out
     for part in ("4/4", "loss 1.2500", "5,678 tokens/s", "left"):
         assert part in shown
+
+
+def test_the_share_of_the_peak_stands_in_a_row_where_the_peak_is_known(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with Metrics(tmp_path / "a", start=0, log_every=1, flops=1e12) as metrics:
+        assert "mfu" not in metrics.finish(step(1))
+    monkeypatch.setattr("deemo_jax.train.log.chip_of", lambda kind: CHIPS["v5e"])
+    with Metrics(tmp_path / "b", start=0, log_every=1, flops=1e12) as metrics:
+        row = metrics.finish(step(1))
+    assert row["mfu"] == pytest.approx(1e12 / row["step_seconds"] / (8 * 197e12))
+
+
+def test_numbers_of_nested_groups():
+    found = numbers({"a": {"b": 1, "c": {"d": 0.5}, "e": "word"}, "f": 2, "g": None})
+    assert found == {"a.b": 1, "a.c.d": 0.5, "f": 2}
+
+
+def test_rows_are_read_but_for_a_torn_one(tmp_path):
+    write_steps(tmp_path, 0, 3)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "lo')
+    assert [row["step"] for row in read_rows(tmp_path)] == [1, 2, 3]
+    assert read_rows(tmp_path / "none") == []

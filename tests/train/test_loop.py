@@ -12,6 +12,7 @@ import pytest
 
 from deemo_jax.checkpoint import find_fault
 from deemo_jax.config import ConfigError
+from deemo_jax.data.loader import Batches
 from deemo_jax.train import loop
 from deemo_jax.train.health import UnsoundError
 from deemo_jax.train.loop import train
@@ -54,7 +55,7 @@ def straight(configure, tmp_path):
 
 def stop_after(monkeypatch, steps):
     """Lets the next run fail when it asks for a batch more than `steps`."""
-    iterate = loop.Batches.iterate
+    iterate = Batches.iterate
 
     def short(self, start_step=0):
         for done, batch in enumerate(iterate(self, start_step), start_step):
@@ -62,8 +63,8 @@ def stop_after(monkeypatch, steps):
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(loop.Batches, "iterate", short)
-    return lambda: monkeypatch.setattr(loop.Batches, "iterate", iterate)
+    monkeypatch.setattr(Batches, "iterate", short)
+    return lambda: monkeypatch.setattr(Batches, "iterate", iterate)
 
 
 def test_a_workdir_has_what_it_should(straight, capsys):
@@ -254,3 +255,55 @@ def test_evaluation_is_called_between_the_steps(configure, tmp_path):
 def test_what_cannot_run_is_refused(configure, tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         train(configure(**changes), tmp_path)
+
+
+def test_the_best_checkpoint_is_kept_whatever_its_age(configure, tmp_path):
+    scores = {2: 0.5, 4: 0.9, 6: 0.7, 8: 0.8, 10: 0.6}
+    settings = {
+        "evaluate__every": 2, "evaluate__best": "recognition.parsing.accuracy",
+        "train__save_every": 3, "train__keep": 1,
+    }  # fmt: skip
+
+    def evaluate(model, step):
+        return {"recognition": {"parsing": {"accuracy": scores[step]}}}
+
+    train(configure(**settings), tmp_path, evaluate=evaluate)
+    folder = tmp_path / "checkpoints"
+    found = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert found == {"4", "10"}  # 4 is no multiple of 3: it was kept as the best
+    assert json.loads((folder / "best.json").read_text()) == {
+        "step": 4, "metric": "recognition.parsing.accuracy", "value": 0.9,
+    }  # fmt: skip
+    # Gone on with, what was best still is.
+    scores |= {12: 0.85}
+    train(configure(**settings, train__steps=12), tmp_path, evaluate=evaluate)
+    found = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert found == {"4", "12"}
+
+
+def test_a_best_by_a_figure_that_there_is_not_is_refused(configure, tmp_path):
+    settings = dict(evaluate__every=2, evaluate__best="accuracy")
+    with pytest.raises(ConfigError, match=r"'accuracy', which .* gives recognition.x"):
+        train(
+            configure(**settings),
+            tmp_path,
+            evaluate=lambda model, step: {"recognition": {"x": 0.5}},
+        )
+
+
+def test_a_save_that_fails_stops_the_run_at_the_next_step(
+    configure, tmp_path, monkeypatch
+):
+    def fail(path, step):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("deemo_jax.checkpoint.write_manifest", fail)
+    with pytest.raises(OSError, match="No space left"):
+        train(configure(train__steps=400, train__save_every=200), tmp_path)
+    assert len(rows(tmp_path)) < 300
+
+
+def test_some_steps_are_traced(configure, tmp_path):
+    train(configure(), tmp_path, profile_steps=(3, 5))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert "trace of steps 3 to 5" in (tmp_path / "train.log").read_text()

@@ -1,0 +1,249 @@
+"""What each verb of the command line does; the rooms do the work."""
+
+from json import dumps
+from pathlib import Path
+
+from rich.console import Console
+
+from deemo_jax.config import TASKS, Config, ConfigError
+from deemo_jax.progress import bars
+
+DONE, FAILED, SOME_REFUSED = 0, 1, 3
+
+
+def deidentify(*, input: Path, output: Path) -> int:
+    """Masks faces and changes voices of every clip in a folder."""
+    from deemo_jax.deidentify.folder import deidentify_folder
+
+    with bars() as progress:
+        summary = deidentify_folder(input, output, progress=progress)
+    print(summary.describe())
+    return _code(summary.rejected, output / "rejected.jsonl")
+
+
+def pack(
+    *, input: Path, output: Path, name: str, salt_file: Path | None, shards: int
+) -> int:
+    """Packs a de-identified folder into TFRecord shards."""
+    # While this is imported, the thread that draws the bars cannot import.
+    import tensorflow_datasets  # noqa: F401
+
+    from deemo_jax.data.pack import REJECTED, pack_folder
+
+    with bars() as progress:
+        summary = pack_folder(
+            input,
+            output,
+            name=name,
+            salt_file=salt_file,
+            shards=shards,
+            progress=progress,
+        )
+    print(summary.describe())
+    return _code(summary.rejected, input / REJECTED)
+
+
+def train(
+    *,
+    workdir: Path,
+    config: Config,
+    coordinator: str,
+    process_count: int,
+    process_index: int,
+    explain_sharding: bool,
+    replay: int,
+    profile_steps: str,
+) -> int:
+    """Trains in a workdir, or goes on where it stopped; alone, or as one of several."""
+    from deemo_jax.distributed import join
+
+    join(
+        coordinator=coordinator,
+        process_count=process_count,
+        process_index=process_index,
+        stall_seconds=config.train.stall_seconds,
+    )
+    if explain_sharding:
+        return _explain_sharding(config)
+    if replay:
+        return _replay(config, workdir, replay)
+    from deemo_jax.train.loop import train as run
+    from deemo_jax.train.preemption import PREEMPTED, Preempted
+    from deemo_jax.train.profile import read_steps
+    from deemo_jax.workdir import evaluator
+
+    steps = read_steps(profile_steps)
+    try:
+        run(config, workdir, evaluate=evaluator(config, workdir), profile_steps=steps)
+    except Preempted:
+        return PREEMPTED
+    return DONE
+
+
+def _explain_sharding(config: Config) -> int:
+    """Prints how the run would lie on the devices here, and refuses too many copies."""
+    from deemo_jax.distributed import is_first
+    from deemo_jax.sharding import check_rows, make_mesh
+    from deemo_jax.train.explain import check_replication, explain
+
+    mesh = make_mesh(config.mesh)
+    check_rows(config.train.batch_size, mesh)
+    if is_first():
+        print(explain(config, mesh).describe())
+    check_replication(config, mesh)
+    return DONE
+
+
+def _replay(config: Config, workdir: Path, step: int) -> int:
+    """Runs a recorded step again; 1 if it gives anything else than it gave."""
+    from deemo_jax.distributed import is_first
+    from deemo_jax.train.replay import replay as run
+
+    replayed = run(config, workdir, step)
+    if is_first():
+        print(replayed.describe())
+    return DONE if replayed.same else FAILED
+
+
+def evaluate(*, workdir: Path, config: Config | None) -> int:
+    """Evaluates the newest checkpoint of a workdir on both tasks."""
+    from deemo_jax.workdir import evaluate_run, open_run
+
+    run = open_run(workdir, config)
+    with bars() as progress:
+        results = evaluate_run(run, progress=progress)
+    for way, found in results.recognition.items():
+        print(
+            f"recognition by {way}: accuracy {found.accuracy:.3f}, "
+            f"weighted F1 {found.weighted_f1:.3f}, macro F1 {found.macro_f1:.3f}, "
+            f"UAR {found.uar:.3f}"
+        )
+    if results.reasoning is not None:
+        means = results.reasoning
+        print(
+            f"reasoning, lexical scorer: word F1 {means.word_f1:.3f}, ROUGE-L "
+            f"{means.rouge_l:.3f}, same emotion {means.same_emotion:.3f}"
+        )
+    print(f"report: {workdir / 'eval' / str(run.step) / 'report.html'}")
+    return DONE
+
+
+def generate(
+    *,
+    workdir: Path,
+    input: Path,
+    task: str,
+    config: Config | None,
+) -> int:
+    """Asks the newest model of a workdir about every clip of a de-identified folder."""
+    from deemo_jax.workdir import ask, open_run
+
+    if task not in TASKS:
+        raise ConfigError(f"--task is {task!r}; it must be one of {', '.join(TASKS)}")
+    run = open_run(workdir, config)
+    answers, rejected = ask(run, input, task)
+    for clip_id, text in answers.items():
+        print(f"{clip_id}: {text}")
+    return _code(len(rejected), workdir / "generate" / str(run.step) / "rejected.jsonl")
+
+
+def export(
+    *,
+    workdir: Path,
+    output: Path,
+    adapter: bool,
+    dtype: str,
+    verify: bool,
+    config: Config | None,
+) -> int:
+    """Writes the newest model of a workdir as a Hugging Face folder, with proof."""
+    from deemo_jax.export.folder import DTYPES
+    from deemo_jax.workdir import export_run, open_run
+
+    _check_dtype(dtype, DTYPES)
+    run = open_run(workdir, config)
+    measured = export_run(run, output, adapter=adapter, dtype=dtype, verify=verify)
+    if measured is None:
+        print(f"{output}: not compared with PyTorch, as was asked")
+        return DONE
+    print(
+        f"{output}: PyTorch's logits differ by at most "
+        f"{measured['max_abs_difference']:.2g}; the greedy text is the same"
+    )
+    if shorter := measured.get("computed_in_weights_dtype"):
+        print(
+            f"computed in {dtype}, they differ by at most "
+            f"{shorter['max_abs_difference']:.2g}, and the most likely token is the "
+            f"same for {shorter['top1_agreement']:.2%}"
+        )
+    return DONE
+
+
+def convert(*, input: Path, output: Path, dtype: str) -> int:
+    """Makes a folder that we and `transformers` read of a hub folder or a GGUF file."""
+    from deemo_jax.export.convert import DTYPES
+    from deemo_jax.export.convert import convert as run
+
+    _check_dtype(dtype, ("keep", *DTYPES))
+    done = run(input, output, dtype=None if dtype == "keep" else dtype)
+    print(
+        f"{output}: {done.parameters:,} parameters in {done.tensors} tensors, "
+        f"{done.dtype}, {done.nbytes / 1e9:.2f} GB"
+    )
+    return DONE
+
+
+def plan(
+    *, config: Config, topology: str, largest_batch: bool, scaling: str, json: bool
+) -> int:
+    """Compiles the training step for hardware that is not there, and reports."""
+    import jax
+
+    from deemo_jax.plan import report, search
+    from deemo_jax.plan.estimate import make_plan
+    from deemo_jax.plan.topology import read_topology
+
+    # Nothing is computed, and no device that happens to be here is taken.
+    jax.config.update("jax_platforms", "cpu")
+    if bool(topology) == bool(scaling):
+        raise ConfigError("give either --topology or --scaling")
+    found = [read_topology(name) for name in (topology or scaling).split(",")]
+    if largest_batch and len(found) > 1:
+        raise ConfigError("--largest_batch is looked for on one --topology")
+    with bars(Console(stderr=True)) as progress:
+        if scaling:
+            plans = list(search.scaling(config, found, progress=progress))
+        elif largest_batch:
+            plans = [search.largest_batch(config, found[0], progress=progress)]
+        else:
+            plans = []
+            for each in found:
+                progress(f"compiling for {each.name}", 0, None)
+                plans.append(make_plan(config, each))
+                progress(f"compiling for {each.name}", 1, 1)
+    if json:
+        print(dumps([report.to_json(each) for each in plans], indent=2))
+    elif len(plans) > 1:
+        print(report.table(plans))
+    else:
+        print(report.describe(plans[0]))
+    return DONE
+
+
+def demo(*, workdir: Path, seed: int) -> int:
+    """Runs the whole path on real and generated clips."""
+    from deemo_jax.demo import demo as run
+
+    run(workdir, seed=seed)
+    return DONE
+
+
+def _check_dtype(dtype: str, known: tuple[str, ...]) -> None:
+    if dtype not in known:
+        raise ConfigError(f"--dtype is {dtype!r}; it must be one of {', '.join(known)}")
+
+
+def _code(rejected: int, listed: Path) -> int:
+    if rejected:
+        print(f"{rejected} refused, see {listed}")
+    return SOME_REFUSED if rejected else DONE

@@ -1,0 +1,56 @@
+"""Where a run begins or goes on: its batches, and its state from a checkpoint."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from deemo_jax.checkpoint import Checkpoints
+from deemo_jax.config import Config
+from deemo_jax.data.loader import Batches
+from deemo_jax.data.shards import ShardSource
+from deemo_jax.data.tokenizer import Tokenizer
+from deemo_jax.sharding import local_rows
+from deemo_jax.train.initial import initial_params
+from deemo_jax.train.step import TrainState, abstract_state, init_state
+
+
+def make_batches(
+    config: Config, mesh: Mesh, source: ShardSource, tokenizer: Tokenizer
+) -> Batches:
+    """The batches of a run, of which this process reads the rows of its devices."""
+    return Batches(
+        source,
+        config.data,
+        tokenizer,
+        (
+            config.model.video_connector.num_query_tokens,
+            config.model.audio_connector.num_query_tokens,
+        ),
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        rows=local_rows(mesh, config.train.batch_size),
+    )
+
+
+def first_state(
+    config: Config, mesh: Mesh, checkpoints: Checkpoints, *, before: int | None = None
+) -> tuple[TrainState, int]:
+    """The state to go on from, and the number of steps done.
+
+    It is the newest whole checkpoint of the run (of a step below `before`, if that is
+    not None), or what `initial_params` gives.
+    """
+    newest = checkpoints.newest(before=before)
+    if newest is not None:
+        abstract = abstract_state(config, mesh)
+        found = checkpoints.restore(newest, items_of(abstract))
+        step = jax.device_put(jnp.int32(newest), abstract.step.sharding)
+        return TrainState(step=step, **found), newest
+    return init_state(config, mesh, initial_params(config, mesh)), 0
+
+
+def items_of(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds; its number is the step, and so the place in the data."""
+    return {"params": state.params, "opt_state": state.opt_state}

@@ -1,0 +1,130 @@
+"""What verbs do with what they are given, and their exit codes."""
+
+import json
+
+import pytest
+
+from deemo_jax import cli
+from deemo_jax.export.parity import ExportError
+from deemo_jax.plan.topology import NotCompiledError
+
+
+def test_refused_inputs_exit_3_and_are_listed(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "annotations.jsonl").write_text("not json\n")
+    words = ["deidentify", f"--input={raw}", f"--output={tmp_path / 'out'}"]
+    assert cli.main(words) == 3
+    out = capsys.readouterr().out
+    assert "1 refused" in out
+    listed = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(listed[0])["line"] == 1
+
+
+def test_an_unknown_dtype_is_refused_before_anything_is_read(capsys):
+    words = ["export", "--workdir=none", "--output=none", "--dtype=int8"]
+    assert cli.main(words) == 2
+    assert "'int8'; it must be one of float32, bfloat16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "asked"), [("--verify", True), ("--noverify", False),
+                        ("--verify=false", False), ("--adapter", True)],
+)  # fmt: skip
+def test_export_proves_unless_told_not_to(word, asked, monkeypatch, capsys):
+    seen = {}
+
+    def export_run(run, output, **asked):
+        seen.update(asked)
+        if asked["verify"]:
+            raise ExportError("PyTorch does not compute what was trained")
+
+    monkeypatch.setattr("deemo_jax.workdir.open_run", lambda *_: None)
+    monkeypatch.setattr("deemo_jax.workdir.export_run", export_run)
+    code = cli.main(["export", "--workdir=w", "--output=o", word])
+    assert seen["verify"] is asked
+    assert code == (1 if asked else 0)
+    out = capsys.readouterr()
+    assert ("does not compute" in out.err) == asked
+    assert ("not compared with PyTorch" in out.out) != asked
+
+
+def test_an_unknown_task_is_refused_before_anything_is_read(capsys):
+    words = ["generate", "--workdir=none", "--input=none", "--task=singing"]
+    assert cli.main(words) == 2
+    assert "'singing'; it must be one of recognition" in capsys.readouterr().err
+
+
+SMALL = ["--config=configs/tiny.py", "--config.mesh.data=1"]
+ALONE = "--process_count=1"  # whatever the environment says
+
+
+def test_explaining_touches_nothing_and_ends(tmp_path, capsys):
+    words = [
+        "train",
+        ALONE,
+        *SMALL,
+        f"--workdir={tmp_path / 'run'}",
+        "--explain_sharding",
+    ]
+    assert cli.main([*words, "--config.mesh.fsdp=8"]) == 0
+    out = capsys.readouterr().out
+    assert "mesh: 8 devices, fsdp=8" in out
+    assert "language_model/layers/mlp/up_proj/kernel" in out
+    assert (
+        cli.main([*words, "--config.mesh.fsdp=8", "--config.layout.tolerance=0"]) == 2
+    )
+    assert "config.layout.tolerance" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_of_no_run_cannot_be_run_again(tmp_path, capsys):
+    words = ["train", ALONE, *SMALL, f"--workdir={tmp_path / 'run'}", "--replay=5"]
+    assert cli.main(words) == 2
+    assert "holds no run" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_to_trace_are_read_before_anything_is_made(tmp_path, capsys):
+    words = [
+        "train",
+        ALONE,
+        *SMALL,
+        f"--workdir={tmp_path / 'run'}",
+        "--profile_steps=9:1",
+    ]
+    assert cli.main(words) == 2
+    assert "FIRST:LAST" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give either --topology or --scaling"),
+        (["--topology=v5e-8", "--scaling=v5e-8"], "give either"),
+        (["--topology=v7-8"], "known are v5e"),
+        (["--topology=v5e-8,v6e-8", "--largest_batch"], "looked for on one"),
+        (["--topology=v5e-8", "--config.mesh.data=3"], "does not divide the 8 devices"),
+    ],
+)
+def test_plans_that_cannot_be(words, message, capsys):
+    assert cli.main(["plan", *SMALL, *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_plans_as_words_table_and_json(monkeypatch, capsys):
+    """Without a compiler, so that it takes no time."""
+
+    def refuse(topology):
+        raise NotCompiledError("nothing is installed")
+
+    monkeypatch.setattr("deemo_jax.plan.estimate.compile_only_devices", refuse)
+    words = ["plan", "--config=configs/tiny.py"]
+    assert cli.main([*words, "--topology=v5e-8"]) == 0
+    assert "analytic only" in capsys.readouterr().out
+    assert cli.main([*words, "--topology=v5e-8,h100-1x8"]) == 0
+    assert "| h100-1x8 | 8     | full" in capsys.readouterr().out
+    assert cli.main([*words, "--scaling=v5e-8,v5e-16", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [plan["batch_size"] for plan in found] == [16, 32]
