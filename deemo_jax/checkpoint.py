@@ -146,7 +146,15 @@ class Checkpoints:
             name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()
         }
         path = self.folder / str(step)
-        restored = self._orbax.restore(path, args=ocp.args.Composite(**trees))
+        try:
+            restored = self._orbax.restore(path, args=ocp.args.Composite(**trees))
+        except (ValueError, KeyError, TypeError) as error:
+            said = str(error).partition("\n")[0].partition(". ")[0]
+            raise ValueError(
+                f"checkpoint {path} is of another model, stage or optimizer than "
+                f"config describes ({said}); give the run its own checkpoints back, or "
+                f"begin in a new --workdir with config.init_from"
+            ) from error
         return {name: restored[name] for name in abstract}
 
     def clear_remains(self) -> None:

@@ -5,6 +5,7 @@ refused (they are listed in `rejected.jsonl`), 75 asked to stop and saved, 76 en
 the watchdog; after the last two the same command goes on.
 """
 
+import errno
 import os
 from pathlib import Path
 import re
@@ -60,7 +61,9 @@ def main(argv: list[str]) -> int:
 
 
 def _remedy(error: Exception) -> str:
-    """What to install, where the package of an extra is missing."""
+    """What to install, where the package of an extra is missing; to make room."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return ": make room, the same command goes on"
     package = error.name if isinstance(error, ImportError) else None
     extra = verbs.EXTRAS.get((package or "").split(".")[0])
     return f": pip install 'deemo-jax[{extra}]'" if extra else ""

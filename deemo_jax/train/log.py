@@ -199,11 +199,9 @@ class Metrics:
         write_whole(path, "".join(line + "\n" for line in kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         if importlib.util.find_spec("tensorboardX") is not None:
-            from tensorboardX import SummaryWriter
+            from deemo_jax.train.board import Board
 
-            self._board = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=start + 1
-            )
+            self._board = Board(workdir / "tensorboard", start=start)
 
     def __enter__(self) -> "Metrics":
         """The same."""
@@ -256,11 +254,8 @@ class Metrics:
 
     def board(self, step: int, values: Mapping[str, Any]) -> None:
         """Shows the numbers among `values` in TensorBoard."""
-        if self._board is None:
-            return
-        for name, value in numbers(values).items():
-            if name != "step":
-                self._board.add_scalar(name, value, step)
+        if self._board is not None:
+            self._board.write(step, numbers(values))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The watchdog: a process that stalls is named, and the run ends instead of hanging."""
 
 from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
 import faulthandler
 import json
@@ -223,10 +224,14 @@ class Watchdog:
         return beats
 
     def _end(self, fault: str) -> None:
-        self._say(
-            f"stopped: {fault}; stacks of process {self._process}: {self._stacks}"
-        )
-        with open(self._stacks, "w", encoding="utf-8") as file:
+        with contextlib.suppress(OSError):  # on a full disk, too, it ends
+            self._say(
+                f"stopped: {fault}; stacks of process {self._process}: {self._stacks}"
+            )
+        with (
+            contextlib.suppress(OSError),
+            open(self._stacks, "w", encoding="utf-8") as file,
+        ):
             faulthandler.dump_traceback(file=file, all_threads=True)
         time.sleep(GRACE_SECONDS)
         os._exit(STALLED)

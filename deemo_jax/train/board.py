@@ -1,0 +1,41 @@
+"""TensorBoard's event files, written at once and by the thread that trains.
+
+tensorboardX's own `SummaryWriter` leaves it to a thread. When that one fails, on a full
+disk say, whoever writes next waits for it without end.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+import time
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import Summary
+
+
+class Board:
+    """The events of a run from `start` steps on; what was shown of later ones goes."""
+
+    def __init__(self, folder: Path, *, start: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = EventsWriter(str(folder / "events"))
+        began = SessionLog(status=SessionLog.SessionStatus.START)
+        self._write(Event(step=start + 1, session_log=began))
+
+    def write(self, step: int, values: Mapping[str, int | float]) -> None:
+        """Shows each number but the step's own under its name."""
+        shown = [
+            Summary.Value(tag=name, simple_value=float(value))
+            for name, value in values.items()
+            if name != "step"
+        ]
+        self._write(Event(step=step, summary=Summary(value=shown)))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._events.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._events.write_event(event)
+        self._events.flush()

@@ -1,0 +1,44 @@
+"""TensorBoard's files, as TensorBoard's own reader would read them."""
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from deemo_jax.train.board import Board
+
+
+def events(folder):
+    """Every event of the files in a folder, in order: length, CRC, data, CRC."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:
+            size = int.from_bytes(data[:8], "little")
+            found.append(Event.FromString(data[12 : 12 + size]))
+            data = data[16 + size :]
+    return found
+
+
+def test_numbers_stand_under_their_names(tmp_path):
+    board = Board(tmp_path / "tensorboard", start=4)
+    board.write(5, {"step": 5, "loss": 0.5, "recognition.parsing.accuracy": 1})
+    board.close()
+    version, began, shown = events(tmp_path / "tensorboard")
+    assert version.file_version == "brain.Event:2"
+    assert began.step == 5
+    assert began.session_log.status == 1  # START: what was shown of later steps goes
+    assert shown.step == 5
+    values = {value.tag: value.simple_value for value in shown.summary.value}
+    assert values == {"loss": 0.5, "recognition.parsing.accuracy": 1.0}
+
+
+def test_a_disk_that_is_full_is_told_at_once(tmp_path, monkeypatch):
+    board = Board(tmp_path, start=0)
+
+    def full():
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(board._events, "flush", full)
+        with pytest.raises(OSError, match="No space left"):
+            board.write(1, {"loss": 0.5})
+    board.close()
