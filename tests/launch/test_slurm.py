@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 import contextlib
+import json
 import os
 from pathlib import Path
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -14,6 +16,7 @@ import time
 import numpy as np
 import pytest
 
+from deemo_jax.train.watchdog import FOLDER
 from tests.faults.conftest import environment, steps
 from tests.launch.conftest import LAUNCH
 
@@ -232,3 +235,20 @@ def test_asked_to_save_it_queues_again_and_cancelled_it_does_not(
     slurm("scancel", job.name)
     job.ends_as("CANCELLED")
     assert job["Restarts"] == "1"
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others_and_the_job_queues_again(
+    slurm, launch, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(slurm.env, "GRACE", "5")
+    workdir = tmp_path / "run"
+    job = slurm.submit(launch.configured(train__steps=100_000), workdir)
+    job.until(lambda: len(steps(workdir)) >= 15)
+    beat = json.loads((workdir / FOLDER / "1.json").read_text())
+    os.kill(beat["pid"], signal.SIGKILL)
+    job.starts_again()
+    assert "exit code 137: the job queues again" in job.said
+    job.until(lambda: "resumed at step" in job.said)
+    slurm("scancel", job.name)
+    job.ends_as("CANCELLED")
