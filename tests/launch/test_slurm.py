@@ -181,6 +181,11 @@ def slurm(tmp_path_factory) -> Iterator[Slurm]:
             stack.enter_context(daemon(programs[words[0]], *words[1:], env=slurm.env))
         until(lambda: slurm("sinfo", "-h", "-o", "%D%T").startswith("2idle"), folder)
         yield slurm
+        # What a failed test has left, ends with the cluster.
+        slurm("scancel", "--quiet", "--full", "--signal=KILL", "--state=RUNNING")
+        until(
+            lambda: not slurm("squeue", "-h", "--state=RUNNING,COMPLETING"), "the end"
+        )
 
 
 def until(holds, what) -> None:
