@@ -53,11 +53,13 @@ setup(
         "cuda13": ["jax[cuda13]"],
         "dev": [
             "beartype",
+            "jsonschema",  # launch/gke_jobset.yaml is checked by it
             "peft",  # adapters are checked against it
             "pyright",
             "pytest",
             "pytest-timeout",
             "pytest-xdist",
+            "pyyaml",
             "ruff",
             "scikit-learn",  # metrics are checked against it
         ],

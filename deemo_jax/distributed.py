@@ -61,6 +61,7 @@ def join(
             coordinator or None,
             process_count if by_hand else None,
             process_index if by_hand else None,
+            local_device_ids=[] if by_hand or _is_alone_on_host() else None,
             initialization_timeout=CONNECT_SECONDS,
             heartbeat_timeout_seconds=2 * stall_seconds + 60,
             # One that has failed does not wait long for the others to come to an end.
@@ -69,6 +70,7 @@ def join(
     except ValueError:
         if by_hand:
             raise
+        _check_alone()
     except RuntimeError as error:
         raise ConfigError(
             f"the processes of the run did not find each other within "
@@ -165,6 +167,31 @@ def _check(coordinator: str, count: int, index: int) -> None:
                 f"--process_count is {count}, but {name} in the environment is "
                 f"{stated}; leave --coordinator, --process_count and --process_index "
                 f"out, the environment says them"
+            )
+
+
+def _is_alone_on_host() -> bool:
+    """Whether a launcher says that no other process of the run is on this host.
+
+    Under a launcher JAX gives every process one GPU, so that the others would be left
+    idle; given an empty list of them, it takes all that it sees.
+    """
+    stated = os.environ.get
+    return (
+        stated("SLURM_STEP_NUM_TASKS", "") == stated("SLURM_STEP_NUM_NODES", "-")
+        or stated("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    )
+
+
+def _check_alone() -> None:
+    """Refuses that each of several processes trains for itself."""
+    for name in COUNTS:
+        stated = os.environ.get(name, "1")
+        if stated != "1":
+            raise ConfigError(
+                f"{name} in the environment is {stated}, but not where process 0 "
+                f"listens (Open MPI says so before its version 5); give --coordinator="
+                f"HOST:PORT, --process_count and --process_index"
             )
 
 

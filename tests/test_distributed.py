@@ -44,6 +44,78 @@ def test_where_the_environment_says_nothing_it_is_one_process(monkeypatch):
         join(coordinator="h:1", process_count=2, process_index=0)
 
 
+@pytest.mark.parametrize("name", distributed.COUNTS)
+def test_several_processes_that_find_nobody_do_not_train_each_alone(monkeypatch, name):
+    def none(*_, **__):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", none)
+    monkeypatch.setenv(name, "1")
+    join()
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(ConfigError, match=rf"{name} .* is 2, but .* give --coord"):
+        join()
+
+
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "a[1-2]",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "0",
+    "SLURM_STEP_NUM_NODES": "2",
+}
+JAX_ALONE = {"process_id": 0, "num_processes": 1, "coordinator_address": None}
+OPEN_MPI = {
+    "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://10.0.0.1:3",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+}
+
+
+@pytest.mark.parametrize(
+    ("stated", "count", "address", "gpus"),
+    [
+        # One process on each of two hosts has all that are there, two of one have one.
+        (SLURM, {"SLURM_NTASKS": 2, "SLURM_STEP_NUM_TASKS": 2}, "a1:61447", None),
+        (SLURM, {"SLURM_NTASKS": 4, "SLURM_STEP_NUM_TASKS": 4}, "a1:61447", "0"),
+        (
+            OPEN_MPI,
+            {"OMPI_COMM_WORLD_SIZE": 2, "OMPI_COMM_WORLD_LOCAL_SIZE": 1},
+            "10.0.0.1:61441",
+            None,
+        ),
+        (
+            OPEN_MPI,
+            {"OMPI_COMM_WORLD_SIZE": 2, "OMPI_COMM_WORLD_LOCAL_SIZE": 2},
+            "10.0.0.1:61441",
+            "0",
+        ),
+    ],
+)
+def test_what_jax_makes_of_the_launchers_environment(
+    monkeypatch, stated, count, address, gpus
+):
+    for name, value in (stated | count).items():
+        monkeypatch.setenv(name, str(value))
+    found = {}
+
+    def client(address, process, **_):
+        found["joined"] = (address, process)
+        raise RuntimeError("far enough")
+
+    inner = "jax._src.distributed"  # what is decided there is not public
+    for name, value in JAX_ALONE.items():
+        monkeypatch.setattr(f"{inner}.global_state.{name}", value)
+    monkeypatch.setattr(f"{inner}._jax.get_distributed_runtime_client", client)
+    monkeypatch.setattr(
+        f"{inner}.config.update", lambda name, ids: found.update({name: ids})
+    )
+    with pytest.raises(ConfigError, match="far enough"):
+        join()
+    assert found["joined"] == (address, 1)
+    assert found.get("jax_cuda_visible_devices") == gpus
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -1,7 +1,8 @@
 """Real processes on this machine, started as a user starts them: `launch/local.sh`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import dataclasses
+import itertools
 import json
 import os
 from pathlib import Path
@@ -83,6 +84,7 @@ class Launcher:
     folder: Path
     data: dict[str, Any]
     started: list[Run] = dataclasses.field(default_factory=list)
+    numbers: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
     def __call__(
         self,
@@ -94,26 +96,15 @@ class Launcher:
         **changes: Any,
     ) -> Run:
         """A run of `count` processes with so many devices each."""
-        number = len(self.started)
-        config = self.folder / f"config_{number}.py"
-        config.write_text(CONFIG.format(changes=self.data | changes))
-        log = self.folder / f"said_{number}.txt"
-        python = f"{sys.executable} {ROOT / program}" if program else ""
+        config = self.configured(**changes)
+        log = config.with_suffix(".txt")
         with open(log, "w") as file:
             launched = subprocess.Popen(
                 [
                     str(ROOT / "launch" / "local.sh"), str(count),
                     f"--config={config}", f"--workdir={workdir}",
                 ],
-                env=os.environ
-                | {
-                    "PYTHONPATH": str(ROOT),
-                    "DEEMO": python or f"{sys.executable} -m deemo_jax",
-                    "DEVICES": str(devices),
-                    "GRACE": "8",
-                    "XLA_FLAGS": "",
-                    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiled in less time
-                },
+                env=environment(program) | {"DEVICES": str(devices), "GRACE": "8"},
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -121,6 +112,23 @@ class Launcher:
         run = Run(workdir=workdir, launched=launched, log=log)
         self.started.append(run)
         return run
+
+    def configured(self, **changes: Any) -> Path:
+        """A config file of this corpus."""
+        config = self.folder / f"config_{next(self.numbers)}.py"
+        config.write_text(CONFIG.format(changes=self.data | changes))
+        return config
+
+
+def environment(program: str = "tests/faults/deemo_small.py") -> dict[str, str]:
+    """What the files under `launch/` are given, to start `program` (none: `deemo`)."""
+    python = f"{sys.executable} {ROOT / program}" if program else ""
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "DEEMO": python or f"{sys.executable} -m deemo_jax",
+        "XLA_FLAGS": "",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiled in less time
+    }
 
 
 def steps(workdir: Path) -> dict[int, float]:
