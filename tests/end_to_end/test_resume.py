@@ -69,6 +69,7 @@ def losses(workdir: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows}
 
 
+@pytest.mark.slow  # with a smaller model, `tests/faults` does it in every run
 def test_killed_at_step_30_and_resumed_equals_straight_through(corpus, tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     whole = start(corpus, straight)
