@@ -6,9 +6,11 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
+import numpy as np
 
 from deemo_jax.batch import Batch
 from deemo_jax.models.deemo_llama import DeemoLlama
+from deemo_jax.sharding import constrain
 
 
 def generate(
@@ -35,7 +37,7 @@ def generate(
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 1 or more")
     graphdef, params = nnx.split(model)
     ends = (eos_token_id,) if isinstance(eos_token_id, int) else eos_token_id
-    stop = jnp.asarray(ends), jnp.asarray(pad_token_id)
+    stop = np.asarray(ends, np.int32), np.int32(pad_token_id)  # of every process
     return _generate(graphdef, max_new_tokens, params, batch, stop)
 
 
@@ -90,4 +92,5 @@ def _generate(graphdef, max_new_tokens, params, batch, stop):
 
     ended = is_end(first) | ~real.any(axis=1)
     state = (1, first, ended, answer.at[:, 0].set(first), cache)
-    return jax.lax.while_loop(going_on, next_token, state)[3]
+    answer = jax.lax.while_loop(going_on, next_token, state)[3]
+    return constrain(answer, (None, None))  # all of it in every process

@@ -33,6 +33,7 @@ from deemo_jax.config import (
 from deemo_jax.data import loader, prompt, record
 from deemo_jax.data.shards import ShardSource
 from deemo_jax.data.synthetic import best_accuracy
+from deemo_jax.distributed import broadcast
 from deemo_jax.evaluate.results import (
     REPORT,
     Results,
@@ -184,7 +185,8 @@ def evaluator(config: Config, workdir: Path) -> Callable[[DeemoLlama, int], Any]
 
     def evaluate_now(model: DeemoLlama, step: int) -> Mapping[str, Any]:
         folder = workdir / "eval" / str(step)
-        if (folder / REPORT).exists():  # written last
+        # The report is written last. What the first process finds holds for all.
+        if broadcast((folder / REPORT).exists()):
             return to_json(read_results(folder))
         packed = prepare_data(config, workdir)
         source = ShardSource(packed, "train")

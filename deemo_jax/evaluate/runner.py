@@ -20,6 +20,7 @@ from deemo_jax.config import MODALITIES, Config
 from deemo_jax.data.loader import evaluation_batches
 from deemo_jax.data.record import Record
 from deemo_jax.data.shards import ShardSource
+from deemo_jax.distributed import is_first
 from deemo_jax.evaluate.answers import parse_label
 from deemo_jax.evaluate.judge import lexical
 from deemo_jax.evaluate.metrics import UNPARSED, confusion
@@ -77,8 +78,8 @@ def evaluate(
       ablations: whether recognition by likelihood is repeated for every subset of the
         modalities.
       written: whether texts are written at all; likelihoods alone are far cheaper.
-      workdir: where `eval/STEP/` is written, the loss curve read from its
-        `metrics.jsonl`; None writes nothing.
+      workdir: where `eval/STEP/` is written, by the first process of several, the loss
+        curve read from its `metrics.jsonl`; None writes nothing.
       bounds: the best accuracy that a subset of the modalities allows, by
         `subset_name`, for the report.
       baseline: what the untrained model scored, for the report.
@@ -111,7 +112,7 @@ def evaluate(
         bounds={name: float(best) for name, best in (bounds or {}).items()},
         predictions=tuple(predictions[index] for index in sorted(predictions)),
     )
-    if workdir is not None:
+    if workdir is not None and is_first():
         folder = workdir / "eval" / str(step)
         write_results(folder, results)
         write_report(
@@ -311,7 +312,8 @@ def _score(graphdef, params, batch, media):
         positions=batch.positions,
         segment_ids=batch.segment_ids,
     )
-    return log_likelihood(logits, batch.tokens, batch.loss_mask)
+    found = log_likelihood(logits, batch.tokens, batch.loss_mask)
+    return sharding.constrain(found, (None,))  # all of it in every process
 
 
 def _blank(index: int, record: Record) -> Prediction:

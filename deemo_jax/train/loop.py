@@ -117,12 +117,6 @@ def train(
 
 def _check(config: Config, workdir: Path) -> Mesh:
     """The mesh of a run whose configuration fits, before anything is written."""
-    if config.evaluate.every and jax.process_count() > 1:
-        raise ConfigError(
-            f"config.evaluate.every is {config.evaluate.every}, and a run of "
-            f"{jax.process_count()} processes does not evaluate; set it to 0, and "
-            f"evaluate the workdir by one process"
-        )
     mesh = make_mesh(config.mesh)
     check_rows(config.train.batch_size, mesh)
     if config.evaluate.every:

@@ -47,3 +47,26 @@ def test_processes_see_the_losses_of_one(
     assert [json.loads(line)["steps"] for line in ledger] == [[1, STEPS]]
     last = json.loads((run.workdir / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["slowest_process"] in range(count)
+
+
+@pytest.mark.slow  # it takes the whole model
+def test_processes_evaluate_together_as_one_does(launch, tmp_path):
+    settings = {
+        "program": "", "train__steps": 4, "train__save_every": 4,
+        "evaluate__every": 2, "evaluate__batch_size": 8, "evaluate__ablations": False,
+        "evaluate__max_new_tokens": 4, "evaluate__split": "train", "mesh__fsdp": 2,
+    }  # fmt: skip
+    found = []
+    for count in (1, 2):
+        run = launch(tmp_path / f"run_{count}", count, 4 // count, **settings)
+        assert run.end() == 0, run.said
+        texts = [
+            (run.workdir / "eval" / str(step) / "metrics.json").read_text()
+            for step in (2, 4)
+        ]
+        found.append([json.loads(text) for text in texts])
+        report = run.workdir / "eval" / "4" / "report.html"
+        assert report.stat().st_size > 1000
+    for one, two in zip(*found, strict=True):
+        assert one["recognition"] == two["recognition"]
+        assert one["reasoning"] == two["reasoning"]
