@@ -8,9 +8,8 @@ fsdp       split             split, gathered where used       rows
 sequence   copied            copied                           places of the decoder
 tensor     copied            split, computed split            heads, mlp, vocab
 
-The first two cross the network between slices or hosts (DCN), the others stay within
-one (ICI, NVLink). The encoders' rows, which are frames and clips, are split over
-`sequence` as well, and over `tensor` where their layout does not use it.
+The first two cross the network between slices or hosts (DCN). The encoders' rows, which
+are frames and clips, are split over `sequence` too, and over `tensor` if not used else.
 """
 
 from collections.abc import Iterator, Sequence
@@ -255,10 +254,11 @@ def partition_spec(
             f"parameter {path} of shape {shape} matches no row of "
             f"deemo_jax.sharding.PARAMETERS; add a row for it"
         )
-    if name == "lora_a":
-        axes = (*axes[:1], None)  # the rank is small and never split
-    elif name == "lora_b":
-        axes = (None, *axes[-1:])
+    if name in ("lora_a", "lora_b"):
+        # The rank is small and never split, the other side over `fsdp` in any case.
+        side = axes[0 if name == "lora_a" else -1]
+        side = ("tensor", *FSDP) if side == "tensor" else side
+        axes = (side, None) if name == "lora_a" else (None, side)
     if "layers" in path.split("/"):
         axes = (None, *axes)
     if len(axes) != len(shape):

@@ -31,6 +31,7 @@ from deemo_jax.sharding import (
 from tests.small import HUBERT, SIGLIP, small_config
 
 SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
+BOTH = ("tensor", "fsdp")
 
 
 def mesh_of(data, fsdp, tensor):
@@ -173,13 +174,13 @@ def test_every_parameter_has_its_row_and_every_row_a_parameter():
         ("conv_layers/0/conv/kernel", (10, 1, 8), (None, None, "fsdp")),
         ("pos_conv_embed/kernel", (6, 2, 8), (None, None, "fsdp")),
         ("pos_conv_embed/gain", (6, 1, 1), (None, None, None)),
-        # LoRA's rank is not split, the rest is as in the kernel.
+        # LoRA's rank is not split, the rest is as in the kernel, but over `fsdp` too.
         ("layers/self_attn/q_proj/lora_a", (3, 8, 2), (None, "fsdp", None)),
-        ("layers/self_attn/q_proj/lora_b", (3, 2, 8), (None, None, "tensor")),
-        ("layers/mlp/down_proj/lora_a", (3, 8, 2), (None, "tensor", None)),
+        ("layers/self_attn/q_proj/lora_b", (3, 2, 8), (None, None, BOTH)),
+        ("layers/mlp/down_proj/lora_a", (3, 8, 2), (None, BOTH, None)),
         ("layers/mlp/down_proj/lora_b", (3, 2, 8), (None, None, "fsdp")),
         ("lm_head/lora_a", (8, 2), ("fsdp", None)),
-        ("lm_head/lora_b", (2, 8), (None, "tensor")),
+        ("lm_head/lora_b", (2, 8), (None, BOTH)),
     ],
 )
 def test_specs(path, shape, spec):

@@ -20,7 +20,12 @@ from deemo_jax.plan.topology import (
 )
 from deemo_jax.sharding import check_rows, make_mesh
 from deemo_jax.train.explain import check_replication, device_bytes
-from deemo_jax.train.step import abstract_batch, abstract_state, make_train_step
+from deemo_jax.train.step import (
+    TrainState,
+    abstract_batch,
+    abstract_state,
+    make_train_step,
+)
 
 # Of a GPU's memory, what a process gets for arrays; a TPU's compiler knows it itself.
 GPU_SHARE = 0.92
@@ -157,7 +162,7 @@ def make_plan(config: Config, topology: Topology) -> Plan:
         memory=memory,
         flops=train_flops(config),
         collectives=program,
-        times=_times(config, topology, mesh, memory, program),
+        times=_times(config, topology, mesh, state, memory, program),
     )
 
 
@@ -216,6 +221,7 @@ def _times(
     config: Config,
     topology: Topology,
     mesh: Mesh,
+    state: TrainState,
     memory: Memory,
     program: Sequence[Collective],
 ) -> Times:
@@ -223,27 +229,26 @@ def _times(
     counted += sum(recomputed_flops(config).values())
     return Times(
         compute=counted / topology.chips / chip.flops,
-        memory=_traffic(config, mesh, memory) / chip.memory_bandwidth,
+        memory=_traffic(config, mesh, state, memory) / chip.memory_bandwidth,
         network=None
         if memory.temporaries is None
         else sum(x.sent / _bandwidth(x, mesh, topology) for x in program),
     )
 
 
-def _traffic(config: Config, mesh: Mesh, memory: Memory) -> float:
+def _traffic(config: Config, mesh: Mesh, state: TrainState, memory: Memory) -> float:
     """Bytes between a device's memory and its units that no schedule avoids.
 
     Weights are read going forward and backward, and once more where what a layer needs
     is recomputed, in the dtype of computation and as large as they are once gathered;
-    of what is trained, parameters and both moments are read and written, and gradients
-    too; what is temporary is written once and read once.
+    of what is trained, parameters and both moments are read and written; what is
+    temporary is written once and read once.
     """
-    width = np.dtype(config.train.dtype).itemsize
-    split = math.prod(mesh.shape[axis] for axis in ("dcn_fsdp", "fsdp"))
-    gathered = memory.parameters * split * width / 4
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    gathered = count * np.dtype(config.train.dtype).itemsize / mesh.shape["tensor"]
     passes = 3 if config.train.remat == "full" else 2
-    moved = passes * gathered + 2 * memory.optimizer * 2
-    return moved + 2.0 * (memory.temporaries or 0)
+    trained = 1.5 * memory.optimizer  # two moments, and as much as one of parameters
+    return passes * gathered + 2.0 * trained + 2.0 * (memory.temporaries or 0)
 
 
 def _bandwidth(collective: Collective, mesh: Mesh, topology: Topology) -> float:

@@ -13,7 +13,7 @@ from deemo_jax.plan.estimate import Memory, Times, make_plan, stand_ins
 from deemo_jax.plan.program import Collective
 from deemo_jax.plan.topology import NotCompiledError, read_topology
 from deemo_jax.sharding import make_mesh, place
-from deemo_jax.train.step import abstract_batch, init_state
+from deemo_jax.train.step import abstract_batch, abstract_state, init_state
 from tests.small import small_config
 
 CONFIG = small_config(mesh__data=2, mesh__fsdp=4)
@@ -142,6 +142,20 @@ def test_bandwidths(name, sizes, axes, expected):
     mesh = make_mesh(MeshConfig(**sizes), stand_ins(topology))
     moved = Collective(kind="all-gather", axes=axes, count=1, sent=1.0)
     assert estimate._bandwidth(moved, mesh, topology) == pytest.approx(expected)
+
+
+def test_what_memory_must_move_does_not_grow_with_copies(no_compiler):
+    """All layouts gather the same weights; on a mesh of one, nothing is gathered."""
+    found = set()
+    for mesh in (dict(mesh__data=8), dict(mesh__data=1, mesh__fsdp=8)):
+        plan = make_plan(small_config(**mesh), read_topology("v5e-8"))
+        optimizer = 2.0 * 1.5 * plan.memory.optimizer / 819e9
+        found.add(round(plan.times.memory - optimizer, 15))
+    assert len(found) == 1
+    mesh = make_mesh(MeshConfig())
+    leaves = jax.tree.leaves(abstract_state(CONFIG, mesh).params)
+    weights = sum(leaf.size for leaf in leaves)
+    assert found.pop() == pytest.approx(2 * 4 * weights / 819e9)
 
 
 def test_the_longest_time_bounds_a_step():
