@@ -200,7 +200,7 @@ class Best:
         known = found is not None and found["metric"] == metric
         self._value = found["value"] if found and known else -math.inf
 
-    def beaten(self, step: int, numbers: Mapping[str, float]) -> bool:
+    def beaten(self, step: int, numbers: Mapping[str, int | float]) -> bool:
         """Whether the evaluation of `step` gave more than any before.
 
         Raises:
@@ -215,7 +215,7 @@ class Best:
             )
         return numbers[self._metric] > self._value
 
-    def enter(self, step: int, numbers: Mapping[str, float]) -> None:
+    def enter(self, step: int, numbers: Mapping[str, int | float]) -> None:
         """Makes the checkpoint of `step` the best one; the first process writes."""
         self._value = numbers[self._metric]
         if is_first():

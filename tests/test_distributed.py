@@ -103,6 +103,8 @@ def test_what_jax_makes_of_the_launchers_environment(
         found["joined"] = (address, process)
         raise RuntimeError("far enough")
 
+    # Other tests of this process may have used devices.
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
     inner = "jax._src.distributed"  # what is decided there is not public
     for name, value in JAX_ALONE.items():
         monkeypatch.setattr(f"{inner}.global_state.{name}", value)

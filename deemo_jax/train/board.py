@@ -9,8 +9,13 @@ from pathlib import Path
 import time
 
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import Summary
+
+# Their names are made when they are imported, so the type checker does not see them.
+from tensorboardX.proto.event_pb2 import (  # pyright: ignore
+    Event,  # pyright: ignore
+    SessionLog,  # pyright: ignore
+)
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
 
 
 class Board:

@@ -12,6 +12,8 @@ import pytest
 
 from tests.launch.conftest import LAUNCH
 
+SECONDS = 120  # bound of whatever is waited for
+
 # As the real one, it gives the command to each worker's shell, prints what they say,
 # waits for all, and ends with the exit code of the first worker that has failed.
 GCLOUD = """#!/bin/bash
@@ -93,12 +95,12 @@ def calls(worker) -> list[str]:
 )
 def test_it_is_started_again_on_all_workers_or_on_none(workers, codes, starts, code):
     run = start(workers, codes, "--workdir=w")
-    assert (run.wait(30), [len(calls(x)) for x in workers]) == (code, [starts] * 2)
+    assert (run.wait(SECONDS), [len(calls(x)) for x in workers]) == (code, [starts] * 2)
 
 
 def test_it_does_not_start_for_ever(workers):
     run = start(workers, ("76 " * 9, "76 " * 9), RESTARTS="3")
-    assert run.wait(30) == 76
+    assert run.wait(SECONDS) == 76
     assert len(calls(workers[0])) == 4
 
 
@@ -106,7 +108,7 @@ def test_words_come_to_every_worker_as_they_were_given(workers):
     run = start(
         workers, ("0", "0"), "--workdir=a b", STRANGE, ZONE="us-east5-b", PROJECT="p"
     )
-    assert run.wait(30) == 0
+    assert run.wait(SECONDS) == 0
     for worker in workers:
         assert json.loads(calls(worker)[0]) == ["train", "--workdir=a b", STRANGE]
     [asked] = (workers[0].parents[1] / "asked").read_text().splitlines()
@@ -123,5 +125,5 @@ def test_asked_to_stop_all_workers_save_and_it_ends(workers, number):
         assert time.monotonic() < end
         time.sleep(0.02)
     run.send_signal(number)
-    assert run.wait(30) == 75
+    assert run.wait(SECONDS) == 75
     assert [len(calls(worker)) for worker in workers] == [1, 1]

@@ -1,7 +1,7 @@
 """TensorBoard's files, as TensorBoard's own reader would read them."""
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
 
 from deemo_jax.train.board import Board
 
