@@ -99,6 +99,7 @@ def test_evaluation_states_what_the_rule_allows(workdir):
     assert metrics["recognition"]["likelihood"]["clips"] == 2
 
 
+@pytest.mark.slow  # it compiles the whole model
 def test_the_loop_may_evaluate_on_its_way(tmp_path):
     config = small_config(
         train__steps=2,
@@ -178,6 +179,7 @@ def test_a_clip_that_does_not_fit_is_refused_and_the_others_are_answered(
     assert json.loads(line)["clip_id"] == rejection.clip_id
 
 
+@pytest.mark.slow  # it compiles the whole model
 def test_a_run_on_train_alone_and_on_emotions_alone_is_exported(workdir, tmp_path):
     corpus = tmp_path / "corpus"
     shutil.copytree(workdir / "corpus", corpus)

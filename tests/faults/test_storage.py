@@ -92,7 +92,9 @@ def largest(folder):
     return max(files, key=lambda path: path.stat().st_size)
 
 
-@pytest.mark.parametrize("harm", ["truncated", "flipped"])
+@pytest.mark.parametrize(
+    "harm", ["truncated", pytest.param("flipped", marks=pytest.mark.slow)]
+)
 def test_a_damaged_newest_checkpoint_is_passed_over(launch, finished, tmp_path, harm):
     workdir = shutil.copytree(finished, tmp_path / "run")
     file = largest(workdir / "checkpoints" / "8")

@@ -70,7 +70,8 @@ def start(workers, codes: tuple[str, str], *words: str, **environment: str):
     environment |= {"DIRECTORY": "deemo jax", "FAKE": str(folder)}
     environment["PATH"] = f"{folder / 'bin'}:{os.environ['PATH']}"
     return subprocess.Popen(
-        [LAUNCH / "tpu_vm.sh", "slice", *words],
+        # Where the tests run in the background of a shell, Ctrl-C is ignored.
+        ["env", "--default-signal=INT", LAUNCH / "tpu_vm.sh", "slice", *words],
         env=os.environ | environment,
     )
 

@@ -115,6 +115,7 @@ HEARING = dataclasses.replace(
     audio_connector=dataclasses.replace(ODD.audio_connector, encoder_hidden_size=12),
 )
 SEEING = dataclasses.replace(ODD, vision_tower=SIGLIP)
+SLOW = ("other", "pooled")
 MODELS = {
     "odd": ODD,
     "other": OTHER,
@@ -124,7 +125,14 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module", params=list(MODELS.values()), ids=list(MODELS))
+@pytest.fixture(
+    scope="module",
+    params=[
+        # What these two have that the others have not, the parts' own tests hold.
+        pytest.param(model, id=name, marks=[pytest.mark.slow] * (name in SLOW))
+        for name, model in MODELS.items()
+    ],
+)
 def exported(request, tmp_path_factory):
     """A model, its folder, and what was measured."""
     model = make(request.param)

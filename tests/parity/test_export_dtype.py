@@ -27,7 +27,9 @@ CARD = Card(name="tiny", data="noise")
 LAST_PLACES = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 
 
-@pytest.fixture(scope="module", params=list(LAST_PLACES))
+@pytest.fixture(
+    scope="module", params=["bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
+)
 def exported(request, tmp_path_factory):
     """The dtype, a model of float32 weights, its shorter folder, what was measured."""
     dtype = request.param

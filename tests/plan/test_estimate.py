@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from deemo_jax.config import ConfigError, MeshConfig
+from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.plan import estimate
 from deemo_jax.plan.estimate import Memory, Times, make_plan, stand_ins
 from deemo_jax.plan.program import Collective
 from deemo_jax.plan.topology import NotCompiledError, read_topology
 from deemo_jax.sharding import make_mesh, place
+from deemo_jax.train import step
 from deemo_jax.train.step import abstract_batch, abstract_state, init_state
-from tests.small import small_config
+from tests.small import Bigrams, small_config
 
 CONFIG = small_config(mesh__data=2, mesh__fsdp=4)
 
@@ -35,8 +37,16 @@ def no_compiler(monkeypatch):
     monkeypatch.setattr(estimate, "compile_only_devices", refuse)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def bigrams():
+    """A model that compiles in a moment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "DeemoLlama", Bigrams)
+        yield
+
+
 @pytest.fixture(scope="module")
-def plan():
+def plan(bigrams):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(estimate, "compile_only_devices", lambda _: jax.devices())
         return make_plan(CONFIG, read_topology("v5e-8"))
@@ -102,7 +112,7 @@ def test_a_mesh_that_does_not_fit_is_refused(no_compiler, changes, message):
 
 def test_what_is_too_large_before_a_step_does_not_fit(no_compiler, monkeypatch):
     topology = read_topology("v5e-8")
-    small = dataclasses.replace(topology.chip, memory=1e6)
+    small = dataclasses.replace(topology.chip, memory=1e4)
     found = make_plan(CONFIG, dataclasses.replace(topology, chip=small))
     assert found.fits is False
 
@@ -177,7 +187,8 @@ def test_memory_is_added_up():
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="the extra plan brings libtpu"
 )
-def test_the_real_step_is_compiled_for_tpus():
+def test_the_real_step_is_compiled_for_tpus(monkeypatch):
+    monkeypatch.setattr(step, "DeemoLlama", DeemoLlama)
     config = small_config(mesh__dcn_data=2, mesh__fsdp=2, mesh__tensor=2)
     found = make_plan(config, read_topology("2xv5e-4"))
     assert found.compiled, found.trouble

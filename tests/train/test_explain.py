@@ -18,11 +18,17 @@ def config():
     return small_config(layout__vision_tower="fsdp", layout__audio_tower="replicated")
 
 
-def test_bytes_and_copies_are_those_of_the_state_once_it_is_placed(config):
+@pytest.fixture(scope="module")
+def placed(config):
+    """The state, and the mesh that it is placed on."""
     mesh = make_mesh(MESH)
-    found = {x.name: x for x in explain(config, mesh).parameters}
     with jax.set_mesh(mesh):
-        state = init_state(config, mesh)
+        return init_state(config, mesh), mesh
+
+
+def test_bytes_and_copies_are_those_of_the_state_once_it_is_placed(config, placed):
+    state, mesh = placed
+    found = {x.name: x for x in explain(config, mesh).parameters}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         lying = found.pop(path_of(keys))
         pieces = {str(shard.index) for shard in leaf.addressable_shards}
@@ -32,10 +38,8 @@ def test_bytes_and_copies_are_those_of_the_state_once_it_is_placed(config):
     assert not found
 
 
-def test_what_a_device_holds_is_counted_to_the_byte(config):
-    mesh = make_mesh(MESH)
-    with jax.set_mesh(mesh):
-        state = init_state(config, mesh)
+def test_what_a_device_holds_is_counted_to_the_byte(config, placed):
+    state, mesh = placed
     shapes = abstract_batch(config, mesh)
     batch = place(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), mesh)
     first = jax.devices()[0]

@@ -1,42 +1,55 @@
 """A recorded step run again: the same bits, or told which are not."""
 
 import json
+import shutil
 
 import pytest
 
 from deemo_jax.config import ConfigError
+from deemo_jax.train import step
 from deemo_jax.train.loop import train
 from deemo_jax.train.replay import replay
-from tests.small import small_config
-
-pytestmark = pytest.mark.usefixtures("bigrams")
+from tests.small import Bigrams, small_config
 
 
-@pytest.fixture
+@pytest.fixture(scope="module", autouse=True)
+def bigrams():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step, "DeemoLlama", Bigrams)
+        yield
+
+
+@pytest.fixture(scope="module")
 def config(corpus):
     return small_config(
         data__path=str(corpus), train__save_every=4, train__steps=10, train__keep=9
     )
 
 
+@pytest.fixture(scope="module")
+def trained(config, bigrams, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained")
+    train(config, workdir)
+    return workdir
+
+
 @pytest.fixture
-def workdir(config, tmp_path):
-    train(config, tmp_path)
-    return tmp_path
+def workdir(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def everything(folder):
     return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
 
 
-@pytest.mark.parametrize(("step", "start"), [(1, 0), (4, 0), (5, 4), (7, 4), (10, 8)])
-def test_a_step_gives_the_same_bits(config, workdir, step, start):
+@pytest.mark.parametrize(("number", "start"), [(1, 0), (4, 0), (5, 4), (7, 4), (10, 8)])
+def test_a_step_gives_the_same_bits(config, workdir, number, start):
     before = everything(workdir)
-    found = replay(config, workdir, step)
+    found = replay(config, workdir, number)
     assert found.same
     assert found.start == start
     assert found.recorded["loss"] == found.found["loss"]
-    assert f"step {step}, run again from step {start}" in found.describe()
+    assert f"step {number}, run again from step {start}" in found.describe()
     assert len(found.clips) == config.train.batch_size
     assert everything(workdir) == before  # nothing is touched
 
@@ -54,10 +67,10 @@ def test_a_figure_that_differs_in_its_last_bit_is_told(config, workdir):
     assert replay(config, workdir, 7).same
 
 
-@pytest.mark.parametrize("step", [11, 400])
-def test_a_step_that_is_not_recorded_is_refused(config, workdir, step):
-    with pytest.raises(ConfigError, match=rf"--replay is {step}, .* are 1 to 10"):
-        replay(config, workdir, step)
+@pytest.mark.parametrize("number", [11, 400])
+def test_a_step_that_is_not_recorded_is_refused(config, workdir, number):
+    with pytest.raises(ConfigError, match=rf"--replay is {number}, .* are 1 to 10"):
+        replay(config, workdir, number)
 
 
 def test_another_run_is_refused(config, workdir, corpus):
