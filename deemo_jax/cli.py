@@ -62,7 +62,8 @@ def main(argv: list[str]) -> int:
 
 def _remedy(error: Exception) -> str:
     """What to install, where the package of an extra is missing; to make room."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    # A checkpoint's own writer says it in words alone, with no error number.
+    if os.strerror(errno.ENOSPC) in str(error):
         return ": make room, the same command goes on"
     package = error.name if isinstance(error, ImportError) else None
     extra = verbs.EXTRAS.get((package or "").split(".")[0])

@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -57,6 +59,23 @@ def test_bad_usage_is_one_line_and_exits_2(words, message, capsys):
     assert message in captured.err
     assert len(captured.err.strip().splitlines()) == 1
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']"),
+    ],
+)
+def test_a_full_disk_is_told_with_its_remedy(error, monkeypatch, capsys):
+    def fail(**_):
+        raise error
+
+    verb = dataclasses.replace(verbs.VERBS["train"], act=fail)
+    monkeypatch.setitem(verbs.VERBS, "train", verb)
+    assert cli.main(TRAIN) == 1
+    assert capsys.readouterr().err.endswith(": make room, the same command goes on\n")
 
 
 @pytest.mark.parametrize(

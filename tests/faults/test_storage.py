@@ -52,7 +52,8 @@ def test_a_full_disk_ends_the_run_and_takes_nothing_with_it(launch, tmp_path):
         os.close(file)
         assert run.end() == 1, run.said
         assert len(complaints(run)) == 1
-        assert "No space left on device: make room" in complaints(run)[0]
+        assert "No space left on device" in complaints(run)[0]
+        assert ": make room, the same command goes on" in run.said
         before = good(workdir)
         assert before
         reached = max(steps(workdir))
