@@ -26,7 +26,9 @@ setup(
         "ml-collections>=1.1",
         "absl-py",
         "av",  # media in and out
-        "google-crc32c",  # of TFRecord's framing
+        "etils[epath]",
+        "fsspec",
+        "google-crc32c",  # of TFRecord's framing, and of buckets
         "jaxtyping",
         "jinja2",  # chat templates and the report
         "markupsafe",
@@ -44,6 +46,7 @@ setup(
         "deidentify": ["onnx", "onnxruntime"],
         "export": ["torch"],
         "gguf": ["torch", "gguf", "accelerate"],  # `deemo convert` of a GGUF file
+        "gcs": ["gcsfs"],  # workdirs and packed folders in gs://
         "tf": ["tensorflow"],  # `as_dataset` of packed folders
         "plan": ["jax[tpu]"],  # its compiler; `deemo plan` needs no TPU
         # Of the version that jax has, and without what they depend on (`--no-deps`):
@@ -53,6 +56,8 @@ setup(
         "cuda13": ["jax[cuda13]"],
         "dev": [
             "beartype",
+            "gcp-storage-emulator",
+            "gcsfs",
             "jsonschema",  # launch/gke_jobset.yaml is checked by it
             "peft",  # adapters are checked against it
             "pyright",

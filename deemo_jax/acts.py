@@ -7,6 +7,7 @@ from rich.console import Console
 
 from deemo_jax.config import TASKS, Config, ConfigError
 from deemo_jax.progress import bars
+from deemo_jax.storage import AnyPath
 
 DONE, FAILED, SOME_REFUSED = 0, 1, 3
 
@@ -45,7 +46,7 @@ def pack(
 
 def train(
     *,
-    workdir: Path,
+    workdir: AnyPath,
     config: Config,
     coordinator: str,
     process_count: int,
@@ -94,7 +95,7 @@ def _explain_sharding(config: Config) -> int:
     return DONE
 
 
-def _replay(config: Config, workdir: Path, step: int) -> int:
+def _replay(config: Config, workdir: AnyPath, step: int) -> int:
     """Runs a recorded step again; 1 if it gives anything else than it gave."""
     from deemo_jax.distributed import is_first
     from deemo_jax.train.replay import replay as run
@@ -105,7 +106,7 @@ def _replay(config: Config, workdir: Path, step: int) -> int:
     return DONE if replayed.same else FAILED
 
 
-def evaluate(*, workdir: Path, config: Config | None) -> int:
+def evaluate(*, workdir: AnyPath, config: Config | None) -> int:
     """Evaluates the newest checkpoint of a workdir on both tasks."""
     from deemo_jax.workdir import evaluate_run, open_run
 
@@ -130,7 +131,7 @@ def evaluate(*, workdir: Path, config: Config | None) -> int:
 
 def generate(
     *,
-    workdir: Path,
+    workdir: AnyPath,
     input: Path,
     task: str,
     config: Config | None,
@@ -149,7 +150,7 @@ def generate(
 
 def export(
     *,
-    workdir: Path,
+    workdir: AnyPath,
     output: Path,
     adapter: bool,
     dtype: str,
@@ -243,7 +244,7 @@ def _check_dtype(dtype: str, known: tuple[str, ...]) -> None:
         raise ConfigError(f"--dtype is {dtype!r}; it must be one of {', '.join(known)}")
 
 
-def _code(rejected: int, listed: Path) -> int:
+def _code(rejected: int, listed: AnyPath) -> int:
     if rejected:
         print(f"{rejected} refused, see {listed}")
     return SOME_REFUSED if rejected else DONE

@@ -4,10 +4,11 @@ import dataclasses
 import difflib
 import json
 import math
-import os
 from pathlib import Path
 import re
 from typing import Any
+
+from deemo_jax.storage import AnyPath, write_whole
 
 DEFAULT_TAXONOMY = Path(__file__).with_name("taxonomy.json")
 SPLITS = ("train", "val", "test")
@@ -101,7 +102,7 @@ class Taxonomy:
         }
 
 
-def load_taxonomy(path: Path | None = None) -> Taxonomy:
+def load_taxonomy(path: AnyPath | None = None) -> Taxonomy:
     """Reads a `taxonomy.json`; None reads the one that ships with the package.
 
     The file is `{"emotions": ["positive", …], "nfbl": [{"label": "folding arms",
@@ -301,26 +302,16 @@ def write_taxonomy(path: Path, taxonomy: Taxonomy) -> None:
     write_whole(path, json.dumps(taxonomy.to_json(), indent=1, ensure_ascii=False))
 
 
-def write_rejections(path: Path, rejections: list[Rejection]) -> None:
+def write_rejections(path: AnyPath, rejections: list[Rejection]) -> None:
     """Writes `rejected.jsonl`, whole or not at all; empty if nothing was refused."""
     write_lines(path, [rejection.to_json() for rejection in rejections])
 
 
-def write_lines(path: Path, objects: list[dict[str, Any]]) -> None:
+def write_lines(path: AnyPath, objects: list[dict[str, Any]]) -> None:
     """Writes JSON Lines, whole or not at all."""
     write_whole(
         path, "".join(json.dumps(o, ensure_ascii=False) + "\n" for o in objects)
     )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text beside `path` and renames it there, so that none is ever torn."""
-    beside = path.with_name(f".{path.name}.partial")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def _known_keys(fields: dict[str, Any], known, required) -> None:

@@ -2,20 +2,25 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-import hashlib
 import json
 import math
 from pathlib import Path
-import shutil
 from typing import Any
 
 from absl import logging
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from deemo_jax.annotation import write_whole
 from deemo_jax.config import ConfigError
-from deemo_jax.distributed import broadcast, is_first
+from deemo_jax.distributed import broadcast, exchange, is_first
+from deemo_jax.storage import (
+    AnyPath,
+    checksum,
+    files_below,
+    remove_folder,
+    write_whole,
+)
 
 MANIFEST = "manifest.json"
 BEST = "best.json"
@@ -46,9 +51,10 @@ class Checkpoints:
 
     A checkpoint is a group of named pytrees (`params`, `opt_state`), each in a folder
     of its own, so that one can be read without the others. Orbax writes the files in
-    the background; when all are there, `manifest.json` with the SHA-256 of each is
-    written beside them, and before a restore each is read and compared. A checkpoint
-    without manifest, or with a file that is not what the manifest says, does not count.
+    the background; when all are there, `manifest.json` with the checksum of each is
+    written beside them, and before a restore each is compared: the processes share the
+    files, and in a bucket the store knows the checksums. A checkpoint without manifest,
+    or with a file that is not what the manifest says, does not count.
 
     The newest `keep` checkpoints are kept, those of every `keep_every`-th step, if that
     is not 0, and the `Best`. `say` is told, in words, what is passed over or cleared
@@ -57,13 +63,14 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         *,
         keep: int,
         keep_every: int = 0,
         say: Callable[[str], None] = print,
     ):
-        self.folder = Path(folder).absolute()
+        # Orbax takes no others; in a bucket all are.
+        self.folder = folder.absolute() if isinstance(folder, Path) else folder
         self._keep = keep
         self._keep_every = keep_every
         self._say = say
@@ -115,19 +122,20 @@ class Checkpoints:
         Those of step `before` and later, if it is not None, are left out.
         """
         self.wait()
-        # One process reads the files; what it finds holds for all.
-        found = broadcast(self._find(before) if is_first() else NONE)
-        return None if found == NONE else found
-
-    def _find(self, before: int | None) -> int:
-        for step in sorted(_steps(self.folder), reverse=True):
-            if before is not None and step >= before:
-                continue
-            fault = find_fault(self.folder / str(step))
-            if fault is None:
+        steps = sorted(_steps(self.folder), reverse=True) if is_first() else []
+        asked = iter([x for x in steps if before is None or x < before])
+        # The first process says which are there; what any finds holds for all.
+        while (step := broadcast(next(asked, NONE))) != NONE:
+            path = self.folder / str(step)
+            share = (jax.process_index(), jax.process_count())
+            fault = find_fault(path, share=share)
+            if not np.asarray(
+                exchange(np.array([fault is not None], np.float32))
+            ).any():
                 return step
-            self._say(f"checkpoint {self.folder / str(step)} is passed over: {fault}")
-        return NONE
+            if is_first():  # for the words, if it was not the one that found it
+                self._say(f"checkpoint {path} is passed over: {find_fault(path)}")
+        return None
 
     def restore(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
         """The pytrees of a checkpoint that are asked for, in the shardings asked for.
@@ -163,7 +171,7 @@ class Checkpoints:
             return
         for path in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
             self._say(f"{path}, an unfinished checkpoint, is removed")
-            shutil.rmtree(path)
+            remove_folder(path)
 
     def _seal(self, step: int) -> None:
         """Waits for Orbax, writes the manifest, and removes checkpoints out of date."""
@@ -182,7 +190,7 @@ class Checkpoints:
             if best is not None and best["step"] == old:
                 continue
             (self.folder / str(old) / MANIFEST).unlink()
-            shutil.rmtree(self.folder / str(old))
+            remove_folder(self.folder / str(old))
 
 
 class Best:
@@ -192,7 +200,7 @@ class Best:
     "" means that none is kept for that. The best one before is kept no longer.
     """
 
-    def __init__(self, folder: Path, metric: str):
+    def __init__(self, folder: AnyPath, metric: str):
         self._folder = folder
         self._metric = metric
         found = read_best(folder)
@@ -223,22 +231,24 @@ class Best:
             write_whole(self._folder / BEST, json.dumps(entry) + "\n")
 
 
-def read_best(folder: Path) -> dict[str, Any] | None:
+def read_best(folder: AnyPath) -> dict[str, Any] | None:
     """What `best.json` says: `step`, `metric` and `value`; None if there is none."""
     path = folder / BEST
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def write_manifest(path: Path, step: int) -> None:
-    """Writes the SHA-256 of every file below `path`; from now on they are final."""
-    manifest = {"format": FORMAT, "step": step, "files": _digests(path)}
-    beside = path / f".{MANIFEST}.partial"
-    beside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    beside.replace(path / MANIFEST)
+def write_manifest(path: AnyPath, step: int) -> None:
+    """Writes the checksum of every file below `path`; from now on they are final."""
+    files = {name: checksum(path / name) for name in _names(path)}
+    manifest = {"format": FORMAT, "step": step, "files": files}
+    write_whole(path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
-def find_fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None if every byte is as written."""
+def find_fault(path: AnyPath, *, share: tuple[int, int] = (0, 1)) -> str | None:
+    """What is wrong with a checkpoint, in words; None if every byte is as written.
+
+    Of `share` (i, n), the bytes of every n-th file from the i-th on are compared.
+    """
     if not (path / MANIFEST).exists():
         return f"it has no {MANIFEST}, so its save did not finish"
     try:
@@ -249,28 +259,25 @@ def find_fault(path: Path) -> str | None:
         return f"its {MANIFEST} is damaged"
     if manifest.get("format") != FORMAT or str(step) != path.name:
         return f"its {MANIFEST} is damaged, or that of another checkpoint"
-    found = _digests(path)
-    for name in sorted(files.keys() | found.keys()):
+    found = set(_names(path))
+    names = sorted(files.keys() | found)
+    for name in names:
         if name not in found:
             return f"its file {name} is missing"
         if name not in files:
             return f"its file {name} is not in its {MANIFEST}"
-        if files[name] != found[name]:
-            return f"its file {name} is damaged: not the SHA-256 in its {MANIFEST}"
+    for name in names[share[0] :: share[1]]:
+        if files[name] != checksum(path / name, like=files[name]):
+            return f"its file {name} is damaged: not the checksum in its {MANIFEST}"
     return None
 
 
-def _digests(path: Path) -> dict[str, str]:
-    digests = {}
-    for file in sorted(path.rglob("*")):
-        name = file.relative_to(path).as_posix()
-        if file.is_file() and name not in (MANIFEST, f".{MANIFEST}.partial"):
-            with open(file, "rb") as opened:
-                digests[name] = hashlib.file_digest(opened, "sha256").hexdigest()
-    return digests
+def _names(path: AnyPath) -> list[str]:
+    beside = f".{MANIFEST}.partial"
+    return [name for name in files_below(path) if name not in (MANIFEST, beside)]
 
 
-def _steps(folder: Path) -> list[int]:
+def _steps(folder: AnyPath) -> list[int]:
     if not folder.is_dir():
         return []
     return [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]

@@ -7,7 +7,6 @@ the watchdog; after the last two the same command goes on.
 
 import errno
 import os
-from pathlib import Path
 import re
 import sys
 
@@ -24,6 +23,7 @@ from deemo_jax.config import (
     to_dict,
 )
 from deemo_jax.fields import check_key
+from deemo_jax.storage import StorageError, in_bucket, locate
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         return verb.act(**parse(name, verb, arguments))
-    except (_UsageError, ConfigError, flags.Error) as error:
+    except (_UsageError, ConfigError, StorageError, flags.Error) as error:
         return _complain(f"deemo {name}: {error}")
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("DEEMO_TRACEBACK"):
@@ -92,7 +92,7 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
     if verb.config == "optional" and overridden and not named:
         # They override what the workdir was trained with.
         values(["deemo", *words], known_only=True)
-        stored = read_stored(Path(str(values["workdir"].value)))
+        stored = read_stored(locate(str(values["workdir"].value)))
         config_flags.DEFINE_config_dict(
             "config",
             ml_collections.ConfigDict(to_dict(stored)),
@@ -123,7 +123,12 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
         if value is None and flag.required:
             raise _UsageError(f"--{flag.name} is missing; try: {verb.example}")
         if flag.is_path and value is not None:
-            value = Path(str(value))
+            value = locate(str(value))
+            if in_bucket(value) and not flag.in_bucket:
+                raise _UsageError(
+                    f"--{flag.name} is {value}, but must be on this machine; copy it "
+                    f"with `gcloud storage cp --recursive`"
+                )
         arguments_of_verb[flag.name] = value
     if verb.config != "none":
         if found is None and verb.config == "needed":

@@ -8,7 +8,6 @@ After that nothing looks a setting up by string and nothing has a second default
 import dataclasses
 import functools
 import json
-from pathlib import Path
 import re
 from typing import Any
 
@@ -16,6 +15,7 @@ import ml_collections
 
 from deemo_jax.architecture import FRAMES_PER_SECOND, SAMPLE_RATE, DeemoLlamaConfig
 from deemo_jax.fields import ConfigError, read_group
+from deemo_jax.storage import AnyPath
 
 TASKS = ("recognition", "reasoning")
 MODALITIES = ("video", "audio", "text")
@@ -334,7 +334,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     return read_group([Config], values, "")
 
 
-def read_stored(workdir: Path) -> Config:
+def read_stored(workdir: AnyPath) -> Config:
     """What a workdir was trained with.
 
     Raises:

@@ -7,18 +7,27 @@ from typing import Any
 from deemo_jax import acts
 
 # Packages that some verbs need, and the extra of setup.py that brings each.
-EXTRAS = {"onnx": "deidentify", "onnxruntime": "deidentify", "torch": "export"}
+EXTRAS = {
+    "onnx": "deidentify",
+    "onnxruntime": "deidentify",
+    "torch": "export",
+    "gcsfs": "gcs",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flag:
-    """A flag of a verb: of its default's type, and required where there is none."""
+    """A flag of a verb: of its default's type, and required where there is none.
+
+    Of a path, `in_bucket` says whether it may be `gs://`.
+    """
 
     name: str
     help: str
     default: str | int | bool | None = None
     required: bool = True
     is_path: bool = False
+    in_bucket: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +49,9 @@ def _folder(name: str, help: str, **kwargs: Any) -> Flag:
 
 
 WORKDIR = _folder(
-    "workdir", "folder of the run: config, checkpoints, logs, evaluations"
+    "workdir",
+    "folder of the run, or gs://: config, checkpoints, logs, evaluations",
+    in_bucket=True,
 )
 
 VERBS: dict[str, Verb] = {

@@ -48,6 +48,7 @@ from deemo_jax.export.folder import export
 from deemo_jax.generate import generate
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.models.lora import merge_lora
+from deemo_jax.storage import AnyPath
 from deemo_jax.train.initial import bases, initial_params
 from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
 from deemo_jax.train.step import abstract_state, split_model
@@ -57,10 +58,10 @@ from deemo_jax.train.step import abstract_state, split_model
 class Run:
     """A trained run: its settings, its data, and its model after `step` steps."""
 
-    workdir: Path
+    workdir: AnyPath
     config: Config
     mesh: Mesh
-    packed: Path
+    packed: AnyPath
     tokenizer: Any
     model: DeemoLlama
     step: int
@@ -85,7 +86,7 @@ class Run:
         return load_taxonomy(self.packed / "taxonomy.json")
 
 
-def open_run(workdir: Path, config: Config | None = None) -> Run:
+def open_run(workdir: AnyPath, config: Config | None = None) -> Run:
     """Reads a workdir with its newest whole checkpoint.
 
     `config`, where given, may set how it is evaluated and on which mesh, and name other
@@ -119,7 +120,7 @@ def open_run(workdir: Path, config: Config | None = None) -> Run:
     )
 
 
-def _asked(config: Config, trained: Config, workdir: Path) -> Config:
+def _asked(config: Config, trained: Config, workdir: AnyPath) -> Config:
     """The configuration of the training with what `config` may set."""
     data = dataclasses.replace(
         trained.data,
@@ -177,7 +178,7 @@ def evaluate_run(
     )
 
 
-def evaluator(config: Config, workdir: Path) -> Callable[[DeemoLlama, int], Any]:
+def evaluator(config: Config, workdir: AnyPath) -> Callable[[DeemoLlama, int], Any]:
     """What the training loop calls for `evaluate.every`; opens the data when called.
 
     What was evaluated before the run was killed is read back.

@@ -1,7 +1,11 @@
 """Eight simulated devices, checked shapes, and no silent broadcasting."""
 
 import os
+import socket
+import subprocess
+import sys
 import tempfile
+import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -24,5 +28,45 @@ from jaxtyping import install_import_hook
 install_import_hook("deemo_jax", "beartype.beartype")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def bucket():
+    """The name of a bucket of an emulator of Google's storage, on loopback.
+
+    What finds it stands in the environment, for processes that are started too.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--host=127.0.0.1", f"--port={port}", "--in-memory"]
+    words += ["--default-bucket=emulated"]
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", *words]
+    said = subprocess.DEVNULL
+    changes = {
+        "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
+        "TENSORSTORE_GCS_HTTP_URL": f"http://127.0.0.1:{port}",
+        "GOOGLE_CLOUD_PROJECT": "emulated",
+        # It would ask Google, whoever answers for the rest, of what kind a bucket is.
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+    }
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        subprocess.Popen(command, stdout=said, stderr=said) as emulator,
+    ):
+        for name, value in changes.items():
+            patch.setenv(name, value)
+        until = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert emulator.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.05)
+        yield "gs://emulated"
+        emulator.kill()

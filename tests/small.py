@@ -163,7 +163,9 @@ def small_config_dict(**changes: Any) -> Any:
 
 def make_corpus(folder: Path) -> Path:
     """A packed folder that `small_config` can be trained on."""
-    return prepare_data(small_config(), folder)
+    packed = prepare_data(small_config(), folder)
+    assert isinstance(packed, Path)
+    return packed
 
 
 class Bigrams(DeemoLlama):

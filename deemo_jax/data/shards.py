@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from deemo_jax.annotation import Taxonomy, load_taxonomy
 from deemo_jax.data import record as records
 from deemo_jax.data.record import Record
+from deemo_jax.storage import AnyPath, locate, read_range, size_of
 
 INDEX_FORMAT = "deemo-index/1"
 HEADER, FOOTER = 12, 4  # bytes of TFRecord's framing around each record
@@ -41,7 +42,7 @@ def shard_name(name: str, split: str, shard: int, shards: int) -> str:
     return f"{name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
 
 
-def index_path(shard: Path) -> Path:
+def index_path(shard: AnyPath) -> AnyPath:
     """The index that stands beside a shard."""
     return shard.with_name(shard.name + ".index")
 
@@ -79,7 +80,7 @@ def write_shard(path: Path, rows: Iterable[Record]) -> list[Entry]:
     return entries
 
 
-def read_index(shard: Path) -> list[Entry]:
+def read_index(shard: AnyPath) -> list[Entry]:
     """Reads and checks the index of a shard.
 
     Raises:
@@ -100,7 +101,7 @@ def read_index(shard: Path) -> list[Entry]:
         raise ValueError(f"{path} has format {found!r}, not {INDEX_FORMAT!r}: {AGAIN}")
     if len(lines) != count:
         raise ValueError(f"{path} lists {len(lines)} of {count} records: {AGAIN}")
-    if (there := shard.stat().st_size) != size:
+    if (there := size_of(shard)) != size:
         raise ValueError(f"{shard} has {there} bytes, not {size}: {AGAIN}")
     made = [Entry._make(line) for line in lines]
     entries = [entry._replace(tasks=tuple(entry.tasks)) for entry in made]
@@ -113,7 +114,8 @@ class ShardSource:
     """The records of one split of a packed folder, in any order, checked when read.
 
     A sequence for Grain: `len(source)`, `source[i]` -> `Record`. It may be pickled
-    and used from several threads; files are mapped when first needed.
+    and used from several threads; files are mapped when first needed, and of those in a
+    bucket each record is asked for by itself.
 
     Attributes:
         name, split: of the data set.
@@ -122,13 +124,13 @@ class ShardSource:
         manifest: SHA-256 over the indexes, which hold a checksum of every record.
     """
 
-    def __init__(self, folder: Path, split: str):
-        folder = Path(folder)
+    def __init__(self, folder: AnyPath, split: str):
+        folder = locate(folder)
         self.split = split
         self.name, shards = _shards(folder, split)
         self.taxonomy: Taxonomy = load_taxonomy(folder / "taxonomy.json")
         self.entries: list[Entry] = []
-        self._shards: list[Path] = []
+        self._shards: list[AnyPath] = []
         self._shard_of: list[int] = []
         digest = hashlib.sha256()
         for number, (shard, count) in enumerate(shards):
@@ -171,13 +173,8 @@ class ShardSource:
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
         entry, number = self.entries[i], self._shard_of[i]
-        if number not in self._maps:
-            with open(self._shards[number], "rb") as file:
-                self._maps[number] = mmap.mmap(
-                    file.fileno(), 0, access=mmap.ACCESS_READ
-                )
         start = entry.offset + HEADER
-        data = self._maps[number][start : start + entry.length]
+        data = self._read(number, start, start + entry.length)
         if (found := crc32c(data)) != entry.crc32c:
             raise ValueError(
                 f"{self._shards[number]}: record {i - self._shard_of.index(number)} "
@@ -185,6 +182,18 @@ class ShardSource:
                 f"{entry.crc32c:08x}: {AGAIN}"
             )
         return records.from_bytes(data)
+
+    def _read(self, number: int, start: int, end: int) -> bytes:
+        """Bytes of a shard."""
+        shard = self._shards[number]
+        if not isinstance(shard, Path):
+            return read_range(shard, start, end)
+        if number not in self._maps:
+            with open(shard, "rb") as file:
+                self._maps[number] = mmap.mmap(
+                    file.fileno(), 0, access=mmap.ACCESS_READ
+                )
+        return self._maps[number][start:end]
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the maps, which no other process could use."""
@@ -222,7 +231,7 @@ def _entry(row: Record, data: bytes, offset: int) -> Entry:
     )
 
 
-def _shards(folder: Path, split: str) -> tuple[str, list[tuple[Path, int]]]:
+def _shards(folder: AnyPath, split: str) -> tuple[str, list[tuple[AnyPath, int]]]:
     """The data set's name, and (path, records) of each shard of a split."""
     path = folder / "dataset_info.json"
     try:

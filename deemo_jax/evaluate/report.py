@@ -10,9 +10,9 @@ from pathlib import Path
 import re
 from typing import Any
 
-from deemo_jax.annotation import write_whole
 from deemo_jax.evaluate.metrics import Recognition
 from deemo_jax.evaluate.results import Prediction, Results
+from deemo_jax.storage import AnyPath, write_whole
 
 TEMPLATE = Path(__file__).with_name("report.html")
 WAYS = {"likelihood": "by likelihood", "parsing": "by written text"}
@@ -24,11 +24,11 @@ BLUE, ORANGE = "#3b82c4", "#e07b39"
 
 
 def write_report(
-    path: Path,
+    path: AnyPath,
     results: Results,
     *,
     baseline: Results | None = None,
-    history: Path | None = None,
+    history: AnyPath | None = None,
 ) -> None:
     """Writes the report, whole or not at all.
 
@@ -42,7 +42,7 @@ def render(
     results: Results,
     *,
     baseline: Results | None = None,
-    history: Path | None = None,
+    history: AnyPath | None = None,
 ) -> str:
     """The report as HTML."""
     import jinja2
@@ -150,12 +150,12 @@ def _is_right(prediction: Prediction) -> bool:
     return prediction.lexical is not None and prediction.lexical.same_emotion is True
 
 
-def read_losses(path: Path) -> list[tuple[int, float]]:
+def read_losses(path: AnyPath) -> list[tuple[int, float]]:
     """(step, loss) of a `metrics.jsonl`; what is torn or not finite is passed over."""
     if not path.exists():
         return []
     losses = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_bytes().decode(errors="replace").splitlines():
         try:
             fields = json.loads(line)
             step, loss = int(fields["step"]), float(fields["loss"])

@@ -4,16 +4,16 @@ from collections.abc import Iterable, Mapping
 import dataclasses
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Int
 import numpy as np
 
-from deemo_jax.annotation import write_lines, write_whole
+from deemo_jax.annotation import write_lines
 from deemo_jax.config import MODALITIES
 from deemo_jax.evaluate.judge import Lexical, LexicalMeans, average
 from deemo_jax.evaluate.metrics import Recognition, recognition
+from deemo_jax.storage import AnyPath, write_whole
 
 METRICS, PREDICTIONS, REPORT = "metrics.json", "predictions.jsonl", "report.html"
 
@@ -98,7 +98,7 @@ def subset_name(modalities: Iterable[str]) -> str:
     return "+".join(name for name in MODALITIES if name in chosen)
 
 
-def write_results(folder: Path, results: Results) -> None:
+def write_results(folder: AnyPath, results: Results) -> None:
     """Writes `predictions.jsonl`, then `metrics.json`; each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     write_lines(
@@ -125,7 +125,7 @@ def to_json(results: Results) -> dict[str, Any]:
     )
 
 
-def read_results(folder: Path) -> Results:
+def read_results(folder: AnyPath) -> Results:
     """Reads what `write_results` wrote.
 
     Raises:

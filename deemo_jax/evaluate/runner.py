@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from pathlib import Path
 from typing import Any
 
 from flax import nnx
@@ -35,6 +34,8 @@ from deemo_jax.evaluate.results import (
 from deemo_jax.generate import generate
 from deemo_jax.loss import log_likelihood
 from deemo_jax.models.deemo_llama import DeemoLlama
+from deemo_jax.spool import growing
+from deemo_jax.storage import AnyPath
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -55,7 +56,7 @@ def evaluate(
     step: int,
     ablations: bool,
     written: bool = True,
-    workdir: Path | None = None,
+    workdir: AnyPath | None = None,
     mesh: Mesh | None = None,
     bounds: Mapping[str, float] | None = None,
     baseline: Results | None = None,
@@ -119,7 +120,7 @@ def evaluate(
             folder / REPORT,
             results,
             baseline=baseline,
-            history=workdir / "metrics.jsonl",
+            history=growing(workdir / "metrics.jsonl"),
         )
     return results
 

@@ -31,6 +31,7 @@ from deemo_jax.models.vocabulary import extend_vocabulary
 from deemo_jax.models.whisper import WhisperEncoder
 from deemo_jax.pretrained import read_config
 from deemo_jax.sharding import parameter_shardings
+from deemo_jax.storage import AnyPath, locate
 from deemo_jax.train.step import abstract_state, draw_params, split_model
 
 # What reads a part of its own, by the kind of its configuration.
@@ -78,13 +79,14 @@ def check_initial(config: Config) -> None:
     Raises:
       ConfigError: naming the setting, and what is missing or differs.
     """
-    whole = Path(config.init_from)
+    whole = locate(config.init_from)
     if config.init_from and not (
-        (whole / "checkpoints").is_dir() or (whole / "config.json").is_file()
+        (whole / "checkpoints").is_dir()
+        or (isinstance(whole, Path) and (whole / "config.json").is_file())
     ):
         raise ConfigError(
             f"config.init_from is {str(whole)!r}, which is neither a workdir with "
-            f"checkpoints nor a Hugging Face folder; give one of these"
+            f"checkpoints nor a Hugging Face folder on this machine; give one of these"
         )
     for name, folder in ({} if config.init_from else _folders(config)).items():
         if not (folder / "config.json").is_file():
@@ -115,7 +117,7 @@ def check_initial(config: Config) -> None:
 
 def bases(config: Config) -> tuple[str, ...]:
     """The folders of others that a run's parameters come from, by earlier runs too."""
-    folder = Path(config.init_from)
+    folder = locate(config.init_from)
     if config.init_from and not (folder / "checkpoints").is_dir():
         return (config.init_from,)
     if config.init_from:
@@ -158,7 +160,7 @@ def _whole(config: Config, mesh: Mesh) -> nnx.State:
     The LoRA of a workdir is gone on with where `config.lora` is the same but for the
     dropout; else it is merged into the kernels, and a new one, if any, is drawn.
     """
-    folder = Path(config.init_from)
+    folder = locate(config.init_from)
     if (folder / "checkpoints").is_dir():
         with Checkpoints(folder / "checkpoints", keep=config.train.keep) as checkpoints:
             newest = checkpoints.newest()
@@ -174,12 +176,13 @@ def _whole(config: Config, mesh: Mesh) -> nnx.State:
         if theirs.lora == dataclasses.replace(config.lora, dropout=theirs.lora.dropout):
             return params
         return _add_lora(config, mesh, _merge_lora(theirs, mesh, params))
+    assert isinstance(folder, Path)  # checked
     model = DeemoLlama.from_pretrained(folder, mesh=mesh)
     _check_model(folder, model.config, config)
     return _add_lora(config, mesh, nnx.state(model))
 
 
-def _read_config(workdir: Path) -> Config:
+def _read_config(workdir: AnyPath) -> Config:
     """The configuration of the run in `workdir`."""
     path = workdir / "config.json"
     if not path.is_file():
@@ -190,7 +193,7 @@ def _read_config(workdir: Path) -> Config:
     return from_dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _check_model(folder: Path, found: DeemoLlamaConfig, config: Config) -> None:
+def _check_model(folder: AnyPath, found: DeemoLlamaConfig, config: Config) -> None:
     if found != config.model:
         raise ConfigError(
             f"config.init_from is {str(folder)!r}, which holds another model than "

@@ -4,22 +4,31 @@ from collections.abc import Iterator
 import contextlib
 import errno
 import fcntl
+import json
 import os
 from pathlib import Path
+import secrets
 import socket
+import threading
+import time
+
+from etils import epath
 
 from deemo_jax.config import ConfigError
 from deemo_jax.distributed import is_first
+from deemo_jax.storage import AnyPath, create
 
 LOCK = ".lock"
+# Without a sign of life for that long, a lock in a bucket is that of a dead run.
+LEASE_SECONDS = 20.0
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
+def locked(workdir: AnyPath) -> Iterator[None]:
     """Holds the workdir for the processes of this run; the first of them has the lock.
 
-    The lock goes with the process that holds it, however that ends. A workdir that
-    does not exist is made.
+    The lock goes with the process that holds it, however that ends; in a bucket
+    `LEASE_SECONDS` later, if it was killed. A workdir that does not exist is made.
 
     Raises:
       ConfigError: another run has it.
@@ -28,20 +37,75 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
         return
     workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / LOCK, "a+", encoding="utf-8") as file:
+    path = workdir / LOCK
+    with _flocked(path) if isinstance(path, Path) else _leased(path):
+        yield
+
+
+@contextlib.contextmanager
+def _flocked(path: Path) -> Iterator[None]:
+    """Holds a lock of the file system."""
+    with open(path, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise ConfigError(
-                f"{workdir} is being trained in by {file.read().strip()}; wait for it "
-                f"or stop it, or choose another --workdir"
-            ) from error
+            raise _taken(path, file.read().strip()) from error
         except OSError as error:
             # Some network filesystems have no locks; the run is not refused for that.
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
                 raise
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.write(_holder() + "\n")
         file.flush()
         yield
+
+
+@contextlib.contextmanager
+def _leased(path: epath.Path) -> Iterator[None]:
+    """Holds an object that is made once, and written again while this process lives."""
+    name = secrets.token_hex(8)
+
+    def text(count: int) -> str:
+        return json.dumps({"holder": _holder(), "id": name, "renewed": count})
+
+    if not create(path, text(0).encode()):
+        before = path.read_bytes()
+        print(
+            f"{path} is there; whether its run lives is seen in {LEASE_SECONDS:.0f} s"
+        )
+        time.sleep(LEASE_SECONDS)
+        # Gone, it was let go; unchanged, its holder is dead.
+        if path.exists() and (now := path.read_bytes()) != before:
+            raise _taken(path, json.loads(now)["holder"])
+        path.unlink(missing_ok=True)
+        if not create(path, text(0).encode()):
+            raise _taken(path, "another run")
+    ended = threading.Event()
+
+    def renew() -> None:
+        count = 0
+        while not ended.wait(LEASE_SECONDS / 4):
+            count += 1
+            with contextlib.suppress(Exception):  # the network's: soon again
+                path.write_text(text(count))
+
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        path.unlink(missing_ok=True)
+
+
+def _holder() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _taken(path: AnyPath, holder: str) -> ConfigError:
+    return ConfigError(
+        f"{path.parent} is being trained in by {holder}; wait for it or stop it, or "
+        f"choose another --workdir"
+    )

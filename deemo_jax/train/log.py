@@ -26,11 +26,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from deemo_jax.annotation import write_whole
 from deemo_jax.checkpoint import MANIFEST
 from deemo_jax.chips import chip_of
 from deemo_jax.config import Config, ConfigError, differences, read_stored, to_dict
 from deemo_jax.distributed import is_first
+from deemo_jax.spool import growing
+from deemo_jax.storage import AnyPath, in_bucket, write_whole
 
 # Settings that may change when a run is gone on with. A packed folder may have moved:
 # that it holds the same records is checked by its manifest.
@@ -47,24 +48,28 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def say_in(workdir: Path, *, everyone: bool = False) -> Callable[[str], None]:
+def say_in(workdir: AnyPath, *, everyone: bool = False) -> Callable[[str], None]:
     """A function that prints a line and adds it, with the time, to `train.log`.
 
     Of the processes of a run, the first one's does; those of the others are silent,
-    unless `everyone` speaks.
+    unless `everyone` speaks; in a bucket, each of those has a `train.PROCESS.log`.
     """
+    process = jax.process_index()
+    # Several append to one file, but an object in a bucket is one writer's.
+    apart = f".{process}" if in_bucket(workdir) and process else ""
+    path = workdir / f"train{apart}.log"
 
     def say(text: str) -> None:
         if not (everyone or is_first()):
             return
         print(text, flush=True)
-        with open(workdir / "train.log", "a", encoding="utf-8") as file:
+        with open(growing(path), "a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text}\n")
 
     return say
 
 
-def adopt_config(config: Config, workdir: Path) -> None:
+def adopt_config(config: Config, workdir: AnyPath) -> None:
     """Writes `config.json`, or compares it with the one that stands there.
 
     Until a checkpoint is there, all may change but what the files of the workdir were
@@ -90,7 +95,7 @@ def adopt_config(config: Config, workdir: Path) -> None:
         write_whole(path, json.dumps(to_dict(config), indent=2) + "\n")
 
 
-def write_environment(workdir: Path) -> None:
+def write_environment(workdir: AnyPath) -> None:
     """Writes `environment.json`: versions, commit (if in a checkout) and devices."""
     devices = jax.devices()
     found = {
@@ -124,7 +129,7 @@ class Ledger:
 
     def __init__(
         self,
-        workdir: Path,
+        workdir: AnyPath,
         *,
         data: Mapping[str, Any],
         subjects: list[str],
@@ -174,7 +179,7 @@ class Metrics:
     """
 
     def __init__(
-        self, workdir: Path, *, start: int, log_every: int, flops: float = 0.0
+        self, workdir: AnyPath, *, start: int, log_every: int, flops: float = 0.0
     ):
         self._flops = flops
         chip = chip_of(jax.devices()[0].device_kind)
@@ -187,8 +192,8 @@ class Metrics:
         self._finished = self._logged = time.perf_counter()
         self._tokens = 0
 
-    def _open(self, workdir: Path, start: int) -> None:
-        path = workdir / "metrics.jsonl"
+    def _open(self, workdir: AnyPath, start: int) -> None:
+        path = growing(workdir / "metrics.jsonl")
         kept = []
         for line in _whole_lines(path):
             row = json.loads(line)
@@ -201,7 +206,9 @@ class Metrics:
         if importlib.util.find_spec("tensorboardX") is not None:
             from deemo_jax.train.board import Board
 
-            self._board = Board(workdir / "tensorboard", start=start)
+            self._board = Board(
+                growing(workdir / "tensorboard", folder=True), start=start
+            )
 
     def __enter__(self) -> "Metrics":
         """The same."""
@@ -316,16 +323,16 @@ def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, int | floa
     return found
 
 
-def read_rows(workdir: Path) -> list[dict[str, Any]]:
+def read_rows(workdir: AnyPath) -> list[dict[str, Any]]:
     """The whole rows of a run's `metrics.jsonl`."""
     return [json.loads(line) for line in _whole_lines(workdir / "metrics.jsonl")]
 
 
-def _whole_lines(path: Path) -> list[str]:
+def _whole_lines(path: AnyPath) -> list[str]:
     """The lines of a JSON Lines file that were written to their end."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
     kept = []
     for line in lines:
         with contextlib.suppress(ValueError):

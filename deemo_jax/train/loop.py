@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
-from pathlib import Path
 import time
 from typing import Any
 
@@ -18,6 +17,8 @@ from deemo_jax.distributed import exchange, first_alone, is_first
 from deemo_jax.flops import train_flops
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.sharding import check_rows, make_mesh, place
+from deemo_jax.spool import flush
+from deemo_jax.storage import AnyPath, locate
 from deemo_jax.train.explain import check_replication
 from deemo_jax.train.health import Health, UnsoundError
 from deemo_jax.train.initial import check_initial
@@ -47,7 +48,7 @@ Evaluate = Callable[[DeemoLlama, int], Mapping[str, Any]]
 
 def train(
     config: Config,
-    workdir: Path,
+    workdir: AnyPath,
     *,
     evaluate: Evaluate | None = None,
     profile_steps: tuple[int, int] | None = None,
@@ -77,7 +78,7 @@ def train(
       UnsoundError: if too many steps in a row have no finite gradient; the state is
         saved apart, in `evidence/STEP/`.
     """
-    workdir = Path(workdir)
+    workdir = locate(workdir)
     mesh = _check(config, workdir)
     phases = Phases()
     with contextlib.ExitStack() as stack:
@@ -115,7 +116,7 @@ def train(
     return state
 
 
-def _check(config: Config, workdir: Path) -> Mesh:
+def _check(config: Config, workdir: AnyPath) -> Mesh:
     """The mesh of a run whose configuration fits, before anything is written."""
     mesh = make_mesh(config.mesh)
     check_rows(config.train.batch_size, mesh)
@@ -134,7 +135,7 @@ def _check(config: Config, workdir: Path) -> Mesh:
 
 def _run(
     config: Config,
-    workdir: Path,
+    workdir: AnyPath,
     mesh: Mesh,
     phases: Phases,
     *,
@@ -207,6 +208,7 @@ def _run(
             def save(step: int) -> None:
                 nonlocal saved
                 phases.enter("save", step)
+                flush()  # what is logged of these steps is kept with them
                 checkpoints.save(step, items_of(state))
                 ledger.enter(step)
                 saved = time.monotonic()
@@ -286,7 +288,7 @@ def _run(
 
 @contextlib.contextmanager
 def _evidence(
-    workdir: Path, state: Callable[[], TrainState], say: Callable[[str], None]
+    workdir: AnyPath, state: Callable[[], TrainState], say: Callable[[str], None]
 ) -> Iterator[None]:
     """Keeps the state of a run that is stopped because it is unsound, apart."""
     try:

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 import dataclasses
 import json
-from pathlib import Path
 import time
 
-from deemo_jax.annotation import write_whole
+from deemo_jax.storage import AnyPath, write_whole
 
 # In the order in which a step goes through them. "start" is everything before the
 # first step that is none of the others; "step" is the waiting for the devices.
@@ -59,7 +58,7 @@ class Goodput:
       lost: the seconds that the start before this one lost.
     """
 
-    def __init__(self, workdir: Path, phases: Phases, *, lost: float):
+    def __init__(self, workdir: AnyPath, phases: Phases, *, lost: float):
         self._path = workdir / GOODPUT
         self._phases = phases
         self._starts = 1

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 import shutil
+import tempfile
 
 from deemo_jax.config import Config, ConfigError
 from deemo_jax.data import prompt
@@ -17,16 +18,22 @@ from deemo_jax.data.tokenizer import (
     train_tokenizer,
 )
 from deemo_jax.progress import bars
+from deemo_jax.storage import AnyPath, copy_folder, fetched, locate
 
 
-def prepare_data(config: Config, workdir: Path) -> Path:
+def prepare_data(config: Config, workdir: AnyPath) -> AnyPath:
     """The packed folder of the run: `config.data.path`, or one made in the workdir.
 
     A generated corpus (`corpus/`, packed into `data/`) is a function of the
     configuration, and a killed generation goes on where it stopped.
     """
     if config.data.path:
-        return Path(config.data.path)
+        return locate(config.data.path)
+    if not isinstance(workdir, Path):
+        raise ConfigError(
+            f"config.data.path is empty, and in --workdir={workdir} no corpus can be "
+            f"generated; pack one elsewhere and name it"
+        )
     packed = workdir / "data"
     if (packed / "dataset_info.json").exists():  # written last
         return packed
@@ -56,7 +63,9 @@ def prepare_data(config: Config, workdir: Path) -> Path:
     return packed
 
 
-def prepare_tokenizer(config: Config, workdir: Path, source: ShardSource) -> Tokenizer:
+def prepare_tokenizer(
+    config: Config, workdir: AnyPath, source: ShardSource
+) -> Tokenizer:
     """The tokenizer of the run; unless it is named, kept in the workdir.
 
     It is `config.data.tokenizer`; or that of `config.init_from`, or that of
@@ -67,22 +76,21 @@ def prepare_tokenizer(config: Config, workdir: Path, source: ShardSource) -> Tok
       ConfigError: if the model has too few embeddings for it, or takes other ids for
         the places of media; or `config.init_from` has none.
     """
-    folder = Path(config.data.tokenizer or workdir / "tokenizer")
+    folder = locate(config.data.tokenizer or workdir / "tokenizer")
     model = config.model
-    if not config.data.tokenizer and not folder.exists():
-        beside = folder.with_name(".tokenizer.partial")
-        shutil.rmtree(beside, ignore_errors=True)
+    if not config.data.tokenizer and not (folder / "tokenizer_config.json").exists():
         if config.init_from:
-            kept = load_tokenizer(_tokenizer_of(Path(config.init_from)))
+            with fetched(_tokenizer_of(locate(config.init_from))) as theirs:
+                kept = load_tokenizer(theirs)
         elif config.pretrained.language_model:
             kept = read_tokenizer(Path(config.pretrained.language_model))
             kept.add_tokens([VIDEO, AUDIO], special_tokens=True)
         else:
             texts = prompt.corpus_texts(source, source.taxonomy.emotions)
             kept = train_tokenizer(texts, model.language_model.vocab_size)
-        kept.save_pretrained(str(beside))
-        beside.rename(folder)
-    tokenizer = load_tokenizer(folder)
+        _keep(kept, folder)
+    with fetched(folder) as here:
+        tokenizer = load_tokenizer(here)
     if len(tokenizer) > model.language_model.vocab_size:
         raise ConfigError(
             f"the tokenizer of {folder} has {len(tokenizer)} tokens, but "
@@ -100,12 +108,25 @@ def prepare_tokenizer(config: Config, workdir: Path, source: ShardSource) -> Tok
     return tokenizer
 
 
-def _tokenizer_of(init_from: Path) -> Path:
+def _keep(tokenizer: Tokenizer, folder: AnyPath) -> None:
+    """Writes a tokenizer, `tokenizer_config.json` last or all of it at once."""
+    if not isinstance(folder, Path):
+        with tempfile.TemporaryDirectory() as beside:
+            tokenizer.save_pretrained(beside)
+            copy_folder(Path(beside), folder)
+        return
+    beside = folder.with_name(".tokenizer.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    tokenizer.save_pretrained(str(beside))
+    beside.rename(folder)
+
+
+def _tokenizer_of(init_from: AnyPath) -> AnyPath:
     """The tokenizer of a workdir, or of a Hugging Face folder."""
     run = init_from / "config.json"
     if (init_from / "checkpoints").is_dir() and run.exists():
         named = json.loads(run.read_text(encoding="utf-8"))["data"]["tokenizer"]
-        return Path(named or init_from / "tokenizer")
+        return locate(named or init_from / "tokenizer")
     if (init_from / "tokenizer_config.json").exists():
         return init_from
     raise ConfigError(

@@ -1,13 +1,14 @@
 """An xprof trace of a few steps, for TensorBoard's profiler or Perfetto."""
 
 from collections.abc import Callable
-from pathlib import Path
 import re
 from typing import Any
 
 import jax
 
 from deemo_jax.config import ConfigError
+from deemo_jax.spool import growing
+from deemo_jax.storage import AnyPath
 
 FOLDER = "profile"
 
@@ -19,7 +20,7 @@ class Profile:
     """
 
     def __init__(
-        self, first: int, last: int, workdir: Path, say: Callable[[str], None]
+        self, first: int, last: int, workdir: AnyPath, say: Callable[[str], None]
     ):
         self._first, self._last = first, last
         self._folder = workdir / FOLDER
@@ -30,7 +31,7 @@ class Profile:
         """Call it with the number of the step that begins (from 1), and the state."""
         if step == self._first:
             jax.block_until_ready(state)  # nothing of the step before is in it
-            jax.profiler.start_trace(str(self._folder))
+            jax.profiler.start_trace(str(growing(self._folder, folder=True)))
             self._tracing = True
         elif step == self._last + 1:
             self.stop(state)

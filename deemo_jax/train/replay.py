@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import dataclasses
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from deemo_jax.config import Config, ConfigError, differences, read_stored
 from deemo_jax.data.shards import ShardSource
 from deemo_jax.distributed import first_alone
 from deemo_jax.sharding import check_rows, make_mesh, place
+from deemo_jax.storage import AnyPath
 from deemo_jax.train.log import CHANGEABLE, means, read_rows
 from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
 from deemo_jax.train.start import first_state, make_batches
@@ -51,7 +51,7 @@ class Replayed:
 
 
 def replay(
-    config: Config, workdir: Path, step: int, *, say: Callable[[str], None] = print
+    config: Config, workdir: AnyPath, step: int, *, say: Callable[[str], None] = print
 ) -> Replayed:
     """Runs a step of `metrics.jsonl` again, from the newest whole checkpoint before it.
 

@@ -1,21 +1,21 @@
 """The watchdog: a process that stalls is named, and the run ends instead of hanging."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import faulthandler
 import json
 import math
 import os
-from pathlib import Path
 import secrets
 import socket
 import sys
 import threading
 import time
 
-from deemo_jax.annotation import write_whole
 from deemo_jax.distributed import broadcast
+from deemo_jax.spool import flush, growing
+from deemo_jax.storage import AnyPath, in_bucket, read_many, write_whole
 from deemo_jax.train.phases import Phases
 
 STALLED = 76  # exit code
@@ -24,6 +24,7 @@ FOLDER = "heartbeats"
 # an evaluation takes, nobody knows: in it, only a sign of life is asked for.
 SLOWER = {"start": 6, "restore": 6, "compile": 6, "save": 6, "evaluate": math.inf}
 GRACE_SECONDS = 3.0  # for every process to write its stacks before the first one ends
+BEAT_SECONDS, BEAT_SECONDS_IN_BUCKET = 1.0, 5.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,8 @@ class Beat:
     """What a process said last: what it does, `count` of its beats, how it ended.
 
     `run` is the same in all processes of one start of a run. `end` is empty while it
-    runs, "done", or what it failed by.
+    runs, "done", or what it failed by. `fault` is what the first process found wrong
+    with any of them.
     """
 
     run: int
@@ -42,6 +44,7 @@ class Beat:
     phase: str
     step: int
     end: str = ""
+    fault: str = ""
 
 
 @dataclasses.dataclass
@@ -54,14 +57,21 @@ class _Heard:
 
 
 class Watch:
-    """Judges, from the beats of all processes, whether one has stalled.
+    """Judges, from the beats of processes, whether one has stalled.
 
     Times are those of the process that watches: the clocks of hosts need not agree.
+
+    The first process watches all of them, and the others watch it: what is read grows
+    with their number, not with its square.
     """
 
-    def __init__(self, count: int, *, stall_seconds: int, now: float):
+    def __init__(self, count: int, *, process: int = 0, stall_seconds: int, now: float):
+        self.watched = range(count) if process == 0 else range(1)
+        self._sees_all = process == 0
         self._stall_seconds = stall_seconds
-        self._heard = [_Heard(beat=None, alive=now, moved=now) for _ in range(count)]
+        self._heard = {
+            process: _Heard(beat=None, alive=now, moved=now) for process in self.watched
+        }
 
     def hear(self, beats: Mapping[int, Beat], now: float) -> None:
         """Takes in what can be read at the time `now`."""
@@ -75,12 +85,14 @@ class Watch:
 
     def fault(self, now: float) -> str | None:
         """Which process has failed or stalled, and in what; None if all go on."""
-        for process, heard in enumerate(self._heard):
+        for process, heard in self._heard.items():
+            if heard.beat is not None and heard.beat.fault:
+                return heard.beat.fault
             if heard.beat is not None and heard.beat.end not in ("", "done"):
                 return f"process {process} failed {_where(heard)}: {heard.beat.end}"
         running = [
             (process, heard)
-            for process, heard in enumerate(self._heard)
+            for process, heard in self._heard.items()
             if heard.beat is None or not heard.beat.end
         ]
         for process, heard in running:
@@ -90,6 +102,8 @@ class Watch:
                     f"process {process} gave no sign of life for {silent:.0f} s, "
                     f"{_where(heard)}"
                 )
+        if not self._sees_all:  # which one is behind, the first process says
+            return None
         if not any(self._overdue(heard, now) for _, heard in running):
             return None
         # The others wait for the one that is furthest behind.
@@ -126,7 +140,7 @@ class Watchdog:
     """Says in the workdir that this process lives, and ends it when another does not.
 
     Every process of a run has one. A thread writes `heartbeats/PROCESS.json` and reads
-    those of the others, also while the process waits for them and cannot be
+    those that `Watch` says, also while the process waits for others and cannot be
     interrupted. When one stalls, each of the others names it, writes the stacks of its
     threads to `heartbeats/PROCESS.stacks` and ends with exit code `STALLED`.
 
@@ -141,7 +155,7 @@ class Watchdog:
 
     def __init__(
         self,
-        workdir: Path,
+        workdir: AnyPath,
         phases: Phases,
         *,
         process: int,
@@ -158,6 +172,10 @@ class Watchdog:
         # Beats of an earlier start in this workdir are not those of this one.
         self._run_id = broadcast(secrets.randbits(31))
         self._beats = 0
+        self._interval = min(
+            BEAT_SECONDS_IN_BUCKET if in_bucket(workdir) else BEAT_SECONDS,
+            stall_seconds / 4,
+        )
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -177,22 +195,24 @@ class Watchdog:
         self._beat(end=" ".join(end.split()))
 
     @property
-    def _stacks(self) -> Path:
+    def _stacks(self) -> AnyPath:
         return self._folder / f"{self._process}.stacks"
 
     def _run(self) -> None:
-        interval = min(1.0, self._stall_seconds / 4)
         watch = Watch(
-            self._count, stall_seconds=self._stall_seconds, now=time.monotonic()
+            self._count,
+            process=self._process,
+            stall_seconds=self._stall_seconds,
+            now=time.monotonic(),
         )
-        while not self._ended.wait(interval):
+        while not self._ended.wait(self._interval):
             self._beat()
-            watch.hear(self._read(), time.monotonic())
+            watch.hear(self._read(watch.watched), time.monotonic())
             fault = watch.fault(time.monotonic())
             if fault is not None and not self._ended.is_set():
                 self._end(fault)
 
-    def _beat(self, end: str = "") -> None:
+    def _beat(self, *, end: str = "", fault: str = "") -> None:
         self._beats += 1
         doing = self._phases.now
         beat = Beat(
@@ -204,34 +224,40 @@ class Watchdog:
             phase=doing.phase,
             step=doing.step,
             end=end,
+            fault=fault,
         )
         path = self._folder / f"{self._process}.json"
         try:
             write_whole(path, json.dumps(dataclasses.asdict(beat)) + "\n")
-        except OSError as error:  # a full disk must not end a run that may get on
+        except Exception as error:  # no full disk or network ends a run that gets on
             print(f"no heartbeat was written: {error}", file=sys.stderr)
 
-    def _read(self) -> dict[int, Beat]:
+    def _read(self, watched: Sequence[int]) -> dict[int, Beat]:
         beats = {}
-        for process in range(self._count):
-            try:
-                text = (self._folder / f"{process}.json").read_text(encoding="utf-8")
-                beat = Beat(**json.loads(text))
-            except (OSError, ValueError, TypeError):  # not there yet
-                continue
-            if beat.run == self._run_id:
-                beats[process] = beat
+        with contextlib.suppress(Exception):  # the network's: its silence is judged
+            texts = read_many(self._folder, [f"{process}.json" for process in watched])
+            for text in texts.values():
+                with contextlib.suppress(ValueError, TypeError):  # of another version
+                    beat = Beat(**json.loads(text))
+                    if beat.run == self._run_id:
+                        beats[beat.process] = beat
         return beats
 
     def _end(self, fault: str) -> None:
+        # The first process ends last of all: with it, JAX ends the others.
+        until = time.monotonic() + GRACE_SECONDS
+        if self._process == 0:
+            self._beat(fault=fault)
+            until += 2 * self._interval
         with contextlib.suppress(OSError):  # on a full disk, too, it ends
             self._say(
                 f"stopped: {fault}; stacks of process {self._process}: {self._stacks}"
             )
         with (
             contextlib.suppress(OSError),
-            open(self._stacks, "w", encoding="utf-8") as file,
+            open(growing(self._stacks), "w", encoding="utf-8") as file,
         ):
             faulthandler.dump_traceback(file=file, all_threads=True)
-        time.sleep(GRACE_SECONDS)
+        flush()
+        time.sleep(max(0.0, until - time.monotonic()))
         os._exit(STALLED)
