@@ -144,6 +144,8 @@ def get_config(stage: str = "align") -> ml_collections.ConfigDict:
         save_seconds=1800,
         keep=3,
         keep_every=1000,
+        local_folder="",  # a fast disk of each host
+        local_every=0,
         stall_seconds=600,
         max_skipped_steps=10,
     )

@@ -129,6 +129,8 @@ def get_config(stage: str = "tune") -> ml_collections.ConfigDict:
         save_seconds=0,
         keep=3,
         keep_every=0,
+        local_folder="",  # a fast disk of each host
+        local_every=0,
         stall_seconds=300,
         max_skipped_steps=10,
     )

@@ -116,14 +116,15 @@ class Checkpoints:
         if self._pending is not None and self._pending.done():
             self.wait()
 
-    def newest(self, *, before: int | None = None) -> int | None:
+    def newest(self, *, before: int | None = None, after: int = NONE) -> int | None:
         """The step of the newest whole checkpoint; those passed over are named.
 
-        Those of step `before` and later, if it is not None, are left out.
+        Those of step `before` and later, if it is not None, and those up to step
+        `after` are left out.
         """
         self.wait()
         steps = sorted(_steps(self.folder), reverse=True) if is_first() else []
-        asked = iter([x for x in steps if before is None or x < before])
+        asked = iter([x for x in steps if x > after and (before is None or x < before)])
         # The first process says which are there; what any finds holds for all.
         while (step := broadcast(next(asked, NONE))) != NONE:
             path = self.folder / str(step)

@@ -38,7 +38,7 @@ NOT_NEGATIVE = (
     "seed", "data.workers", "data.prefetch", "optimizer.warmup_steps",
     "optimizer.learning_rate", "optimizer.end_fraction", "optimizer.weight_decay",
     "evaluate.every", "train.save_seconds", "train.keep_every",
-    "train.max_skipped_steps",
+    "train.max_skipped_steps", "train.local_every",
 )  # fmt: skip
 
 
@@ -157,9 +157,11 @@ class TrainConfig:
 
     A checkpoint is saved every `save_every` steps, and when `save_seconds` have passed
     since the last one (0: never for that). The newest `keep` are kept, and those of
-    every `keep_every`-th step (0: none). A process that gives no sign of life, or
-    stays in one step, for `stall_seconds` ends the run by name. A step without finite
-    gradient is skipped; more than `max_skipped_steps` of them in a row end the run.
+    every `keep_every`-th step (0: none). Between, every `local_every` steps (0: never),
+    each host keeps what it holds in `local_folder`, a fast disk of its own. A process
+    that gives no sign of life, or stays in one step, for `stall_seconds` ends the run
+    by name. A step without finite gradient is skipped; more than `max_skipped_steps` of
+    them in a row end the run.
     """
 
     stage: str
@@ -172,6 +174,8 @@ class TrainConfig:
     save_seconds: int
     keep: int
     keep_every: int
+    local_folder: str
+    local_every: int
     stall_seconds: int
     max_skipped_steps: int
 

@@ -1,6 +1,7 @@
 """Eight simulated devices, checked shapes, and no silent broadcasting."""
 
 import os
+from pathlib import Path
 import socket
 import subprocess
 import sys
@@ -42,9 +43,8 @@ def bucket():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ["--host=127.0.0.1", f"--port={port}", "--in-memory"]
-    words += ["--default-bucket=emulated"]
-    command = [sys.executable, "-m", "gcp_storage_emulator", "start", *words]
+    program = Path(__file__).with_name("emulator.py")
+    command = [sys.executable, str(program), str(port), "emulated"]
     said = subprocess.DEVNULL
     changes = {
         "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",

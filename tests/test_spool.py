@@ -1,7 +1,8 @@
 import threading
 
+from etils import epath
+
 from deemo_jax.spool import Spool, growing
-from deemo_jax.storage import locate
 
 
 def append(path, text):
@@ -14,7 +15,7 @@ def test_what_grows_here_is_appended_where_it_is(tmp_path):
 
 
 def test_what_grows_in_a_bucket_is_there_after_a_flush(bucket, tmp_path):
-    path = locate(f"{bucket}/{tmp_path.name}/log")
+    path = epath.Path(f"{bucket}/{tmp_path.name}/log")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("before\n")
     spool = Spool(seconds=3600.0)
@@ -35,7 +36,7 @@ def test_what_grows_in_a_bucket_is_there_after_a_flush(bucket, tmp_path):
 
 
 def test_it_is_copied_without_being_asked(bucket, tmp_path):
-    path = locate(f"{bucket}/{tmp_path.name}/log")
+    path = epath.Path(f"{bucket}/{tmp_path.name}/log")
     spool = Spool(seconds=0.05)
     append(spool.stand_in(path, folder=False), "text")
     until = threading.Event()
@@ -50,7 +51,7 @@ def test_it_is_copied_without_being_asked(bucket, tmp_path):
 def test_what_cannot_be_copied_is_told_once_and_tried_again(
     bucket, tmp_path, monkeypatch, capsys
 ):
-    path = locate(f"{bucket}/{tmp_path.name}/log")
+    path = epath.Path(f"{bucket}/{tmp_path.name}/log")
     spool = Spool(seconds=3600.0)
     append(spool.stand_in(path, folder=False), "text")
 

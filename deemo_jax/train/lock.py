@@ -71,9 +71,8 @@ def _leased(path: epath.Path) -> Iterator[None]:
 
     if not create(path, text(0).encode()):
         before = path.read_bytes()
-        print(
-            f"{path} is there; whether its run lives is seen in {LEASE_SECONDS:.0f} s"
-        )
+        seconds = f"{LEASE_SECONDS:.0f} s"
+        print(f"{path} is there; in {seconds} it is known whether its run lives")
         time.sleep(LEASE_SECONDS)
         # Gone, it was let go; unchanged, its holder is dead.
         if path.exists() and (now := path.read_bytes()) != before:

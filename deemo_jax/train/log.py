@@ -36,7 +36,7 @@ from deemo_jax.storage import AnyPath, in_bucket, write_whole
 # Settings that may change when a run is gone on with. A packed folder may have moved:
 # that it holds the same records is checked by its manifest.
 CHANGEABLE = (
-    r"train\.(steps|log_every|save_every|save_seconds|keep|keep_every)|"
+    r"train\.(steps|log_every|save_every|save_seconds|keep|keep_every|local_\w+)|"
     r"train\.(stall_seconds|max_skipped_steps)|evaluate\..*|mesh\..*|layout\..*|"
     r"data\.(path|workers|prefetch)"
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+from pathlib import Path
 import time
 from typing import Any
 
@@ -22,6 +23,7 @@ from deemo_jax.storage import AnyPath, locate
 from deemo_jax.train.explain import check_replication
 from deemo_jax.train.health import Health, UnsoundError
 from deemo_jax.train.initial import check_initial
+from deemo_jax.train.local_checkpoints import LocalCheckpoints, make_run_id
 from deemo_jax.train.lock import locked
 from deemo_jax.train.log import (
     Dispatched,
@@ -61,10 +63,10 @@ def train(
 
     Args:
       config: of the run; a workdir keeps to the one it was started with.
-      workdir: takes `config.json`, `environment.json`, `train.log`, `ledger.jsonl`,
-        `metrics.jsonl`, `goodput.json`, `tensorboard/`, `heartbeats/` and
-        `checkpoints/STEP/`, and what is generated for want of `config.data.path` and
-        `config.data.tokenizer`.
+      workdir: takes `config.json`, `environment.json`, `run_id`, `train.log`,
+        `ledger.jsonl`, `metrics.jsonl`, `goodput.json`, `tensorboard/`, `heartbeats/`
+        and `checkpoints/STEP/`, and what is generated for want of `config.data.path`
+        and `config.data.tokenizer`.
       evaluate: called every `config.evaluate.every` steps with the model and the number
         of steps done, when resumed there once more; the numbers it returns are shown in
         TensorBoard. The model is valid only during the call.
@@ -87,6 +89,7 @@ def train(
             adopt_config(config, workdir)
             if is_first():
                 write_environment(workdir)
+                make_run_id(workdir)
         stack.enter_context(
             Watchdog(
                 workdir,
@@ -157,14 +160,17 @@ def _run(
         keep_every=config.train.keep_every,
         say=say,
     )
+    folder, local_every = config.train.local_folder, config.train.local_every
+    local = LocalCheckpoints(Path(folder) if folder else None, workdir)
     best = Best(checkpoints.folder, config.evaluate.best)
     batches = make_batches(config, mesh, source, tokenizer)
 
     steps, every = config.train.steps, config.evaluate.every
-    with jax.set_mesh(mesh), checkpoints:
+    with jax.set_mesh(mesh), checkpoints, local:
         checkpoints.clear_remains()
         phases.enter("restore", 0)
-        state, start = first_state(config, mesh, checkpoints)
+        state, start = first_state(config, mesh, checkpoints, local=local)
+        local.drop_after(start)
         if start:
             say(f"resumed at step {start}")
         graphdef, _ = split_model(config)
@@ -205,13 +211,14 @@ def _run(
             _evidence(workdir, lambda: state, say),
         ):
 
-            def save(step: int) -> None:
+            def save(step: int, to: Checkpoints | LocalCheckpoints) -> None:
                 nonlocal saved
                 phases.enter("save", step)
                 flush()  # what is logged of these steps is kept with them
-                checkpoints.save(step, items_of(state))
+                to.save(step, items_of(state))
                 ledger.enter(step)
-                saved = time.monotonic()
+                if to is checkpoints:
+                    saved = time.monotonic()
                 if is_first():
                     goodput.enter()
 
@@ -228,14 +235,17 @@ def _run(
                 evaluates = every > 0 and step > 0 and step % every == 0
                 ends = step == steps or asked.stop
                 saves = ends or asked.save or step % config.train.save_every == 0
+                saves_here = folder and local_every and step % local_every == 0
                 # A step is checked and logged before what it led to is kept.
-                if before is not None and (saves or evaluates):
+                if before is not None and (saves or saves_here or evaluates):
                     phases.enter("step", step)
                     asked, before = finish(before), None
                 kept = step == start
                 if saves and not kept:
-                    save(step)
+                    save(step, checkpoints)
                     kept = True
+                elif saves_here and not kept:
+                    save(step, local)
                 # At `start` too: a run may have been killed while it evaluated.
                 if evaluates and evaluate is not None:
                     phases.enter("evaluate", step)
@@ -243,13 +253,14 @@ def _run(
                     metrics.board(step, found)
                     if best.beaten(step, found):
                         if not kept:
-                            save(step)
+                            save(step, checkpoints)
                         best.enter(step, found)
                 if ends:
                     break
 
                 profile.before(step + 1, state)
                 checkpoints.check()
+                local.check()
                 phases.enter("data", step)
                 busy_from = time.perf_counter()
                 batch = next(batch_iterator)
@@ -282,6 +293,7 @@ def _run(
         if is_first():
             say(goodput.describe())
     if step == steps:
+        local.forget()
         say(f"done: {steps} steps, checkpoint {workdir / 'checkpoints' / str(steps)}")
     return state, step
 

@@ -13,6 +13,7 @@ from deemo_jax.data.shards import ShardSource
 from deemo_jax.data.tokenizer import Tokenizer
 from deemo_jax.sharding import local_rows
 from deemo_jax.train.initial import initial_params
+from deemo_jax.train.local_checkpoints import LocalCheckpoints
 from deemo_jax.train.step import TrainState, abstract_state, init_state
 
 
@@ -35,20 +36,31 @@ def make_batches(
 
 
 def first_state(
-    config: Config, mesh: Mesh, checkpoints: Checkpoints, *, before: int | None = None
+    config: Config,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    *,
+    local: LocalCheckpoints | None = None,
+    before: int | None = None,
 ) -> tuple[TrainState, int]:
     """The state to go on from, and the number of steps done.
 
     It is the newest whole checkpoint of the run (of a step below `before`, if that is
-    not None), or what `initial_params` gives.
+    not None), durable or `local`, or what `initial_params` gives.
     """
-    newest = checkpoints.newest(before=before)
+    abstract = abstract_state(config, mesh)
+    items = items_of(abstract)
+    near = None if local is None else local.newest(items)
+    # Only what would be preferred to the local one is read.
+    newest = checkpoints.newest(before=before, after=-1 if near is None else near)
     if newest is not None:
-        abstract = abstract_state(config, mesh)
-        found = checkpoints.restore(newest, items_of(abstract))
-        step = jax.device_put(jnp.int32(newest), abstract.step.sharding)
-        return TrainState(step=step, **found), newest
-    return init_state(config, mesh, initial_params(config, mesh)), 0
+        start, found = newest, checkpoints.restore(newest, items)
+    elif local is not None and near is not None:
+        start, found = near, local.restore(near, items)
+    else:
+        return init_state(config, mesh, initial_params(config, mesh)), 0
+    step = jax.device_put(jnp.int32(start), abstract.step.sharding)
+    return TrainState(step=step, **found), start
 
 
 def items_of(state: TrainState) -> dict[str, Any]:

@@ -1,16 +1,17 @@
 """A run whose workdir and records are in a bucket; an emulator has the part of it."""
 
 import json
+import signal
 
 import pytest
 
-from deemo_jax.checkpoint import find_fault
+from deemo_jax.checkpoint import MANIFEST, find_fault
 from deemo_jax.data.shards import ShardSource
 from deemo_jax.storage import copy_folder, files_below, locate
 from deemo_jax.train.lock import LOCK
 from tests.faults.conftest import steps
 
-STEPS = 12
+STEPS = 8
 SETTINGS = {"train__steps": STEPS, "train__save_every": 2, "train__keep": 2}
 
 
@@ -29,38 +30,57 @@ def test_records_in_a_bucket_are_those_that_were_packed(launch, uploaded):
     assert [there[i] for i in (3, 0)] == [here[i] for i in (3, 0)]
 
 
-def test_killed_and_gone_on_with_it_gets_where_one_on_a_disk_does(
-    bucket, launch, uploaded, tmp_path
-):
+def test_a_run_goes_on_in_a_bucket_as_on_a_disk(bucket, launch, uploaded, tmp_path):
+    straight = launch(tmp_path / "run", **SETTINGS)
+    assert straight.end() == 0, straight.said
+    workdir = locate(f"{bucket}/{tmp_path.name}/run")
+    settings = SETTINGS | {"data__path": str(uploaded), "data__tokenizer": ""}
+    for last in (STEPS // 2, STEPS):
+        run = launch(workdir, **settings | {"train__steps": last})
+        assert run.end() == 0, run.said
+    assert f"resumed at step {STEPS // 2}\n" in run.said
+    check(workdir, tmp_path / "run", starts=2)
+
+
+@pytest.mark.slow
+def test_two_processes_killed_go_on_in_a_bucket(bucket, launch, uploaded, tmp_path):
     straight = launch(tmp_path / "run", 2, 4, **SETTINGS)
     assert straight.end() == 0, straight.said
     workdir = locate(f"{bucket}/{tmp_path.name}/run")
     settings = SETTINGS | {"data__path": str(uploaded), "data__tokenizer": ""}
     run = launch(workdir, 2, 4, **settings)
-    run.until_step(6)
+    run.until_there(f"checkpoints/4/{MANIFEST}")
     run.kill()
     assert (workdir / LOCK).exists()
     again = launch(workdir, 2, 4, **settings)
     assert again.end() == 0, again.said
     assert "resumed at step" in again.said
-    assert steps(workdir) == steps(tmp_path / "run")
+    check(workdir, tmp_path / "run", starts=2)
+    assert (workdir / "heartbeats" / "1.json").exists()
+
+
+@pytest.mark.slow
+def test_a_stopped_process_is_named_through_a_bucket(
+    bucket, launch, uploaded, tmp_path
+):
+    workdir = locate(f"{bucket}/{tmp_path.name}/run")
+    settings = {"data__path": str(uploaded), "train__steps": 10_000}
+    run = launch(workdir, 2, 4, train__stall_seconds=20, **settings)
+    run.until_there("checkpoints")
+    run.signal(1, signal.SIGSTOP)
+    assert run.end(20 + 2 * 5 + 15 + 8) == 76, run.said
+    assert "stopped: process 1 gave no sign of life" in run.said
+
+
+def check(workdir, straight, *, starts):
+    """All that a run leaves is there, and is what it leaves on a disk."""
+    assert steps(workdir) == steps(straight)
     assert not (workdir / LOCK).exists()
     kept = {path.name for path in (workdir / "checkpoints").iterdir()}
     assert {str(STEPS - 2), str(STEPS)} <= kept
     assert find_fault(workdir / "checkpoints" / str(STEPS)) is None
-    assert json.loads((workdir / "goodput.json").read_text())["starts"] == 2
+    assert json.loads((workdir / "goodput.json").read_text())["starts"] == starts
     names = files_below(workdir)
-    assert {"config.json", "ledger.jsonl", "train.log", "heartbeats/1.json"} <= {*names}
+    assert {"config.json", "ledger.jsonl", "train.log", "heartbeats/0.json"} <= {*names}
     assert any(name.startswith("tensorboard/") for name in names)
     assert any(name.startswith("tokenizer/") for name in names)
-
-
-def test_two_runs_are_kept_apart(bucket, launch, uploaded, tmp_path):
-    workdir = locate(f"{bucket}/{tmp_path.name}/run")
-    settings = {"data__path": str(uploaded), "train__steps": 10_000}
-    run = launch(workdir, **settings)
-    run.until_there("heartbeats/0.json")
-    other = launch(workdir, **settings)
-    assert other.end() == 2, other.said
-    assert f"{workdir} is being trained in by process " in other.said
-    assert run.launched.poll() is None

@@ -1,9 +1,12 @@
+import json
 import subprocess
 import sys
 
 import pytest
 
 from deemo_jax.config import ConfigError
+from deemo_jax.storage import locate
+from deemo_jax.train import lock
 from deemo_jax.train.lock import LOCK, locked
 
 HOLD = """
@@ -38,3 +41,33 @@ def test_it_is_given_back_and_taken_again(tmp_path):
     for _ in range(2):
         with locked(tmp_path):
             assert (tmp_path / LOCK).read_text().startswith("process ")
+
+
+def test_a_lock_in_a_bucket_is_given_back_and_taken_again(bucket, tmp_path):
+    workdir = locate(f"{bucket}/{tmp_path.name}")
+    for _ in range(2):
+        with locked(workdir):
+            assert "process " in json.loads((workdir / LOCK).read_text())["holder"]
+        assert not (workdir / LOCK).exists()
+
+
+def test_a_lock_in_a_bucket_is_kept_while_its_run_lives(
+    bucket, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 1.0)
+    workdir = locate(f"{bucket}/{tmp_path.name}")
+    with locked(workdir):
+        before = (workdir / LOCK).read_text()
+        with pytest.raises(ConfigError, match="by process .*wait"), locked(workdir):
+            raise AssertionError("two had it")
+        assert (workdir / LOCK).read_text() != before
+    assert "in 1 s" in capsys.readouterr().out
+
+
+def test_a_lock_in_a_bucket_whose_run_is_dead_is_taken(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.2)
+    workdir = locate(f"{bucket}/{tmp_path.name}")
+    workdir.mkdir(parents=True)
+    (workdir / LOCK).write_text('{"holder": "a dead one", "id": "", "renewed": 7}')
+    with locked(workdir):
+        assert "dead" not in (workdir / LOCK).read_text()
