@@ -50,7 +50,8 @@ def collectives(text: str, sizes: dict[str, int]) -> tuple[Collective, ...]:
     computations = _computations(text)
     times = _times(computations)
     # A TPU's compiler cuts one collective into steps of several fusions, each of which
-    # shows it again under the same channel.
+    # shows it again under the same channel. What is started once may go on in a loop,
+    # so the fewest times count.
     seen: dict[object, tuple[str, tuple[str, ...], int, float]] = {}
     for name, lines in computations.items():
         for at, line in enumerate(lines):
@@ -62,7 +63,10 @@ def collectives(text: str, sizes: dict[str, int]) -> tuple[Collective, ...]:
             elif found := _COLLECTIVE.search(line):
                 group = _group(line, math.prod(sizes.values()))
                 kind, across = found[2], _axes(group, sizes)
-                sent = _sent(kind, _result(found[1], bool(found[3])), group.shape[1])
+                result = _result(found[1], bool(found[3]))
+                if kind == "all-reduce" and _scattered(line, lines):
+                    kind, result = "reduce-scatter", result / group.shape[1]
+                sent = _sent(kind, result, group.shape[1])
             else:
                 continue
             if not across:
@@ -70,7 +74,7 @@ def collectives(text: str, sizes: dict[str, int]) -> tuple[Collective, ...]:
             channel = re.search(r"channel_id=(\d+)", line)
             key = channel[1] if channel else (name, at)
             value = (kind, across, times[name], sent)
-            if key not in seen or seen[key][2] < value[2]:
+            if key not in seen or seen[key][2] > value[2]:
                 seen[key] = value
     total: dict[tuple[str, tuple[str, ...]], tuple[int, float]] = {}
     for kind, axes, count, sent in seen.values():
@@ -81,6 +85,17 @@ def collectives(text: str, sizes: dict[str, int]) -> tuple[Collective, ...]:
         for (kind, axes), (count, sent) in total.items()
     ]
     return tuple(sorted(listed, key=lambda x: -x.sent))
+
+
+def _scattered(line: str, lines: Sequence[str]) -> bool:
+    """Whether an all-reduce gives each device a part alone: a reduce-scatter.
+
+    A TPU's compiler shows one as a computation that ends in a slice of an all-reduce.
+    A slice that stands elsewhere comes after the whole has been sent.
+    """
+    name = line.split(" = ")[0].strip().removeprefix("ROOT ").lstrip("%")
+    part = re.compile(rf"^ROOT .* dynamic-slice\(%?{re.escape(name)},")
+    return any(part.match(each.strip()) for each in lines)
 
 
 def _computations(text: str) -> dict[str, list[str]]:
@@ -121,14 +136,31 @@ def _calls(
 
 
 def _trips(line: str, computations: dict[str, list[str]]) -> int:
-    """How often a loop runs: as it says, or as its condition compares with."""
+    """How often a loop runs: as it says, or by what its condition compares with."""
     known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
     if known:
         return int(known[1])
-    condition = re.search(r"condition=%?([\w.-]+)", line)
-    lines = computations.get(condition[1], []) if condition else []
-    limits = re.findall(r"s32\[\]\S* constant\((\d+)\)", "\n".join(lines))
-    return max(map(int, limits), default=1)
+    called = dict(re.findall(r"(condition|body)=%?([\w.-]+)", line))
+    condition, body = (
+        "\n".join(computations.get(called.get(which, ""), ()))
+        for which in ("condition", "body")
+    )
+    limits = re.findall(r"[su]32\[\]\S* constant\((\d+)\)", condition)
+    return math.ceil(max(map(int, limits), default=1) / _stride(condition, body))
+
+
+def _stride(condition: str, body: str) -> int:
+    """What a loop adds to its counter: two where two rounds of it became one."""
+    counter = re.search(r" get-tuple-element\(.*\), index=(\d+)", condition)
+    carried = re.search(r"^\s*ROOT .* tuple\((.*?)\)", body, re.MULTILINE)
+    if not counter or not carried:
+        return 1
+    name = re.findall(r"%([\w.-]+)", carried[1])[int(counter[1])]
+    added = re.search(rf"%{re.escape(name)} = .* add\(%[\w.-]+, %([\w.-]+)\)", body)
+    if not added:
+        return 1
+    by = re.search(rf"%{re.escape(added[1])} = \S+ constant\((\d+)\)", body)
+    return int(by[1]) if by else 1
 
 
 def _callers_first(calls: dict[str, list[tuple[str, int]]]) -> list[str]:

@@ -98,6 +98,33 @@ ENTRY %main (x: bf16[64]) -> bf16[64] {
 """
 
 
+def test_a_loop_may_count_by_twos_and_without_a_sign():
+    """As that of a product does which gathers its weights in as many steps."""
+    text = """
+%body (p: (bf16[64], u32[])) -> (bf16[64], u32[]) {
+  %two = u32[]{:T(128)} constant(2)
+  %p = (bf16[64]{0}, u32[]{:T(128)}) parameter(0)
+  %i = u32[]{:T(128)} get-tuple-element(%p), index=1
+  %x = bf16[64]{0} collective-permute(%p.1), channel_id=7, source_target_pairs={{0,1},{1,0}}
+  %next = u32[]{:T(128)} add(%i, %two), backend_config={}
+  ROOT %tuple = (bf16[64]{0}, u32[]{:T(128)}) tuple(%x, %next)
+}
+
+%condition (p: (bf16[64], u32[])) -> pred[] {
+  %limit = u32[]{:T(128)} constant(16)
+  %p = (bf16[64]{0}, u32[]{:T(128)}) parameter(0)
+  %i = u32[]{:T(128)} get-tuple-element(%p), index=1
+  ROOT %lt = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (x: bf16[64]) -> bf16[64] {
+  %while.1 = (bf16[64]{0}, u32[]{:T(128)}) while(%tuple), condition=%condition, body=%body
+}
+"""
+    (found,) = collectives(text, AXES)
+    assert (found.count, found.sent) == (8, 8 * 128)
+
+
 @pytest.mark.parametrize(
     ("groups", "axes"),
     [
@@ -142,6 +169,37 @@ ENTRY %main (x: bf16[16,64]) -> bf16[64,64] {
     text = step.replace("N", "1") + step.replace("N", "2") + main
     (found,) = collectives(text, AXES)
     assert (found.count, found.sent) == (1, 64 * 64 * 2 * 3 / 4)
+
+
+def test_a_collective_whose_steps_stand_in_a_loop_counts_as_often_as_it_starts():
+    """The products of a loop hide the all-gather that goes on beside them."""
+    line = "%all-reduce.1 = bf16[64]{0:T(128)S(1)} all-reduce(%p.1), channel_id=7, GROUPS, to_apply=%add"
+    started = LOOP.replace(
+        "ENTRY %main (x: bf16[64]) -> bf16[64] {",
+        f"ENTRY %main (x: bf16[64]) -> bf16[64] {{\n  {line}",
+    )
+    (found,) = collectives(started.replace("GROUPS", "replica_groups={}"), AXES)
+    assert found.count == 1
+
+
+def test_a_slice_of_an_all_reduce_is_a_reduce_scatter_where_both_are_one_fusion():
+    """So a TPU's compiler shows them; a slice of its own leaves the whole to be sent."""
+    fused = """
+%all-reduce-scatter.1 (p: bf16[64,32]) -> bf16[16,32] {
+  %all-reduce.1 = bf16[64,32]{1,0:T(8,128)} all-reduce(%p), channel_id=3, replica_groups=[2,4]<=[8], to_apply=%add
+  %table = u32[1]{0} dynamic-slice(%shards, %partition-id), dynamic_slice_sizes={1}
+  ROOT %part = bf16[16,32]{1,0:T(8,128)} dynamic-slice(%all-reduce.1, %at, %zero), dynamic_slice_sizes={16,32}
+}
+
+ENTRY %main (x: bf16[64,32]) -> bf16[16,32] {
+  %a = bf16[16,32]{1,0:T(8,128)} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+    whole = 64 * 32 * 2
+    (found,) = collectives(fused, AXES)
+    assert (found.kind, found.sent) == ("reduce-scatter", whole * 3 / 4)
+    (found,) = collectives(fused.replace("ROOT ", ""), AXES)
+    assert (found.kind, found.sent) == ("all-reduce", 2 * whole * 3 / 4)
 
 
 def test_of_what_is_started_the_results_count():
