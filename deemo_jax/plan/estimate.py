@@ -254,9 +254,10 @@ def _traffic(config: Config, mesh: Mesh, state: TrainState, memory: Memory) -> f
 def _bandwidth(collective: Collective, mesh: Mesh, topology: Topology) -> float:
     """Bytes a second that a device sends in a collective over these axes.
 
-    Within a slice of TPUs, an axis lies along one dimension of the torus, and a
-    collective over all chips uses every link. Where it leaves the slice or the host,
-    the devices of the group that share one share its way out.
+    Within a slice of TPUs, a collective over all chips uses every link, another those
+    of the torus's dimensions that its group spans from end to end, at least of one.
+    Where it leaves the slice or the host, the devices of the group that share one share
+    its way out.
     """
     chip: Chip = topology.chip
     group = math.prod(mesh.shape[axis] for axis in collective.axes)
@@ -266,15 +267,28 @@ def _bandwidth(collective: Collective, mesh: Mesh, topology: Topology) -> float:
         if axis not in collective.axes:
             inside &= place == 0
     which = "slice_index" if topology.is_tpu else "process_index"
-    islands = {
-        getattr(device, which, 0)
-        for device, yes in zip(mesh.devices.flat, inside, strict=True)
-        if yes
-    }
+    exchanging = [
+        device for device, yes in zip(mesh.devices.flat, inside, strict=True) if yes
+    ]
+    islands = {getattr(device, which, 0) for device in exchanging}
     each = group // len(islands)
+    spanned = _spanned(exchanging, list(mesh.devices.flat))
     whole = each == topology.slice_chips
-    links = chip.links if whole else chip.links / chip.dimensions
+    used = chip.dimensions if whole else min(max(spanned, 1), chip.dimensions)
+    links = chip.links * used / chip.dimensions
     if len(islands) == 1:
         return links
     outside = chip.network * each
     return outside if each == 1 else min(links, outside)
+
+
+def _spanned(group: Sequence[Any], devices: Sequence[Any]) -> int:
+    """In how many dimensions of the torus a group has every place that there is."""
+    if not all(hasattr(device, "coords") for device in devices):
+        return 0
+    taken = zip(*(device.coords for device in group), strict=True)
+    there = zip(*(device.coords for device in devices), strict=True)
+    return sum(
+        1 < len(set(places)) == len(set(held))
+        for held, places in zip(taken, there, strict=True)
+    )

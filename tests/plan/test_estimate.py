@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 
 import jax
+from jax.sharding import Mesh
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from deemo_jax.plan import estimate
 from deemo_jax.plan.estimate import Memory, Times, make_plan, stand_ins
 from deemo_jax.plan.program import Collective
 from deemo_jax.plan.topology import NotCompiledError, read_topology
-from deemo_jax.sharding import make_mesh, place
+from deemo_jax.sharding import AXES, make_mesh, place
 from deemo_jax.train import step
 from deemo_jax.train.step import abstract_batch, abstract_state, init_state
 from tests.small import Bigrams, small_config
@@ -152,6 +153,28 @@ def test_bandwidths(name, sizes, axes, expected):
     mesh = make_mesh(MeshConfig(**sizes), stand_ins(topology))
     moved = Collective(kind="all-gather", axes=axes, count=1, sent=1.0)
     assert estimate._bandwidth(moved, mesh, topology) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "links"),
+    [
+        (dict(data=2, fsdp=32), 2 / 3),  # half of one dimension, all of the others
+        (dict(data=4, fsdp=16), 2 / 3),
+        (dict(data=16, fsdp=4), 1 / 3),
+        (dict(data=32, fsdp=2), 1 / 3),  # neighbours
+        (dict(fsdp=64), 1),
+    ],
+)
+def test_a_group_uses_the_links_of_the_dimensions_that_it_spans(sizes, links):
+    topology = read_topology("v5p-128")
+    devices = stand_ins(topology)
+    for device, coords in zip(devices, np.ndindex(4, 4, 4), strict=True):
+        object.__setattr__(device, "coords", coords)
+    grid = np.array(devices).reshape(1, 1, sizes.get("data", 1), sizes["fsdp"], 1, 1)
+    mesh = Mesh(grid, AXES)
+    moved = Collective(kind="all-gather", axes=("fsdp",), count=1, sent=1.0)
+    found = estimate._bandwidth(moved, mesh, topology)
+    assert found == pytest.approx(links * topology.chip.links)
 
 
 def test_what_memory_must_move_does_not_grow_with_copies(no_compiler):
