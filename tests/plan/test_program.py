@@ -2,6 +2,8 @@
 
 # ruff: noqa: E501 (lines of programs are as XLA prints them)
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from deemo_jax.plan.program import Collective, collectives
+from deemo_jax.plan.topology import compile_only_devices, read_topology
 
 AXES = {"data": 2, "fsdp": 4}
 LAYERS, WIDTH = 3, 64
@@ -200,6 +203,22 @@ ENTRY %main (x: bf16[64,32]) -> bf16[16,32] {
     assert (found.kind, found.sent) == ("reduce-scatter", whole * 3 / 4)
     (found,) = collectives(fused.replace("ROOT ", ""), AXES)
     assert (found.kind, found.sent) == ("all-reduce", 2 * whole * 3 / 4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="the extra plan brings libtpu"
+)
+def test_a_sum_of_which_each_chip_keeps_a_part_is_a_reduce_scatter():
+    devices = np.array(compile_only_devices(read_topology("v5e-8")))
+    mesh = Mesh(devices, ("fsdp",), axis_types=(AxisType.Auto,))
+    text = program(
+        mesh, lambda x: x.sum(axis=0), ((8, 4096, 4096), PartitionSpec("fsdp")),
+        out=PartitionSpec("fsdp"),
+    )  # fmt: skip
+    (found,) = collectives(text, {"fsdp": 8})
+    assert found.kind == "reduce-scatter"
+    assert found.sent == pytest.approx(4096 * 4096 * 4 * 7 / 8, rel=0.05)  # padding
 
 
 def test_of_what_is_started_the_results_count():
