@@ -75,7 +75,7 @@ def test_a_workdir_has_what_it_should(straight, capsys):
     assert {path.name for path in workdir.iterdir()} == {
         "config.json", "environment.json", "train.log", "ledger.jsonl",
         "metrics.jsonl", "goodput.json", "tensorboard", "checkpoints", "tokenizer",
-        "heartbeats", ".lock",
+        "heartbeats", ".lock", "run_id",
     }  # fmt: skip
     found = {path.name for path in (workdir / "checkpoints").iterdir()}
     assert found == {"4", "8", "10"}
