@@ -52,6 +52,7 @@ setup(
         # Of the version that jax has, and without what they depend on (`--no-deps`):
         # compiling for GPUs needs neither CUDA nor a GPU.
         "plan-gpu": ["jax-cuda13-plugin", "jax-cuda13-pjrt"],
+        "wandb": ["wandb"],  # shown there too where WANDB_PROJECT is set
         "tpu": ["jax[tpu]"],
         "cuda13": ["jax[cuda13]"],
         "dev": [

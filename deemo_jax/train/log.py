@@ -32,6 +32,7 @@ from deemo_jax.config import Config, ConfigError, differences, read_stored, to_d
 from deemo_jax.distributed import is_first
 from deemo_jax.spool import growing
 from deemo_jax.storage import AnyPath, in_bucket, write_whole
+from deemo_jax.train.wandb_board import WandbBoard, wandb_is_asked_for
 
 # Settings that may change when a run is gone on with. A packed folder may have moved:
 # that it holds the same records is checked by its manifest.
@@ -169,7 +170,7 @@ class Dispatched:
 
 
 class Metrics:
-    """`metrics.jsonl` and TensorBoard of a run, from `start` steps on.
+    """`metrics.jsonl` and boards of a run, from `start` steps on.
 
     Rows of steps after `start`, and a torn last line, are cut from what a killed run
     left; `lost_seconds` says how long those steps took. TensorBoard is written where
@@ -184,7 +185,8 @@ class Metrics:
         self._flops = flops
         chip = chip_of(jax.devices()[0].device_kind)
         self._peak = None if chip is None else chip.flops * jax.device_count()
-        self._file = self._board = None
+        self._file = None
+        self._boards: list[Any] = []  # of `board.Board` and its like
         self.lost_seconds = 0.0
         if is_first():
             self._open(workdir, start)
@@ -206,9 +208,10 @@ class Metrics:
         if importlib.util.find_spec("tensorboardX") is not None:
             from deemo_jax.train.board import Board
 
-            self._board = Board(
-                growing(workdir / "tensorboard", folder=True), start=start
-            )
+            folder = growing(workdir / "tensorboard", folder=True)
+            self._boards.append(Board(folder, start=start))
+        if wandb_is_asked_for():
+            self._boards.append(WandbBoard(workdir))
 
     def __enter__(self) -> "Metrics":
         """The same."""
@@ -218,8 +221,8 @@ class Metrics:
         """Closes the files."""
         if self._file is not None:
             self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for board in self._boards:
+            board.close()
 
     def finish(self, done: Dispatched) -> dict[str, int | float]:
         """Waits for a step, and logs it if its turn has come, or if it was skipped.
@@ -260,9 +263,9 @@ class Metrics:
         return row
 
     def board(self, step: int, values: Mapping[str, Any]) -> None:
-        """Shows the numbers among `values` in TensorBoard."""
-        if self._board is not None:
-            self._board.write(step, numbers(values))
+        """Shows the numbers among `values` in TensorBoard and its like."""
+        for board in self._boards:
+            board.write(step, numbers(values))
 
 
 @contextlib.contextmanager

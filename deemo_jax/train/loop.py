@@ -41,6 +41,7 @@ from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
 from deemo_jax.train.profile import Profile
 from deemo_jax.train.start import first_state, items_of, make_batches
 from deemo_jax.train.step import TrainState, make_train_step, split_model
+from deemo_jax.train.wandb_board import wandb_is_asked_for
 from deemo_jax.train.watchdog import Watchdog
 
 EVIDENCE = "evidence"
@@ -121,6 +122,7 @@ def train(
 
 def _check(config: Config, workdir: AnyPath) -> Mesh:
     """The mesh of a run whose configuration fits, before anything is written."""
+    wandb_is_asked_for()  # it is told now if it is not there
     mesh = make_mesh(config.mesh)
     check_rows(config.train.batch_size, mesh)
     if config.evaluate.every:

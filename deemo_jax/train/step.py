@@ -105,7 +105,8 @@ def train_step(
     sums |= {
         "row_tokens": (jnp.asarray(batch.segment_ids) != 0).sum(dtype=jnp.int32),
         "grad_norm": grad_norm,
-        "learning_rate": rate(state.step),
+        # A skipped step did not move the schedule.
+        "learning_rate": rate(state.opt_state[-1].count),
         "skipped": (~finite).astype(jnp.int32),
     }
     params = nnx.merge_state(trained, frozen)

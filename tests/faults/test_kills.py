@@ -1,5 +1,6 @@
 """Killed at random moments, a run gets where it would have got, to the last bit."""
 
+import json
 import random
 import time
 
@@ -10,6 +11,11 @@ from tests.faults.conftest import steps
 
 STEPS = 40
 SETTINGS = {"train__steps": STEPS, "train__save_every": 2}
+EVALUATED = {
+    "program": "", "devices": 4, "train__steps": 4, "train__save_every": 2,
+    "evaluate__every": 2, "evaluate__batch_size": 8, "evaluate__ablations": False,
+    "evaluate__max_new_tokens": 4, "evaluate__split": "train", "mesh__fsdp": 2,
+}  # fmt: skip
 MOMENTS = [
     pytest.param(moment, marks=[pytest.mark.slow] if moment > 2 else [])
     for moment in range(20)
@@ -43,6 +49,39 @@ def test_killed_and_started_again(launch, straight, tmp_path, moment):
             break
     assert run.end() == 0, run.said
     assert steps(run.workdir) == expected
+
+
+@pytest.mark.slow  # it takes the whole model
+@pytest.mark.parametrize("seconds", [0, 1, 5, 15])
+def test_killed_while_it_evaluates(launch, evaluated, tmp_path, seconds):
+    run = launch(tmp_path / "run", **EVALUATED)
+    run.until_there("heartbeats/0.json")
+    run.until(lambda: run.beat(0)["phase"] == "evaluate")
+    time.sleep(seconds)
+    run.kill()
+    left = set((run.workdir / "checkpoints").iterdir())
+    run = launch(tmp_path / "run", **EVALUATED)
+    assert run.end() == 0, run.said
+    assert left <= set((run.workdir / "checkpoints").iterdir())
+    assert steps(run.workdir) == steps(evaluated)
+    assert scores(run.workdir) == scores(evaluated)
+
+
+@pytest.fixture(scope="module")
+def evaluated(launch, tmp_path_factory):
+    run = launch(tmp_path_factory.mktemp("evaluated") / "run", **EVALUATED)
+    assert run.end() == 0, run.said
+    return run.workdir
+
+
+def scores(workdir):
+    """Both tasks' figures of every evaluation."""
+    found = {}
+    for path in sorted(workdir.glob("eval/*/metrics.json")):
+        metrics = json.loads(path.read_text())
+        found[path.parent.name] = [metrics["recognition"], metrics["reasoning"]]
+    assert list(found) == ["2", "4"]
+    return found
 
 
 @pytest.mark.slow

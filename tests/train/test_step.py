@@ -151,6 +151,8 @@ def test_a_step_without_finite_gradient_changes_nothing_but_the_count(bigrams, m
         (before.opt_state, after.opt_state),
     ):
         jax.tree.map(np.testing.assert_array_equal, one, other)
+    _, again = step(after, batch)
+    assert again["learning_rate"] == sums["learning_rate"] > 0
 
 
 def test_dropout_follows_seed_and_step(bigrams):
