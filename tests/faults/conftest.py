@@ -126,8 +126,6 @@ def environment(program: str = "tests/faults/deemo_small.py") -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": str(ROOT),
         "DEEMO": python or f"{sys.executable} -m deemo_jax",
-        "XLA_FLAGS": "",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiled in less time
     }
 
 
