@@ -68,6 +68,7 @@ setup(
             "pyyaml",
             "ruff",
             "scikit-learn",  # metrics are checked against it
+            "wandb",
         ],
     },
 )

@@ -50,6 +50,7 @@ from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.models.lora import merge_lora
 from deemo_jax.storage import AnyPath
 from deemo_jax.train.initial import bases, initial_params
+from deemo_jax.train.loop import Evaluate
 from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
 from deemo_jax.train.step import abstract_state, split_model
 
@@ -178,13 +179,15 @@ def evaluate_run(
     )
 
 
-def evaluator(config: Config, workdir: AnyPath) -> Callable[[DeemoLlama, int], Any]:
+def evaluator(config: Config, workdir: AnyPath) -> Evaluate:
     """What the training loop calls for `evaluate.every`; opens the data when called.
 
     What was evaluated before the run was killed is read back.
     """
 
-    def evaluate_now(model: DeemoLlama, step: int) -> Mapping[str, Any]:
+    def evaluate_now(
+        model: DeemoLlama, step: int, got_on: Callable[[], None]
+    ) -> Mapping[str, Any]:
         folder = workdir / "eval" / str(step)
         # The report is written last. What the first process finds holds for all.
         if broadcast((folder / REPORT).exists()):
@@ -200,7 +203,7 @@ def evaluator(config: Config, workdir: AnyPath) -> Callable[[DeemoLlama, int], A
             model=model,
             step=step,
         )
-        return to_json(evaluate_run(run))
+        return to_json(evaluate_run(run, progress=lambda *_: got_on()))
 
     return evaluate_now
 

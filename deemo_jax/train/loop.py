@@ -46,7 +46,7 @@ from deemo_jax.train.watchdog import Watchdog
 
 EVIDENCE = "evidence"
 
-Evaluate = Callable[[DeemoLlama, int], Mapping[str, Any]]
+Evaluate = Callable[[DeemoLlama, int, Callable[[], None]], Mapping[str, Any]]
 
 
 def train(
@@ -68,9 +68,10 @@ def train(
         `ledger.jsonl`, `metrics.jsonl`, `goodput.json`, `tensorboard/`, `heartbeats/`
         and `checkpoints/STEP/`, and what is generated for want of `config.data.path`
         and `config.data.tokenizer`.
-      evaluate: called every `config.evaluate.every` steps with the model and the number
-        of steps done, when resumed there once more; the numbers it returns are shown in
-        TensorBoard. The model is valid only during the call.
+      evaluate: called every `config.evaluate.every` steps with the model, the number of
+        steps done, and what is to be called whenever it got on, for the watchdog; when
+        resumed there once more. The numbers it returns are shown in TensorBoard. The
+        model is valid only during the call.
       profile_steps: the first and the last step to trace into `profile/`.
 
     Raises:
@@ -180,7 +181,7 @@ def _run(
             say(f"nothing left to do: {start} of {steps} steps are done")
             if every > 0 and start % every == 0 and evaluate is not None:
                 phases.enter("evaluate", start)
-                evaluate(nnx.merge(graphdef, state.params), start)
+                evaluate(nnx.merge(graphdef, state.params), start, phases.get_on)
             return state, start
         ledger = Ledger(
             workdir,
@@ -251,7 +252,8 @@ def _run(
                 # At `start` too: a run may have been killed while it evaluated.
                 if evaluates and evaluate is not None:
                     phases.enter("evaluate", step)
-                    found = numbers(evaluate(nnx.merge(graphdef, state.params), step))
+                    model = nnx.merge(graphdef, state.params)
+                    found = numbers(evaluate(model, step, phases.get_on))
                     metrics.board(step, found)
                     if best.beaten(step, found):
                         if not kept:

@@ -17,11 +17,15 @@ GOODPUT = "goodput.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Doing:
-    """The phase of a process, the step it is for, and when it began (monotonic, s)."""
+    """The phase of a process, the step it is for, and when it began (monotonic, s).
+
+    `parts` counts what is done of a phase that says so.
+    """
 
     phase: str
     step: int
     since: float
+    parts: int = 0
 
 
 class Phases:
@@ -39,6 +43,10 @@ class Phases:
             before = self.now
             self.now = Doing(phase=phase, step=step, since=self._clock())
             self._seconds[before.phase] += self.now.since - before.since
+
+    def get_on(self) -> None:
+        """Says that another part of this phase is done, of one that takes long."""
+        self.now = dataclasses.replace(self.now, parts=self.now.parts + 1)
 
     def seconds(self) -> dict[str, float]:
         """Of every phase so far, the present one included."""

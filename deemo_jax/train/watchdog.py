@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import faulthandler
 import json
-import math
 import os
 import secrets
 import socket
@@ -20,9 +19,9 @@ from deemo_jax.train.phases import Phases
 
 STALLED = 76  # exit code
 FOLDER = "heartbeats"
-# Phases in which it is usual that nothing moves for long, and how much longer. How long
-# an evaluation takes, nobody knows: in it, only a sign of life is asked for.
-SLOWER = {"start": 6, "restore": 6, "compile": 6, "save": 6, "evaluate": math.inf}
+# Phases in which it is usual that nothing moves for long, and how much longer. An
+# evaluation compiles, too; its batches count as moves.
+SLOWER = {"start": 6, "restore": 6, "compile": 6, "save": 6, "evaluate": 6}
 GRACE_SECONDS = 3.0  # for every process to write its stacks before the first one ends
 BEAT_SECONDS, BEAT_SECONDS_IN_BUCKET = 1.0, 5.0
 
@@ -31,7 +30,8 @@ BEAT_SECONDS, BEAT_SECONDS_IN_BUCKET = 1.0, 5.0
 class Beat:
     """What a process said last: what it does, `count` of its beats, how it ended.
 
-    `run` is the same in all processes of one start of a run. `end` is empty while it
+    `run` is the same in all processes of one start of a run; `parts` are those done of
+    the phase. `end` is empty while it
     runs, "done", or what it failed by. `fault` is what the first process found wrong
     with any of them.
     """
@@ -43,6 +43,7 @@ class Beat:
     count: int
     phase: str
     step: int
+    parts: int = 0
     end: str = ""
     fault: str = ""
 
@@ -53,7 +54,7 @@ class _Heard:
 
     beat: Beat | None
     alive: float  # when a beat last came
-    moved: float  # when its phase or step last changed
+    moved: float  # when its phase, step or part last changed
 
 
 class Watch:
@@ -80,7 +81,7 @@ class Watch:
             before, heard.beat = heard.beat, beat
             if beat != before:
                 heard.alive = now
-            if before is None or (beat.phase, beat.step) != (before.phase, before.step):
+            if before is None or _place(beat) != _place(before):
                 heard.moved = now
 
     def fault(self, now: float) -> str | None:
@@ -123,10 +124,16 @@ class Watch:
         return now - heard.moved > self._stall_seconds * SLOWER.get(phase, 1)
 
 
-def _progress(heard: _Heard) -> tuple[int, bool]:
+def _place(beat: Beat) -> tuple[str, int, int]:
+    return beat.phase, beat.step, beat.parts
+
+
+def _progress(heard: _Heard) -> tuple[int, bool, int]:
     """What is smaller is further behind; whoever is in "step" waits for others."""
     beat = heard.beat
-    return (-1, False) if beat is None else (beat.step, beat.phase == "step")
+    if beat is None:
+        return -1, False, 0
+    return beat.step, beat.phase == "step", beat.parts
 
 
 def _where(heard: _Heard) -> str:
@@ -148,8 +155,9 @@ class Watchdog:
       workdir: of the run, which all processes see.
       phases: what this process does.
       process: its number, from 0 to `count` - 1.
-      stall_seconds: without a sign of life, or in one phase of one step (`SLOWER` says
-        in which it may be longer), after which a process has stalled.
+      stall_seconds: without a sign of life, or in one phase of one step or one batch of
+        an evaluation (`SLOWER` says in which it may be longer), after which a process
+        has stalled.
       say: told which one stalled, and in what.
     """
 
@@ -223,6 +231,7 @@ class Watchdog:
             count=self._beats,
             phase=doing.phase,
             step=doing.step,
+            parts=doing.parts,
             end=end,
             fault=fault,
         )

@@ -232,7 +232,8 @@ def test_saved_when_time_has_passed_and_every_mth_step_is_kept(
 def test_evaluation_is_called_between_the_steps(configure, tmp_path):
     seen = []
 
-    def evaluate(model, step):
+    def evaluate(model, step, got_on):
+        got_on()
         kernel = model.language_model["lm_head"].kernel.get_value()
         seen.append((step, float(abs(kernel).sum())))
         return {"accuracy": 0.5, "note": "not a number"}
@@ -264,7 +265,7 @@ def test_the_best_checkpoint_is_kept_whatever_its_age(configure, tmp_path):
         "train__save_every": 3, "train__keep": 1,
     }  # fmt: skip
 
-    def evaluate(model, step):
+    def evaluate(model, step, got_on):
         return {"recognition": {"parsing": {"accuracy": scores[step]}}}
 
     train(configure(**settings), tmp_path, evaluate=evaluate)
@@ -287,7 +288,7 @@ def test_a_best_by_a_figure_that_there_is_not_is_refused(configure, tmp_path):
         train(
             configure(**settings),
             tmp_path,
-            evaluate=lambda model, step: {"recognition": {"x": 0.5}},
+            evaluate=lambda model, step, got_on: {"recognition": {"x": 0.5}},
         )
 
 

@@ -37,8 +37,10 @@ def test_a_phase_entered_again_goes_on_and_one_for_another_step_begins(clock):
     phases = Phases(clock)
     spend(phases, clock, ("step", 3, 2), ("step", 3, 2))
     assert (phases.now.phase, phases.now.step, phases.now.since) == ("step", 3, 100)
+    phases.get_on()
+    assert (phases.now.parts, phases.now.since) == (1, 100)
     phases.enter("step", 4)
-    assert (phases.now.step, phases.now.since) == (4, 104)
+    assert (phases.now.step, phases.now.since, phases.now.parts) == (4, 104, 0)
 
 
 def test_goodput_adds_up_the_starts_and_what_they_lost(clock, tmp_path):

@@ -101,7 +101,7 @@ def test_where_all_wait_all_are_named():
     )
 
 
-@pytest.mark.parametrize("phase", ["compile", "restore", "save", "start"])
+@pytest.mark.parametrize("phase", ["compile", "restore", "save", "start", "evaluate"])
 def test_some_phases_may_take_longer(phase):
     run = Run(2)
     for process in range(2):
@@ -111,11 +111,17 @@ def test_some_phases_may_take_longer(phase):
     assert f"in {phase} of step 7" in fault
 
 
-def test_an_evaluation_takes_as_long_as_it_takes():
-    run = Run(2)
-    for process in range(2):
-        run.set(process, phase="evaluate")
-    assert not run.fault_after(100 * STALL)[0]
+def test_an_evaluation_takes_as_long_as_it_takes_while_its_batches_get_on():
+    run = Run(3)
+    for parts in range(50):
+        for process in range(3):
+            run.set(process, phase="evaluate", parts=parts)
+        assert not run.fault_after(5 * STALL)[0]
+    run.set(0, parts=50)  # the others would have to come to the next batch as well
+    run.set(2, parts=50)
+    fault, second = run.fault_after(10 * STALL)
+    assert fault.startswith("process 1 did not get on for ")
+    assert second <= SLOWER["evaluate"] * STALL + 2
 
 
 def test_a_failure_ends_the_others_at_once_and_a_good_end_does_not():
