@@ -26,6 +26,7 @@ from deemo_jax.config import (
     MODALITIES,
     Config,
     ConfigError,
+    MeshConfig,
     differences,
     read_stored,
     to_dict,
@@ -92,16 +93,21 @@ def open_run(workdir: AnyPath, config: Config | None = None) -> Run:
 
     `config`, where given, may set how it is evaluated and on which mesh, and name other
     data or the same at another place; an empty `data.path` stays as it was trained.
+    Where it is not, and the mesh of the training does not fit the devices here, the
+    model is split over all of them.
 
     Raises:
         ConfigError: the workdir holds no run, or `config` differs in anything else.
         ValueError: it holds no whole checkpoint.
     """
     trained = read_stored(workdir)
-    config = trained if config is None else _asked(config, trained, workdir)
+    if config is None:
+        config, mesh = trained, _mesh_here(trained.mesh)
+    else:
+        config = _asked(config, trained, workdir)
+        mesh = sharding.make_mesh(config.mesh)
     packed = prepare_data(config, workdir)
     tokenizer = prepare_tokenizer(config, workdir, ShardSource(packed, "train"))
-    mesh = sharding.make_mesh(config.mesh)
     with Checkpoints(workdir / "checkpoints", keep=config.train.keep) as checkpoints:
         step = checkpoints.newest()
         if step is None:
@@ -119,6 +125,13 @@ def open_run(workdir: AnyPath, config: Config | None = None) -> Run:
         model=nnx.merge(split_model(config)[0], params),
         step=step,
     )
+
+
+def _mesh_here(trained: MeshConfig) -> Mesh:
+    try:
+        return sharding.make_mesh(trained)
+    except ConfigError:
+        return sharding.make_mesh(MeshConfig(fsdp=-1))
 
 
 def _asked(config: Config, trained: Config, workdir: AnyPath) -> Config:

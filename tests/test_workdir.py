@@ -52,6 +52,17 @@ def test_the_newest_checkpoint_is_read_back(workdir):
     assert moved.max() > 0
 
 
+def test_a_run_of_more_devices_is_opened_on_those_that_are_here(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    stored = json.loads((workdir / "config.json").read_text())
+    stored["mesh"] |= {"data": 3, "fsdp": 16}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    run = open_run(tmp_path / "run")
+    assert run.mesh.shape["fsdp"] == 8
+    with pytest.raises(ConfigError, match="48 does not divide the 8 devices"):
+        open_run(tmp_path / "run", run.config)  # asked for
+
+
 def test_another_model_is_refused(workdir):
     model = dataclasses.replace(CONFIG.model, vision_feature_layer=-2)
     with pytest.raises(ConfigError, match=r"another run .*vision_feature_layer was -1"):
