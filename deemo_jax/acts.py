@@ -23,11 +23,53 @@ def deidentify(*, input: Path, output: Path) -> int:
 
 
 def pack(
-    *, input: Path, output: Path, name: str, salt_file: Path | None, shards: int
+    *,
+    input: Path | None,
+    output: Path,
+    name: str,
+    salt_file: Path | None,
+    shards: int,
+    check: bool,
+    reindex: bool,
+    withdraw: str,
+    runs: Path | None,
+    purge: bool,
 ) -> int:
-    """Packs a de-identified folder into TFRecord shards."""
+    """Packs a de-identified folder into TFRecord shards, or sees to a packed one."""
+    asked = [check, reindex, bool(withdraw), purge]
+    if sum(asked) > 1:
+        raise ConfigError(
+            "--check, --reindex, --withdraw and --purge are one at a time: give them "
+            "one after another"
+        )
+    if check:
+        return _check(output)
+    if withdraw:
+        salt_file = salt_file or (input / "salt.txt" if input else None)
+        return _withdraw(output, withdraw, salt_file, runs or Path("runs"))
     # While this is imported, the thread that draws the bars cannot import.
     import tensorflow_datasets  # noqa: F401
+
+    if reindex:
+        from deemo_jax.data import integrity
+
+        with bars() as progress:
+            listed = integrity.reindex(output, progress=progress)
+        print(f"{listed} records are listed in the indexes of {output}")
+        return DONE
+    if purge:
+        from deemo_jax.data import withdraw as consent
+
+        with bars() as progress:
+            gone = consent.purge(output, progress=progress)
+        print(f"{gone} clips are gone from the shards of {output}, and from no copy")
+        return DONE
+    if input is None or not name:
+        missing = "--input" if input is None else "--name"
+        raise ConfigError(
+            f"{missing} is missing; try: deemo pack --input=clips_deid --output=packed "
+            "--name=deemo_mer"
+        )
 
     from deemo_jax.data.pack import REJECTED, pack_folder
 
@@ -42,6 +84,43 @@ def pack(
         )
     print(summary.describe())
     return _code(summary.rejected, input / REJECTED)
+
+
+def _check(folder: Path) -> int:
+    from deemo_jax.data import integrity
+
+    with bars() as progress:
+        problems = integrity.check(folder, progress=progress)
+    for problem in problems:
+        print(problem)
+    print(f"{folder}: {len(problems) or 'no'} problem{'s' * (len(problems) != 1)}")
+    return FAILED if problems else DONE
+
+
+def _withdraw(folder: Path, subject: str, salt_file: Path | None, runs: Path) -> int:
+    from deemo_jax.data import withdraw as consent
+    from deemo_jax.data.pack import read_salt
+    from deemo_jax.data.record import pseudonym
+
+    if salt_file is None or not salt_file.exists():
+        raise ConfigError(
+            f"the salt that tells {subject!r} by its pseudonym is not "
+            f"{'given' if salt_file is None else f'at {salt_file}'}: give "
+            "--salt_file=FOLDER/salt.txt of the folder that was packed"
+        )
+    salt = read_salt(salt_file)
+    clips = consent.withdraw(folder, subject, salt=salt)
+    print(
+        f"{clips} clips of {subject} are left out of {folder}; their bytes are in its "
+        f"shards until --purge rewrites them. Where the clips came from, write "
+        f'"consent": "withdrawn" into the annotations.'
+    )
+    seen = consent.runs_that_saw(pseudonym(salt, "subject", subject), runs)
+    for run in seen:
+        print(f"seen by {run.describe()}")
+    if not seen:
+        print(f"no run in {runs} has seen them")
+    return DONE
 
 
 def train(

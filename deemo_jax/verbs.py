@@ -68,15 +68,29 @@ VERBS: dict[str, Verb] = {
         summary="pack de-identified clips into TFRecord shards with an index",
         example="deemo pack --input=clips_deid --output=packed --name=deemo_mer",
         flags=(
-            _folder("input", "folder that `deemo deidentify` wrote"),
+            _folder("input", "folder that `deemo deidentify` wrote", required=False),
             _folder("output", "folder to write, in the layout of TFDS"),
-            Flag(name="name", help="of the data set: a-z, 0-9 and _"),
+            Flag(name="name", help="of the data set: a-z, 0-9 and _", default=""),
             _folder(
                 "salt_file",
                 "salt of the pseudonyms; default: INPUT/salt.txt, made if need be",
                 required=False,
             ),
             Flag(name="shards", help="a split; default 8", default=8),
+            Flag(name="check", help="read every byte of OUTPUT instead, and say what "
+                 "is wrong", default=False),
+            Flag(name="reindex", help="build the indexes of OUTPUT from its shards "
+                 "instead", default=False),
+            Flag(name="withdraw", help="SUBJECT, who took consent back: left out of "
+                 "the indexes of OUTPUT", default=""),
+            _folder(
+                "runs",
+                "with --withdraw: the folder of runs to look for those that saw "
+                "SUBJECT; default: runs",
+                required=False,
+            ),
+            Flag(name="purge", help="rewrite the shards of OUTPUT without those who "
+                 "withdrew", default=False),
         ),
         act=acts.pack,
     ),

@@ -7,6 +7,7 @@ import pytest
 from deemo_jax import cli
 from deemo_jax.export.parity import ExportError
 from deemo_jax.plan.topology import NotCompiledError
+from tests.small import make_corpus
 
 
 def test_refused_inputs_exit_3_and_are_listed(tmp_path, capsys):
@@ -128,3 +129,35 @@ def test_plans_as_words_table_and_json(monkeypatch, capsys):
     assert cli.main([*words, "--scaling=v5e-8,v5e-16", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [plan["batch_size"] for plan in found] == [16, 32]
+
+
+def test_a_packed_folder_is_looked_after(tmp_path, capsys):
+    """Checked, indexed anew, a subject withdrawn by the owner's name and purged."""
+    packed = make_corpus(tmp_path)
+    owner = tmp_path / "corpus"
+    first = (owner / "deidentified.jsonl").read_text().splitlines()[0]
+    subject = json.loads(first)["annotation"]["subject"]
+
+    def said(*words, code=0):
+        assert cli.main(["pack", f"--output={packed}", *words]) == code
+        found = capsys.readouterr()
+        return found.out or found.err
+
+    assert said("--check").endswith(": no problems\n")
+    index = next(packed.glob("*-train.*.index"))
+    index.write_bytes(index.read_bytes()[:-1])
+    lines = said("--check", code=1).splitlines()
+    assert str(index) in lines[-2]
+    assert lines[-1].endswith(": 1 problem")
+    assert "14 records are listed" in said("--reindex")
+    assert "--salt_file" in said(f"--withdraw={subject}", code=2)
+    salt = f"--salt_file={owner / 'salt.txt'}"
+    assert "no clip of subject 'nobody'" in said("--withdraw=nobody", salt, code=1)
+    words = said(f"--withdraw={subject}", salt, f"--runs={tmp_path}")
+    assert "clips of" in words
+    assert "no run in" in words
+    assert "are gone from the shards" in said("--purge")
+    assert said("--check").endswith(": no problems\n")
+    assert "one after another" in said("--check", "--purge", code=2)
+    assert "--input is missing" in said("--name=mer", code=2)
+    assert "--name is missing" in said(f"--input={owner}", code=2)

@@ -1,7 +1,6 @@
 """Packs de-identified clips into a TFDS folder: splits, pseudonyms, shards, card."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import functools
@@ -23,8 +22,9 @@ from deemo_jax.annotation import (
 )
 from deemo_jax.clip import DeidentifiedClip, read_deidentified
 from deemo_jax.data import tfds
+from deemo_jax.data.card import Facts, write_card
 from deemo_jax.data.record import FrameSampling, Record, from_clip, pseudonym
-from deemo_jax.data.shards import Entry, shard_name, write_shard
+from deemo_jax.data.shards import Entry, read_withdrawn, shard_name, write_shard
 
 Progress = Callable[[str, int, int | None], None]
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}  # of subjects without a split
@@ -152,7 +152,7 @@ def write_dataset(
             f"{output} holds the data set {there}: "
             "choose another --output, or remove it"
         )
-    splits, rejections = assign_splits(clips, salt)
+    splits, rejections = assign_splits(clips, salt, read_withdrawn(output))
     (output / "dataset_info.json").unlink(missing_ok=True)
     for pattern in (f"{name}-*.tfrecord-*", f".{name}-*.partial"):
         for old in output.glob(pattern):
@@ -180,20 +180,23 @@ def write_dataset(
     if not entries:
         return {}, rejections
     write_whole(output / "taxonomy.json", json.dumps(taxonomy.to_json(), indent=1))
-    write_whole(output / "README.md", _card(name, entries, tally.facts, description))
+    write_card(output, name, entries, tally.facts, description)
     num_bytes = {split: sum(e.length for e in rows) for split, rows in entries.items()}
     tfds.write_metadata(output, name, lengths, num_bytes, description)
     return entries, rejections
 
 
 def assign_splits(
-    clips: Iterable[DeidentifiedClip], salt: bytes
+    clips: Iterable[DeidentifiedClip],
+    salt: bytes,
+    withdrawn: frozenset[str] = frozenset(),
 ) -> tuple[dict[str, list[DeidentifiedClip]], list[Rejection]]:
     """The clips of each split, in the order of their pseudonyms; no subject in two.
 
     A subject goes where its annotations say; where none says, a hash decides, by
-    `FRACTIONS`. Refused: what is not de-identified, a withdrawn consent, all clips of
-    a subject that is put into two splits, a clip id that comes again.
+    `FRACTIONS`. Refused: what is not de-identified, a withdrawn consent (by the
+    annotation, or by the pseudonym), all clips of a subject that is put into two
+    splits, a clip id that comes again.
     """
     sound: dict[str, DeidentifiedClip] = {}
     rejections: list[Rejection] = []
@@ -203,7 +206,10 @@ def assign_splits(
         try:
             if not isinstance(clip, DeidentifiedClip):
                 raise Refusal("it is not de-identified", "run `deemo deidentify` first")
-            if clip.annotation.consent != "granted":
+            if (
+                clip.annotation.consent != "granted"
+                or pseudonym(salt, "subject", clip.annotation.subject) in withdrawn
+            ):
                 raise Refusal("the consent is withdrawn", "delete the clip")
             if clip_id in sound:
                 raise Refusal(f"clip_id {clip_id!r} comes twice", "name it otherwise")
@@ -258,7 +264,7 @@ class _Tally:
     def __init__(
         self, progress: Progress | None, total: int, rejections: list[Rejection]
     ):
-        self.facts: Counter[tuple[str, str]] = Counter()
+        self.facts = Facts()
         self._progress, self._total, self._done = progress, total, 0
         self._rejections = rejections
 
@@ -270,9 +276,7 @@ class _Tally:
             if isinstance(result, Rejection):
                 self._rejections.append(result)
                 continue
-            self.facts["emotion", result.emotion or "not annotated"] += 1
-            self.facts["verdict", result.verdict] += 1
-            self.facts["de-identification", result.deidentification] += 1
+            self.facts.count(result)
             yield result
 
 
@@ -304,31 +308,3 @@ def _drawn_split(subject: str) -> str:
         if drawn < edge:
             return split
     return next(iter(FRACTIONS))
-
-
-def _card(
-    name: str,
-    entries: Mapping[str, Sequence[Entry]],
-    facts: Mapping[tuple[str, str], int],
-    description: str,
-) -> str:
-    """The data set's card, in Markdown."""
-    lines = [f"# {name}", ""]
-    lines += [description.strip(), ""] if description.strip() else []
-    lines += ["| split | clips | subjects | with video | with audio |", "|-|-|-|-|-|"]
-    for split, rows in entries.items():
-        subjects = len({row.subject for row in rows})
-        video = sum(row.frames > 0 for row in rows)
-        audio = sum(row.samples > 0 for row in rows)
-        lines.append(f"| {split} | {len(rows)} | {subjects} | {video} | {audio} |")
-    lines += ["", "| | | clips |", "|-|-|-|"]
-    lines += [
-        f"| {kind} | {value} | {facts[kind, value]} |" for kind, value in sorted(facts)
-    ]
-    lines += [
-        "",
-        "No subject stands in two splits. Clip and subject names are pseudonyms.",
-        "",
-        "Read it with `tfds.builder_from_directory`, or with `deemo_jax.data.shards`.",
-    ]
-    return "\n".join(lines) + "\n"

@@ -6,20 +6,24 @@ import json
 import mmap
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from deemo_jax.annotation import Taxonomy, load_taxonomy
 from deemo_jax.data import record as records
 from deemo_jax.data.record import Record
-from deemo_jax.storage import AnyPath, locate, read_range, size_of
+from deemo_jax.storage import AnyPath, locate, read_range, size_of, write_whole
 
-INDEX_FORMAT = "deemo-index/1"
+Folder = TypeVar("Folder", bound=AnyPath)
+
+INDEX_FORMAT = "deemo-index/2"
 HEADER, FOOTER = 12, 4  # bytes of TFRecord's framing around each record
 AGAIN = "copy it again from where it was packed, or run `deemo pack` again"
+REINDEX = "copy it again, or build it from the shard, `deemo pack --reindex=true`"
+WITHDRAWN = "withdrawn.json"  # pseudonyms of those who took their consent back
 
 
 class Entry(NamedTuple):
-    """What the index says of a record; also the columns of the index file.
+    """What an index says of a record; also the columns of the index file.
 
     `offset` is where its framing starts in the shard, `length` and `crc32c` are of the
     record's bytes. `text` is in bytes, `samples` at 16 kHz, `tasks` are those that
@@ -37,6 +41,18 @@ class Entry(NamedTuple):
     subject: str
 
 
+class Index(NamedTuple):
+    """What stands beside a shard of `size` bytes: what is where in it.
+
+    `withdrawn` counts the records that are in the shard and not in `entries`, because
+    their subject's consent was withdrawn.
+    """
+
+    entries: list[Entry]
+    size: int
+    withdrawn: int = 0
+
+
 def shard_name(name: str, split: str, shard: int, shards: int) -> str:
     """The file name that TFDS expects."""
     return f"{name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
@@ -48,7 +64,12 @@ def index_path(shard: AnyPath) -> AnyPath:
 
 
 def write_shard(path: Path, rows: Iterable[Record]) -> list[Entry]:
-    """Writes a shard and its index, each beside its name and then renamed.
+    """Writes a shard and its index, each beside its name and then renamed."""
+    return write_encoded(path, ((row, records.to_bytes(row)) for row in rows))
+
+
+def write_encoded(path: Path, rows: Iterable[tuple[Record, bytes]]) -> list[Entry]:
+    """`write_shard` of records whose bytes are known.
 
     The framing is TFRecord's: length (8 bytes), masked CRC32C of those, the record,
     masked CRC32C of the record; all little-endian.
@@ -56,31 +77,38 @@ def write_shard(path: Path, rows: Iterable[Record]) -> list[Entry]:
     entries = []
     beside = path.with_name(f".{path.name}.partial")
     with open(beside, "wb") as file:
-        for row in rows:
-            data = records.to_bytes(row)
+        for row, data in rows:
             length = len(data).to_bytes(8, "little")
-            entries.append(_entry(row, data, file.tell()))
-            file.write(length + _masked(crc32c(length)))
+            entries.append(entry_of(row, data, file.tell()))
+            file.write(length + masked(crc32c(length)))
             file.write(data)
-            file.write(_masked(entries[-1].crc32c))
+            file.write(masked(entries[-1].crc32c))
         size = file.tell()
         file.flush()
         os.fsync(file.fileno())
-    head = {
-        "format": INDEX_FORMAT,
-        "records": len(entries),
-        "bytes": size,
-        "columns": list(Entry._fields),
-    }
-    lines = [json.dumps(head), *(json.dumps(entry) for entry in entries)]
-    beside_index = path.with_name(f".{path.name}.index.partial")
-    beside_index.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # An index that is left of what stood here before would be that of another shard.
+    index_path(path).unlink(missing_ok=True)
     beside.replace(path)
-    beside_index.replace(index_path(path))
+    write_index(path, Index(entries, size))
     return entries
 
 
-def read_index(shard: AnyPath) -> list[Entry]:
+def write_index(shard: Path, index: Index) -> None:
+    """Writes what stands beside a shard: a head that has a checksum of the rest."""
+    rest = "".join(json.dumps(entry) + "\n" for entry in index.entries)
+    head = {
+        "format": INDEX_FORMAT,
+        "shard": shard.name,
+        "bytes": index.size,
+        "records": len(index.entries),
+        "withdrawn": index.withdrawn,
+        "crc32c": crc32c(rest.encode()),
+        "columns": list(Entry._fields),
+    }
+    write_whole(index_path(shard), json.dumps(head) + "\n" + rest)
+
+
+def read_index(shard: AnyPath) -> Index:
     """Reads and checks the index of a shard.
 
     Raises:
@@ -90,24 +118,47 @@ def read_index(shard: AnyPath) -> list[Entry]:
     if not shard.exists():
         raise ValueError(f"{shard} is missing: {AGAIN}")
     if not path.exists():
-        raise ValueError(f"{path}, the index of a shard, is missing: {AGAIN}")
+        raise ValueError(f"{path}, the index of a shard, is missing: {REINDEX}")
+    first, _, rest = path.read_bytes().partition(b"\n")
     try:
-        head, *lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-        found, columns = head["format"], head["columns"]
-        count, size = head["records"], head["bytes"]
+        head = json.loads(first)
+        found, columns, of = head["format"], head["columns"], head["shard"]
+        count, size, crc = head["records"], head["bytes"], head["crc32c"]
+        withdrawn = head["withdrawn"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or cut short: {AGAIN}") from error
+        raise ValueError(f"{path} is damaged or of old: {REINDEX}") from error
     if found != INDEX_FORMAT or columns != list(Entry._fields):
-        raise ValueError(f"{path} has format {found!r}, not {INDEX_FORMAT!r}: {AGAIN}")
-    if len(lines) != count:
-        raise ValueError(f"{path} lists {len(lines)} of {count} records: {AGAIN}")
+        raise ValueError(
+            f"{path} has format {found!r}, not {INDEX_FORMAT!r}: {REINDEX}"
+        )
+    if crc32c(rest) != crc:
+        raise ValueError(f"{path} is damaged or cut short: {REINDEX}")
+    if of != shard.name:
+        raise ValueError(f"{path} is the index of {of}: {REINDEX}")
+    made = [Entry._make(json.loads(line)) for line in rest.splitlines()]
+    entries = [entry._replace(tasks=tuple(entry.tasks)) for entry in made]
+    if len(entries) != count:
+        raise ValueError(f"{path} lists {len(entries)} of {count} records: {REINDEX}")
     if (there := size_of(shard)) != size:
         raise ValueError(f"{shard} has {there} bytes, not {size}: {AGAIN}")
-    made = [Entry._make(line) for line in lines]
-    entries = [entry._replace(tasks=tuple(entry.tasks)) for entry in made]
-    if any(e.offset + HEADER + e.length + FOOTER > size for e in entries):
-        raise ValueError(f"{path} points past the end of its shard: {AGAIN}")
-    return entries
+    return Index(entries, size, withdrawn)
+
+
+def read_withdrawn(folder: AnyPath) -> frozenset[str]:
+    """The pseudonyms of those whose consent to a packed folder was withdrawn.
+
+    Raises:
+        ValueError: the file that holds them is damaged.
+    """
+    path = folder / WITHDRAWN
+    if not path.exists():
+        return frozenset()
+    try:
+        return frozenset(map(str, json.loads(path.read_bytes())["subjects"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}, which holds who withdrew consent, is damaged: copy it again"
+        ) from error
 
 
 class ShardSource:
@@ -127,23 +178,35 @@ class ShardSource:
     def __init__(self, folder: AnyPath, split: str):
         folder = locate(folder)
         self.split = split
-        self.name, shards = _shards(folder, split)
+        self.name, splits = read_splits(folder)
+        if split not in splits:
+            raise ValueError(
+                f"{folder} has no split {split!r}, it has {', '.join(sorted(splits))}: "
+                "choose one of these (--config.evaluate.split), or annotate some "
+                f'subjects with "split": "{split}" and pack again'
+            )
+        withdrawn = read_withdrawn(folder)
         self.taxonomy: Taxonomy = load_taxonomy(folder / "taxonomy.json")
         self.entries: list[Entry] = []
         self._shards: list[AnyPath] = []
         self._shard_of: list[int] = []
         digest = hashlib.sha256()
-        for number, (shard, count) in enumerate(shards):
-            entries = read_index(shard)
-            if len(entries) != count:
+        for number, (shard, count) in enumerate(splits[split]):
+            index = read_index(shard)
+            if (there := len(index.entries) + index.withdrawn) != count:
                 raise ValueError(
-                    f"{shard} holds {len(entries)} records, dataset_info.json "
-                    f"says {count}: {AGAIN}"
+                    f"{shard} holds {there} records, dataset_info.json says {count}: "
+                    f"{AGAIN}"
+                )
+            if not withdrawn.isdisjoint(entry.subject for entry in index.entries):
+                raise ValueError(
+                    f"{shard} still lists a subject of {WITHDRAWN}: give "
+                    "`deemo pack --withdraw=SUBJECT` again, it was interrupted"
                 )
             digest.update(index_path(shard).read_bytes())
-            self.entries += entries
+            self.entries += index.entries
             self._shards.append(shard)
-            self._shard_of += [number] * count
+            self._shard_of += [number] * len(index.entries)
         self.manifest = digest.hexdigest()
         self._maps: dict[int, mmap.mmap] = {}
 
@@ -178,8 +241,8 @@ class ShardSource:
         if (found := crc32c(data)) != entry.crc32c:
             raise ValueError(
                 f"{self._shards[number]}: record {i - self._shard_of.index(number)} "
-                f"(clip {entry.clip_id}) is damaged: CRC32C {found:08x}, not "
-                f"{entry.crc32c:08x}: {AGAIN}"
+                f"at byte {entry.offset} (clip {entry.clip_id}) is damaged: CRC32C "
+                f"{found:08x}, not {entry.crc32c:08x}: {AGAIN}"
             )
         return records.from_bytes(data)
 
@@ -207,13 +270,14 @@ def crc32c(data: bytes) -> int:
     return google_crc32c.value(data)
 
 
-def _masked(crc: int) -> bytes:
+def masked(crc: int) -> bytes:
     """A checksum as TFRecord stores it."""
     rotated = ((crc >> 15) | (crc << 17)) & 0xFFFFFFFF
     return ((rotated + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
-def _entry(row: Record, data: bytes, offset: int) -> Entry:
+def entry_of(row: Record, data: bytes, offset: int) -> Entry:
+    """What the index says of a record that stands at `offset`."""
     from deemo_jax.data.audio import count_samples
     from deemo_jax.data.prompt import answered
 
@@ -231,16 +295,20 @@ def _entry(row: Record, data: bytes, offset: int) -> Entry:
     )
 
 
-def _shards(folder: AnyPath, split: str) -> tuple[str, list[tuple[AnyPath, int]]]:
-    """The data set's name, and (path, records) of each shard of a split."""
+def read_splits(folder: Folder) -> tuple[str, dict[str, list[tuple[Folder, int]]]]:
+    """The data set's name, and (path, records) of each shard of each split.
+
+    Raises:
+        ValueError: there is none, or what describes it is damaged.
+    """
     path = folder / "dataset_info.json"
     try:
         info = json.loads(path.read_bytes())
+        name = str(info["name"])
         lengths = {
-            found["name"]: [int(count) for count in found["shardLengths"]]
+            str(found["name"]): [int(count) for count in found["shardLengths"]]
             for found in info["splits"]
         }
-        name = info["name"]
     except OSError as error:
         raise ValueError(
             f"{folder} holds no data set (dataset_info.json, written last, is not "
@@ -248,14 +316,10 @@ def _shards(folder: AnyPath, split: str) -> tuple[str, list[tuple[AnyPath, int]]
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {AGAIN}") from error
-    if split not in lengths:
-        raise ValueError(
-            f"{folder} has no split {split!r}, it has {', '.join(sorted(lengths))}: "
-            "choose one of these (--config.evaluate.split), or annotate some subjects "
-            f'with "split": "{split}" and pack again'
-        )
-    counts = lengths[split]
-    return name, [
-        (folder / shard_name(name, split, number, len(counts)), count)
-        for number, count in enumerate(counts)
-    ]
+    return name, {
+        split: [
+            (folder / shard_name(name, split, number, len(counts)), count)
+            for number, count in enumerate(counts)
+        ]
+        for split, counts in lengths.items()
+    }

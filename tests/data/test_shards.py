@@ -31,7 +31,7 @@ def test_the_framing_is_tensorflows(copy, rows):
     import grain
 
     path = copy / shard_name("tiny", "train", 0, 2)
-    entries = read_index(path)
+    entries = read_index(path).entries
     read = list(grain.experimental.TFRecordIterDataset(str(path)))
     assert [len(data) for data in read] == [entry.length for entry in entries]
     data = path.read_bytes()
@@ -63,11 +63,11 @@ def test_the_index_says_what_is_in_a_record(source, rows):
 
 def test_every_damaged_byte_of_a_record_is_noticed(copy, rows):
     path = copy / shard_name("tiny", "train", 1, 2)
-    entry = read_index(path)[2]  # record 8 of all: 6 stand in the shard before
+    entry = read_index(path).entries[2]  # record 8 of all: 6 stand in the shard before
     for offset in (0, 1, entry.length // 2, entry.length - 1):
         damaged(path, entry.offset + 12 + offset)
         source = ShardSource(copy, "train")
-        with pytest.raises(ValueError, match=r"00001-of-00002: record 2 \(clip .*008"):
+        with pytest.raises(ValueError, match=r"00001-of-00002: record 2 at byte .*008"):
             source[8]
         assert [source[i] for i in (0, 7, 9)] == [rows[i] for i in (0, 7, 9)]
         damaged(path, entry.offset + 12 + offset)
@@ -113,20 +113,26 @@ def edit_index(path, change):
     [
         (lambda p: index_path(p).unlink(), "the index of a shard, is missing"),
         (lambda p: p.unlink(), "00000-of-00002 is missing"),
-        (lambda p: edit_index(p, lambda h, r: [h, *r[:-1]]), "lists 5 of 6 records"),
-        (lambda p: index_path(p).write_bytes(b""), "damaged or cut short"),
+        (lambda p: edit_index(p, lambda h, r: [h, *r[:-1]]), "damaged or cut short"),
+        (
+            lambda p: edit_index(
+                p, lambda h, r: [h.replace('"records": 6', '"records": 7'), *r]
+            ),
+            "lists 6 of 7 records",
+        ),
+        (lambda p: index_path(p).write_bytes(b""), "damaged or of old"),
         (
             lambda p: index_path(p).write_bytes(index_path(p).read_bytes()[:-9]),
             "damaged or cut short",
         ),
         (lambda p: p.write_bytes(p.read_bytes()[:-1]), "bytes, not"),
         (
-            lambda p: edit_index(p, lambda h, r: [h.replace("/1", "/9"), *r]),
-            "has format 'deemo-index/9', not 'deemo-index/1'",
+            lambda p: edit_index(p, lambda h, r: [h.replace("x/2", "x/9"), *r]),
+            "has format 'deemo-index/9', not 'deemo-index/2'",
         ),
         (
             lambda p: edit_index(p, lambda h, r: [h, *r[:-1], "[999999" + r[-1][1:]]),
-            "past the end of its shard",
+            "damaged or cut short",
         ),
     ],
 )  # fmt: skip

@@ -1,0 +1,159 @@
+"""A packed folder looked through from the first byte to the last, and indexed anew."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from deemo_jax.annotation import load_taxonomy
+from deemo_jax.data import record as records
+from deemo_jax.data.record import Record
+from deemo_jax.data.shards import (
+    AGAIN,
+    FOOTER,
+    HEADER,
+    Entry,
+    Index,
+    crc32c,
+    entry_of,
+    masked,
+    read_index,
+    read_splits,
+    read_withdrawn,
+    write_index,
+)
+
+Progress = Callable[[str, int, int | None], None]
+
+
+class Found(NamedTuple):
+    """A record as it stands in a shard; `problem` says what is wrong with it, if so."""
+
+    entry: Entry | None
+    row: Record | None
+    data: bytes
+    problem: str
+
+
+def walk(shard: Path) -> Iterator[Found]:
+    """The records of a shard, found by its framing alone, one at a time.
+
+    What follows a damaged length cannot be found: it is the last then.
+    """
+    size = shard.stat().st_size
+    with open(shard, "rb") as file:
+        number = offset = 0
+        while offset < size:
+            where = f"{shard}: record {number} at byte {offset}"
+            header = file.read(HEADER)
+            if len(header) < HEADER or header[8:] != masked(crc32c(header[:8])):
+                said = f"{where} has a damaged length, what follows is not read"
+                yield Found(None, None, b"", said)
+                return
+            length = int.from_bytes(header[:8], "little")
+            data, footer = file.read(length), file.read(FOOTER)
+            if len(data) < length or len(footer) < FOOTER:
+                yield Found(None, None, b"", f"{where} is cut short")
+                return
+            yield _read(where, data, footer, offset)
+            number, offset = number + 1, offset + HEADER + length + FOOTER
+
+
+def _read(where: str, data: bytes, footer: bytes, offset: int) -> Found:
+    if footer != masked(crc32c(data)):
+        return Found(None, None, data, f"{where} is damaged: its CRC32C is another")
+    try:
+        row = records.from_bytes(data)
+        return Found(entry_of(row, data, offset), row, data, "")
+    except Exception as error:  # whatever stands there was not written by us
+        return Found(None, None, data, f"{where} is no record of ours: {error}")
+
+
+def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
+    """What is wrong with a packed folder, a line each; every byte of it is read.
+
+    Raises:
+        ValueError: it holds no data set.
+    """
+    _, splits = read_splits(folder)
+    withdrawn = read_withdrawn(folder)
+    problems: list[str] = []
+    try:
+        load_taxonomy(folder / "taxonomy.json")
+    except (OSError, ValueError) as error:
+        problems.append(str(error))
+    shards = [(split, *each) for split, all_ in splits.items() for each in all_]
+    homes: dict[str, str] = {}
+    clips: dict[str, Path] = {}
+    for done, (split, shard, count) in enumerate(shards):
+        if progress:
+            progress("checking shards", done, len(shards))
+        index, said = None, []
+        try:
+            index = read_index(shard)
+        except ValueError as error:
+            said.append(str(error))
+        if shard.exists():
+            found = list(_notes(shard))
+            said += [problem for _, problem in found if problem]
+            entries = [entry for entry, _ in found if entry is not None]
+            kept = [entry for entry in entries if entry.subject not in withdrawn]
+            if len(found) != count:
+                said.append(_miscounted(shard, len(found), count))
+            if (
+                index
+                and not said
+                and index != Index(kept, index.size, len(entries) - len(kept))
+            ):
+                said.append(f"{shard}: its index says something else than its records")
+            for entry in kept:
+                if (home := homes.setdefault(entry.subject, split)) != split:
+                    said.append(
+                        f"{shard}: subject {entry.subject} stands in {home}, too"
+                    )
+                if (first := clips.setdefault(entry.clip_id, shard)) != shard:
+                    said.append(f"{shard}: clip {entry.clip_id} is in {first}, too")
+        problems += said
+    if progress:
+        progress("checking shards", len(shards), len(shards))
+    return problems
+
+
+def _notes(shard: Path) -> Iterator[tuple[Entry | None, str]]:
+    """What is worth keeping of each record: not its bytes."""
+    return ((found.entry, found.problem) for found in walk(shard))
+
+
+def _miscounted(shard: Path, found: int, stated: int) -> str:
+    return f"{shard} holds {found} records, dataset_info.json says {stated}"
+
+
+def reindex(folder: Path, *, progress: Progress | None = None) -> int:
+    """Builds every index anew from its shard; the number of records listed.
+
+    Raises:
+        ValueError: it holds no data set, or a shard is damaged; the indexes of those
+          before it are built by then.
+    """
+    _, splits = read_splits(folder)
+    withdrawn = read_withdrawn(folder)
+    shards = [each for shards in splits.values() for each in shards]
+    listed = 0
+    for done, (shard, count) in enumerate(shards):
+        if progress:
+            progress("indexing shards", done, len(shards))
+        if not shard.exists():
+            raise ValueError(f"{shard} is missing: {AGAIN}")
+        entries = []
+        for entry, problem in _notes(shard):
+            if entry is None:
+                raise ValueError(f"{problem}: {AGAIN}")
+            entries.append(entry)
+        if len(entries) != count:
+            raise ValueError(f"{_miscounted(shard, len(entries), count)}: {AGAIN}")
+        kept = [entry for entry in entries if entry.subject not in withdrawn]
+        gone = len(entries) - len(kept)
+        write_index(shard, Index(kept, shard.stat().st_size, gone))
+        listed += len(kept)
+    if progress:
+        progress("indexing shards", len(shards), len(shards))
+    return listed
