@@ -31,6 +31,8 @@ def get_config(stage: str = "align") -> ml_collections.ConfigDict:
         path="",  # a packed folder
         name="deemo_mer",
         tokenizer="",  # the decoder's
+        folds=0,  # of subjects; 0: the packed splits
+        fold=0,
         synthetic=dict(
             train_clips=800, test_clips=320, train_subjects=40, test_subjects=16
         ),

@@ -30,6 +30,8 @@ def get_config(stage: str = "tune") -> ml_collections.ConfigDict:
         path="",  # a packed folder; empty: generate a corpus in the workdir
         name="deemo_synthetic",
         tokenizer="",  # a Hugging Face folder; empty: train one on the corpus
+        folds=0,  # of subjects; 0: the packed splits
+        fold=0,
         synthetic=dict(
             train_clips=800, test_clips=320, train_subjects=40, test_subjects=16
         ),

@@ -29,6 +29,7 @@ def pack(
     name: str,
     salt_file: Path | None,
     shards: int,
+    stratify: bool,
     check: bool,
     reindex: bool,
     withdraw: str,
@@ -80,6 +81,7 @@ def pack(
             name=name,
             salt_file=salt_file,
             shards=shards,
+            stratify=stratify,
             progress=progress,
         )
     print(summary.describe())

@@ -14,7 +14,7 @@ from typing import Any
 import ml_collections
 
 from deemo_jax.architecture import FRAMES_PER_SECOND, SAMPLE_RATE, DeemoLlamaConfig
-from deemo_jax.fields import ConfigError, read_group
+from deemo_jax.fields import ConfigError, flatten, read_group
 from deemo_jax.storage import AnyPath
 
 TASKS = ("recognition", "reasoning")
@@ -35,7 +35,7 @@ POSITIVE = (
     "evaluate.batch_size", "evaluate.max_new_tokens",
 )  # fmt: skip
 NOT_NEGATIVE = (
-    "seed", "data.workers", "data.prefetch", "optimizer.warmup_steps",
+    "seed", "data.fold", "data.workers", "data.prefetch", "optimizer.warmup_steps",
     "optimizer.learning_rate", "optimizer.end_fraction", "optimizer.weight_decay",
     "evaluate.every", "train.save_seconds", "train.keep_every",
     "train.max_skipped_steps", "train.local_every",
@@ -57,6 +57,9 @@ class DataConfig:
     """Where the records are and how they become rows.
 
     `path` is a packed TFDS folder; empty means: generate a corpus in the workdir.
+    Unless `folds` is 0, its subjects are divided anew, whatever its splits, into so
+    many (-1: one a subject), of which number `fold`, counted from 0, is for
+    evaluation and the others for training.
     `tokenizer` is a Hugging Face folder; empty means: train one on the corpus.
     `num_frames` frames of `image_size` pixels square and `audio_seconds` of sound are
     taken from a clip, `max_length` tokens is the longest row. `modality_dropout` is
@@ -68,6 +71,8 @@ class DataConfig:
     path: str
     name: str
     tokenizer: str
+    folds: int
+    fold: int
     synthetic: SyntheticConfig
     tasks: tuple[str, ...]
     num_frames: int
@@ -363,23 +368,12 @@ def differences(before: Config, after: Config, allowed: str) -> list[str]:
 
     `allowed` is a regular expression over whole keys, such as `train\\.(steps|keep)`.
     """
-    old, new = _flat(to_dict(before)), _flat(to_dict(after))
+    old, new = flatten(to_dict(before)), flatten(to_dict(after))
     return [
         f"config.{key} was {old.get(key)!r} and is {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not re.fullmatch(allowed, key)
     ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested groups as one dict of dotted keys."""
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _get(config: Any, path: str) -> Any:

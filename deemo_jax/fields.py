@@ -1,5 +1,6 @@
 """Nested groups of values read into dataclasses by their type hints, strictly."""
 
+from collections.abc import Mapping
 import dataclasses
 import difflib
 import types
@@ -110,3 +111,14 @@ def _coerce(hint: Any, value: Any, key: str) -> Any:
             f"it must be of type {hint.__name__}"
         )
     return value
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups as one dict of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

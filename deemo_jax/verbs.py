@@ -77,6 +77,8 @@ VERBS: dict[str, Verb] = {
                 required=False,
             ),
             Flag(name="shards", help="a split; default 8", default=8),
+            Flag(name="stratify", help="true: deal out subjects without a split so that "
+                 "splits have the labels alike", default=False),
             Flag(name="check", help="read every byte of OUTPUT instead, and say what "
                  "is wrong", default=False),
             Flag(name="reindex", help="build the indexes of OUTPUT from its shards "

@@ -32,7 +32,6 @@ from deemo_jax.config import (
     to_dict,
 )
 from deemo_jax.data import loader, prompt, record
-from deemo_jax.data.shards import ShardSource
 from deemo_jax.data.synthetic import best_accuracy
 from deemo_jax.distributed import broadcast
 from deemo_jax.evaluate.results import (
@@ -52,7 +51,7 @@ from deemo_jax.models.lora import merge_lora
 from deemo_jax.storage import AnyPath
 from deemo_jax.train.initial import bases, initial_params
 from deemo_jax.train.loop import Evaluate
-from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
+from deemo_jax.train.prepare import open_split, prepare_data, prepare_tokenizer
 from deemo_jax.train.step import abstract_state, split_model
 
 
@@ -107,7 +106,7 @@ def open_run(workdir: AnyPath, config: Config | None = None) -> Run:
         config = _asked(config, trained, workdir)
         mesh = sharding.make_mesh(config.mesh)
     packed = prepare_data(config, workdir)
-    tokenizer = prepare_tokenizer(config, workdir, ShardSource(packed, "train"))
+    tokenizer = prepare_tokenizer(config, workdir, open_split(config, packed, "train"))
     with Checkpoints(workdir / "checkpoints", keep=config.train.keep) as checkpoints:
         step = checkpoints.newest()
         if step is None:
@@ -171,7 +170,7 @@ def evaluate_run(
     progress: Progress | None = None,
 ) -> Results:
     """Both tasks on `evaluate.split`; writes `eval/STEP/` in the workdir."""
-    source = ShardSource(run.packed, run.config.evaluate.split)
+    source = open_split(run.config, run.packed, run.config.evaluate.split)
     bounds = (
         {subset_name(s): best_accuracy(s) for s in SUBSETS} if run.generated else {}
     )
@@ -206,7 +205,7 @@ def evaluator(config: Config, workdir: AnyPath) -> Evaluate:
         if broadcast((folder / REPORT).exists()):
             return to_json(read_results(folder))
         packed = prepare_data(config, workdir)
-        source = ShardSource(packed, "train")
+        source = open_split(config, packed, "train")
         run = Run(
             workdir=workdir,
             config=config,
@@ -312,7 +311,7 @@ def export_run(
     Raises:
         ExportError: PyTorch computes something else, or there is no LoRA to lie apart.
     """
-    source = ShardSource(run.packed, "train")
+    source = open_split(run.config, run.packed, "train")
     emotions = source.taxonomy.emotions
     batches = (
         []

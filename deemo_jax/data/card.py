@@ -43,6 +43,6 @@ def write_card(
         "",
         "No subject stands in two splits. Clip and subject names are pseudonyms.",
         "",
-        "Read it with `tfds.builder_from_directory`, or with `deemo_jax.data.shards`.",
+        "Read it with `tfds.builder_from_directory`, or with `deemo_jax.data.source`.",
     ]
     write_whole(folder / "README.md", "\n".join(lines) + "\n")

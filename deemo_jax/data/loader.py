@@ -21,7 +21,7 @@ from deemo_jax.batch import Batch
 from deemo_jax.config import MODALITIES, ConfigError, DataConfig
 from deemo_jax.data import audio, prompt, video
 from deemo_jax.data.record import Record
-from deemo_jax.data.shards import ShardSource
+from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import Tokenizer
 
 Row = dict[str, Any]  # the fields of a Batch without the leading axis

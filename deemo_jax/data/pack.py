@@ -1,5 +1,6 @@
 """Packs de-identified clips into a TFDS folder: splits, pseudonyms, shards, card."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
@@ -68,6 +69,7 @@ def pack_folder(
     shards: int = 8,
     description: str = "",
     sampling: FrameSampling | None = None,
+    stratify: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
     """Packs what `deemo deidentify` wrote to `input`; the same input, the same bytes.
@@ -99,6 +101,7 @@ def pack_folder(
         shards=shards,
         description=description,
         sampling=sampling,
+        stratify=stratify,
         progress=progress,
     )
     write_rejections(input / REJECTED, rejections + refused)
@@ -126,6 +129,7 @@ def write_dataset(
     shards: int = 8,
     description: str = "",
     sampling: FrameSampling | None = None,
+    stratify: bool = False,
     progress: Progress | None = None,
 ) -> tuple[dict[str, list[Entry]], list[Rejection]]:
     """Writes shards, indexes, taxonomy, card and TFDS's files; refuses what is unfit.
@@ -152,7 +156,9 @@ def write_dataset(
             f"{output} holds the data set {there}: "
             "choose another --output, or remove it"
         )
-    splits, rejections = assign_splits(clips, salt, read_withdrawn(output))
+    splits, rejections = assign_splits(
+        clips, salt, withdrawn=read_withdrawn(output), stratify=stratify
+    )
     (output / "dataset_info.json").unlink(missing_ok=True)
     for pattern in (f"{name}-*.tfrecord-*", f".{name}-*.partial"):
         for old in output.glob(pattern):
@@ -189,14 +195,20 @@ def write_dataset(
 def assign_splits(
     clips: Iterable[DeidentifiedClip],
     salt: bytes,
+    *,
     withdrawn: frozenset[str] = frozenset(),
+    stratify: bool = False,
 ) -> tuple[dict[str, list[DeidentifiedClip]], list[Rejection]]:
     """The clips of each split, in the order of their pseudonyms; no subject in two.
 
     A subject goes where its annotations say; where none says, a hash decides, by
-    `FRACTIONS`. Refused: what is not de-identified, a withdrawn consent (by the
-    annotation, or by the pseudonym), all clips of a subject that is put into two
-    splits, a clip id that comes again.
+    `FRACTIONS`, so that it stays there whoever comes later. With `stratify`, those
+    whose clips mostly have the same emotion are dealt out by `FRACTIONS` instead, in
+    the order of that hash: splits have the labels alike.
+
+    Refused: what is not de-identified, a withdrawn consent (by the annotation, or by
+    the pseudonym), all clips of a subject that is put into two splits, a clip id that
+    comes again.
     """
     sound: dict[str, DeidentifiedClip] = {}
     rejections: list[Rejection] = []
@@ -220,11 +232,17 @@ def assign_splits(
         if clip.annotation.split is not None:
             stated.setdefault(clip.annotation.subject, set()).add(clip.annotation.split)
     splits: dict[str, list[DeidentifiedClip]] = {split: [] for split in FRACTIONS}
+
+    def drawn(subject: str) -> str:
+        return _drawn_split(pseudonym(salt, "subject", subject))
+
+    free = [c for c in sound.values() if c.annotation.subject not in stated]
+    dealt = _deal(free, salt) if stratify else {}
     for clip in sorted(
         sound.values(), key=lambda c: pseudonym(salt, "clip", c.annotation.clip_id)
     ):
         subject = clip.annotation.subject
-        said = stated.get(subject, {_drawn_split(pseudonym(salt, "subject", subject))})
+        said = stated.get(subject, {dealt.get(subject) or drawn(subject)})
         if len(said) > 1:
             refusal = Refusal(
                 f"subject {subject!r} stands in {' and '.join(sorted(said))}",
@@ -298,6 +316,30 @@ def _read(
     except (Refusal, OSError) as error:
         refusal = error if isinstance(error, Refusal) else Refusal(str(error), "repair")
         return reject(refusal, clip_id=clip.annotation.clip_id)
+
+
+def _deal(clips: Iterable[DeidentifiedClip], salt: bytes) -> dict[str, str]:
+    """The split of each subject, those of one emotion dealt out by `FRACTIONS`."""
+    emotions: dict[str, Counter[str]] = {}
+    for clip in clips:
+        count = emotions.setdefault(clip.annotation.subject, Counter())
+        count[clip.annotation.emotion or ""] += 1
+    order = sorted(
+        (
+            min(count, key=lambda emotion: (-count[emotion], emotion)),
+            pseudonym(salt, "subject", name),
+            name,
+        )
+        for name, count in emotions.items()
+    )
+    # Whichever split is furthest from its share of those dealt so far is next.
+    held: Counter[str] = Counter()
+    dealt = {}
+    for number, (_, _, name) in enumerate(order, start=1):
+        split = max(FRACTIONS, key=lambda s: FRACTIONS[s] * number - held[s])
+        held[split] += 1
+        dealt[name] = split
+    return dealt
 
 
 def _drawn_split(subject: str) -> str:

@@ -1,17 +1,14 @@
 """TFRecord shards with an index beside each: written whole, read in any order."""
 
-from collections.abc import Iterable, Iterator, Sequence
-import hashlib
+from collections.abc import Iterable
 import json
-import mmap
 import os
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from deemo_jax.annotation import Taxonomy, load_taxonomy
 from deemo_jax.data import record as records
 from deemo_jax.data.record import Record
-from deemo_jax.storage import AnyPath, locate, read_range, size_of, write_whole
+from deemo_jax.storage import AnyPath, size_of, write_whole
 
 Folder = TypeVar("Folder", bound=AnyPath)
 
@@ -159,108 +156,6 @@ def read_withdrawn(folder: AnyPath) -> frozenset[str]:
         raise ValueError(
             f"{path}, which holds who withdrew consent, is damaged: copy it again"
         ) from error
-
-
-class ShardSource:
-    """The records of one split of a packed folder, in any order, checked when read.
-
-    A sequence for Grain: `len(source)`, `source[i]` -> `Record`. It may be pickled
-    and used from several threads; files are mapped when first needed, and of those in a
-    bucket each record is asked for by itself.
-
-    Attributes:
-        name, split: of the data set.
-        entries: what the indexes say of each record.
-        taxonomy: the label sets of the data set.
-        manifest: SHA-256 over the indexes, which hold a checksum of every record.
-    """
-
-    def __init__(self, folder: AnyPath, split: str):
-        folder = locate(folder)
-        self.split = split
-        self.name, splits = read_splits(folder)
-        if split not in splits:
-            raise ValueError(
-                f"{folder} has no split {split!r}, it has {', '.join(sorted(splits))}: "
-                "choose one of these (--config.evaluate.split), or annotate some "
-                f'subjects with "split": "{split}" and pack again'
-            )
-        withdrawn = read_withdrawn(folder)
-        self.taxonomy: Taxonomy = load_taxonomy(folder / "taxonomy.json")
-        self.entries: list[Entry] = []
-        self._shards: list[AnyPath] = []
-        self._shard_of: list[int] = []
-        digest = hashlib.sha256()
-        for number, (shard, count) in enumerate(splits[split]):
-            index = read_index(shard)
-            if (there := len(index.entries) + index.withdrawn) != count:
-                raise ValueError(
-                    f"{shard} holds {there} records, dataset_info.json says {count}: "
-                    f"{AGAIN}"
-                )
-            if not withdrawn.isdisjoint(entry.subject for entry in index.entries):
-                raise ValueError(
-                    f"{shard} still lists a subject of {WITHDRAWN}: give "
-                    "`deemo pack --withdraw=SUBJECT` again, it was interrupted"
-                )
-            digest.update(index_path(shard).read_bytes())
-            self.entries += index.entries
-            self._shards.append(shard)
-            self._shard_of += [number] * len(index.entries)
-        self.manifest = digest.hexdigest()
-        self._maps: dict[int, mmap.mmap] = {}
-
-    def answered(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """Those of the tasks that some record has an answer for."""
-        found = {task for entry in self.entries for task in entry.tasks}
-        return tuple(task for task in tasks if task in found)
-
-    def __len__(self) -> int:
-        """The number of records."""
-        return len(self.entries)
-
-    def __repr__(self) -> str:
-        """Names it in errors and in Grain's descriptions."""
-        return f"ShardSource({self.name}-{self.split}, {len(self)} records)"
-
-    def __iter__(self) -> Iterator[Record]:
-        """All records, in order."""
-        return (self[i] for i in range(len(self)))
-
-    def __getitem__(self, i: int) -> Record:
-        """Record `i`.
-
-        Raises:
-            ValueError: its bytes are not those that were packed.
-        """
-        if not 0 <= i < len(self):
-            raise IndexError(f"record {i} of {len(self)}")
-        entry, number = self.entries[i], self._shard_of[i]
-        start = entry.offset + HEADER
-        data = self._read(number, start, start + entry.length)
-        if (found := crc32c(data)) != entry.crc32c:
-            raise ValueError(
-                f"{self._shards[number]}: record {i - self._shard_of.index(number)} "
-                f"at byte {entry.offset} (clip {entry.clip_id}) is damaged: CRC32C "
-                f"{found:08x}, not {entry.crc32c:08x}: {AGAIN}"
-            )
-        return records.from_bytes(data)
-
-    def _read(self, number: int, start: int, end: int) -> bytes:
-        """Bytes of a shard."""
-        shard = self._shards[number]
-        if not isinstance(shard, Path):
-            return read_range(shard, start, end)
-        if number not in self._maps:
-            with open(shard, "rb") as file:
-                self._maps[number] = mmap.mmap(
-                    file.fileno(), 0, access=mmap.ACCESS_READ
-                )
-        return self._maps[number][start:end]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the maps, which no other process could use."""
-        return self.__dict__ | {"_maps": {}}
 
 
 def crc32c(data: bytes) -> int:

@@ -18,7 +18,7 @@ from deemo_jax.batch import Batch
 from deemo_jax.config import MODALITIES, Config
 from deemo_jax.data.loader import evaluation_batches
 from deemo_jax.data.record import Record
-from deemo_jax.data.shards import ShardSource
+from deemo_jax.data.source import ShardSource
 from deemo_jax.distributed import is_first
 from deemo_jax.evaluate.answers import parse_label
 from deemo_jax.evaluate.judge import lexical

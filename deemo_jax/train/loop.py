@@ -13,7 +13,6 @@ import numpy as np
 
 from deemo_jax.checkpoint import Best, Checkpoints
 from deemo_jax.config import Config, ConfigError
-from deemo_jax.data.shards import ShardSource
 from deemo_jax.distributed import exchange, first_alone, is_first
 from deemo_jax.flops import train_flops
 from deemo_jax.models.deemo_llama import DeemoLlama
@@ -37,7 +36,7 @@ from deemo_jax.train.log import (
 )
 from deemo_jax.train.phases import Goodput, Phases
 from deemo_jax.train.preemption import NOTHING, Asked, Preempted, preemption
-from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
+from deemo_jax.train.prepare import open_split, prepare_data, prepare_tokenizer
 from deemo_jax.train.profile import Profile
 from deemo_jax.train.start import first_state, items_of, make_batches
 from deemo_jax.train.step import TrainState, make_train_step, split_model
@@ -152,9 +151,9 @@ def _run(
     """The last state, and the number of steps done; fewer than all if asked to stop."""
     with first_alone("data"):
         packed = prepare_data(config, workdir)
-        source = ShardSource(packed, "train")
+        source = open_split(config, packed, "train")
         if config.evaluate.every:  # it is there, before hours have passed
-            ShardSource(packed, config.evaluate.split)
+            open_split(config, packed, config.evaluate.split)
         tokenizer = prepare_tokenizer(config, workdir, source)
     say = say_in(workdir)
     checkpoints = Checkpoints(

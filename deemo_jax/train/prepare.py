@@ -8,7 +8,7 @@ import tempfile
 
 from deemo_jax.config import Config, ConfigError
 from deemo_jax.data import prompt
-from deemo_jax.data.shards import ShardSource
+from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import (
     AUDIO,
     VIDEO,
@@ -19,6 +19,12 @@ from deemo_jax.data.tokenizer import (
 )
 from deemo_jax.progress import bars
 from deemo_jax.storage import AnyPath, copy_folder, fetched, locate
+
+
+def open_split(config: Config, packed: AnyPath, split: str) -> ShardSource:
+    """The records of a split of a run's data, or of the run's side of its fold."""
+    data = config.data
+    return ShardSource(packed, split, folds=data.folds, fold=data.fold)
 
 
 def prepare_data(config: Config, workdir: AnyPath) -> AnyPath:

@@ -9,12 +9,11 @@ import numpy as np
 
 from deemo_jax.checkpoint import Checkpoints
 from deemo_jax.config import Config, ConfigError, differences, read_stored
-from deemo_jax.data.shards import ShardSource
 from deemo_jax.distributed import first_alone
 from deemo_jax.sharding import check_rows, make_mesh, place
 from deemo_jax.storage import AnyPath
 from deemo_jax.train.log import CHANGEABLE, means, read_rows
-from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
+from deemo_jax.train.prepare import open_split, prepare_data, prepare_tokenizer
 from deemo_jax.train.start import first_state, make_batches
 from deemo_jax.train.step import make_train_step
 
@@ -74,7 +73,7 @@ def replay(
     mesh = make_mesh(config.mesh)
     check_rows(config.train.batch_size, mesh)
     with first_alone("replay"):
-        source = ShardSource(prepare_data(config, workdir), "train")
+        source = open_split(config, prepare_data(config, workdir), "train")
         tokenizer = prepare_tokenizer(config, workdir, source)
     batches = make_batches(config, mesh, source, tokenizer)
     with (

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from deemo_jax.checkpoint import Checkpoints
 from deemo_jax.config import Config
 from deemo_jax.data.loader import Batches
-from deemo_jax.data.shards import ShardSource
+from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import Tokenizer
 from deemo_jax.sharding import local_rows
 from deemo_jax.train.initial import initial_params

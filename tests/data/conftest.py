@@ -12,7 +12,8 @@ from deemo_jax.annotation import Interval, load_taxonomy
 from deemo_jax.config import DataConfig, SyntheticConfig
 from deemo_jax.data import prompt, tfds
 from deemo_jax.data.record import Record
-from deemo_jax.data.shards import ShardSource, shard_name, write_shard
+from deemo_jax.data.shards import shard_name, write_shard
+from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import train_tokenizer
 
 
@@ -115,6 +116,8 @@ def config():
         path="",
         name="tiny",
         tokenizer="",
+        folds=0,
+        fold=0,
         synthetic=SyntheticConfig(
             train_clips=1, test_clips=1, train_subjects=1, test_subjects=1
         ),

@@ -1,7 +1,7 @@
 """The card counts what is in the folder."""
 
 from deemo_jax.data.card import Facts, write_card
-from deemo_jax.data.shards import ShardSource
+from deemo_jax.data.source import ShardSource
 
 
 def test_records_are_counted_by_what_they_are(tmp_path, folder, rows):

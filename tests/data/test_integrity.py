@@ -9,7 +9,6 @@ import pytest
 from deemo_jax.data import tfds
 from deemo_jax.data.integrity import check, reindex, walk
 from deemo_jax.data.shards import (
-    ShardSource,
     crc32c,
     index_path,
     masked,
@@ -18,6 +17,7 @@ from deemo_jax.data.shards import (
     write_index,
     write_shard,
 )
+from deemo_jax.data.source import ShardSource
 
 NAMES = [shard_name("tiny", "train", number, 2) for number in range(2)]
 HEADER = 12  # bytes before a record

@@ -6,7 +6,7 @@ import pytest
 
 from deemo_jax.data import loader, prompt
 from deemo_jax.data.loader import Batches, evaluation_batches
-from deemo_jax.data.shards import ShardSource
+from deemo_jax.data.source import ShardSource
 
 SPANS = prompt.Spans(video=4, audio=2)
 FIELDS = [field.name for field in dataclasses.fields(loader.Batch)]

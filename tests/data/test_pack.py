@@ -1,3 +1,4 @@
+from collections import Counter
 import dataclasses
 import json
 from pathlib import Path
@@ -12,16 +13,18 @@ from deemo_jax.clip import Clip, DeidentifiedClip, append_deidentified, file_dig
 from deemo_jax.data import pack
 from deemo_jax.data.pack import Summary, assign_splits, pack_folder, read_salt
 from deemo_jax.data.record import pseudonym
-from deemo_jax.data.shards import ShardSource
+from deemo_jax.data.source import ShardSource
 from deemo_jax.media import write_video
 
 SALT = bytes(range(32))
 
 
-def clip(clip_id, subject="anna", split=None, consent="granted", **fields):
+def clip(
+    clip_id, subject="anna", split=None, consent="granted", emotion="positive", **fields
+):
     annotation = Annotation(
         clip_id=clip_id, media=f"media/{clip_id}.flac", subject=subject, end=0.5,
-        split=split, consent=consent, emotion="positive",
+        split=split, consent=consent, emotion=emotion,
     )  # fmt: skip
     rest: dict[str, Any] = {"video": None, "audio": None, "sha256": {}, "faces": {}}
     rest |= {"deidentification": "generated/1", "verdict": "generated"}
@@ -175,6 +178,36 @@ def test_no_subject_stands_in_two_splits():
     assert {f"subject{i}" for i in range(40)} <= subjects["val"]
     drawn = len(subjects["train"]) / 360
     assert abs(drawn - pack.FRACTIONS["train"]) < 0.08
+
+
+def test_stratified_splits_have_the_labels_alike():
+    rows = []
+    for number in range(100):
+        emotion = "positive" if number < 20 else "negative"
+        rows += [
+            clip(f"c{number}_{k}", f"s{number}", emotion=emotion) for k in range(2)
+        ]
+    splits, refused = assign_splits(rows, SALT, stratify=True)
+    assert not refused
+    found = {
+        split: Counter(c.annotation.emotion for c in members)
+        for split, members in splits.items()
+    }
+    assert found == {
+        "train": {"positive": 32, "negative": 128},
+        "val": {"positive": 4, "negative": 16},
+        "test": {"positive": 4, "negative": 16},
+    }
+    of = {c.annotation.subject: split for split, m in splits.items() for c in m}
+    assert all(of[c.annotation.subject] == s for s, m in splits.items() for c in m)
+    other, _ = assign_splits(rows, SALT[::-1], stratify=True)
+    assert other["test"] != splits["test"]
+    # What the annotations say goes before.
+    stated = [clip(f"x{k}", f"x{k}", "test", emotion="positive") for k in range(9)]
+    splits, _ = assign_splits([*stated, *rows], SALT, stratify=True)
+    assert {c.annotation.subject for c in stated} <= {
+        c.annotation.subject for c in splits["test"]
+    }
 
 
 def test_a_subject_keeps_its_split_when_others_come():

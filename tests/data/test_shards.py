@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from deemo_jax.data import shards
-from deemo_jax.data.shards import ShardSource, index_path, read_index, shard_name
+from deemo_jax.data.shards import index_path, read_index, shard_name
+from deemo_jax.data.source import ShardSource
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from deemo_jax.data import tfds
-from deemo_jax.data.shards import ShardSource
+from deemo_jax.data.source import ShardSource
 
 
 def test_tensorflow_datasets_reads_the_metadata(folder, source):

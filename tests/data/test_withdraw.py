@@ -7,13 +7,8 @@ import pytest
 from deemo_jax.data import integrity
 from deemo_jax.data.pack import assign_splits, read_salt
 from deemo_jax.data.record import pseudonym
-from deemo_jax.data.shards import (
-    ShardSource,
-    index_path,
-    read_index,
-    shard_name,
-    write_index,
-)
+from deemo_jax.data.shards import index_path, read_index, shard_name, write_index
+from deemo_jax.data.source import ShardSource
 from deemo_jax.data.withdraw import purge, runs_that_saw, withdraw
 from tests.data.test_pack import clip
 
@@ -123,7 +118,7 @@ def test_an_interrupted_purge_is_finished(packed, monkeypatch):
 
 def test_packed_again_they_stay_out(tmp_path):
     clips = [clip("a1", "anna"), clip("b1", "bert")]
-    splits, refused = assign_splits(clips, SALT, frozenset({of("bert")}))
+    splits, refused = assign_splits(clips, SALT, withdrawn=frozenset({of("bert")}))
     assert [c.annotation.clip_id for each in splits.values() for c in each] == ["a1"]
     assert [(r.clip_id, r.reason) for r in refused] == [
         ("b1", "the consent is withdrawn")

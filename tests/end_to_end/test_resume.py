@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from deemo_jax.data.shards import ShardSource
+from deemo_jax.data.source import ShardSource
 from deemo_jax.train.prepare import prepare_tokenizer
 from tests.small import make_corpus, small_config
 

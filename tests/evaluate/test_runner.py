@@ -22,7 +22,8 @@ from deemo_jax.data import tfds
 from deemo_jax.data.loader import evaluation_batches
 from deemo_jax.data.prompt import corpus_texts
 from deemo_jax.data.record import Record
-from deemo_jax.data.shards import ShardSource, shard_name, write_shard
+from deemo_jax.data.shards import shard_name, write_shard
+from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import train_tokenizer
 from deemo_jax.evaluate import runner
 from deemo_jax.evaluate.answers import parse_label

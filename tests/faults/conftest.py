@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from deemo_jax.data.shards import ShardSource
+from deemo_jax.data.source import ShardSource
 from deemo_jax.train.prepare import prepare_tokenizer
 from deemo_jax.train.watchdog import FOLDER
 from tests.small import make_corpus, small_config

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from deemo_jax.checkpoint import MANIFEST, find_fault
-from deemo_jax.data.shards import ShardSource
+from deemo_jax.data.source import ShardSource
 from deemo_jax.storage import copy_folder, files_below, locate
 from deemo_jax.train.lock import LOCK
 from tests.faults.conftest import steps

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from deemo_jax.config import ConfigError, to_dict
-from deemo_jax.data.shards import ShardSource
+from deemo_jax.data.source import ShardSource
 from deemo_jax.train.prepare import prepare_data, prepare_tokenizer
 from tests.small import small_config
 
