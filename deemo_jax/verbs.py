@@ -77,7 +77,7 @@ VERBS: dict[str, Verb] = {
                 required=False,
             ),
             Flag(name="shards", help="a split; default 8", default=8),
-            Flag(name="stratify", help="true: deal out subjects without a split so that "
+            Flag(name="stratify", help="true: deal out subjects without split so that "
                  "splits have the labels alike", default=False),
             Flag(name="check", help="read every byte of OUTPUT instead, and say what "
                  "is wrong", default=False),
