@@ -59,6 +59,7 @@ setup(
             "beartype",
             "gcp-storage-emulator",
             "gcsfs",
+            "hypothesis",
             "jsonschema",  # launch/gke_jobset.yaml is checked by it
             "peft",  # adapters are checked against it
             "pyright",

@@ -43,6 +43,7 @@ def get_config(stage: str = "align") -> ml_collections.ConfigDict:
         image_size=224,
         audio_seconds=16.0,
         max_length=512,
+        clips_per_row=1,
         modality_dropout=0.0,
         augment=False,
         workers=8,

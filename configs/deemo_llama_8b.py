@@ -41,6 +41,7 @@ def get_config(stage: str = "align") -> ml_collections.ConfigDict:
         image_size=384,
         audio_seconds=30.0,
         max_length=512,
+        clips_per_row=1,
         modality_dropout=0.0,
         augment=False,
         workers=8,

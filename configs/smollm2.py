@@ -40,6 +40,7 @@ def get_config(stage: str = "tune") -> ml_collections.ConfigDict:
         image_size=64,
         audio_seconds=3.0,
         max_length=144,
+        clips_per_row=1,
         modality_dropout=0.2,
         augment=True,
         workers=0,

@@ -3,6 +3,7 @@
 Dimensions, the same letters in every signature of the package:
 
     B  rows of a batch               S  tokens of a row (text and media places)
+    G  clips of a batch, as many a row
     T  frames of a clip              H, W  height and width of a frame, pixels
     N  audio samples at 16 kHz       M  mel bins
     F  audio frames                  P  patches (with the class token, if any)
@@ -23,9 +24,10 @@ import numpy as np
 class Batch:
     """Rows of fixed shapes; numpy from the loader, `jax.Array` once placed.
 
-    A row is one clip with its conversation. What a clip lacks is masked: no frames
-    means `frame_mask` all False and no video places among the tokens, no audio means
-    `audio_length` 0 and no audio places.
+    A row is one clip with its conversation, or several one after another: the k-th of
+    row b is clip `b * G / B + k` of the batch and has `segment_ids` k + 1. What a clip
+    lacks is masked: no frames means `frame_mask` all False and no video places among
+    the tokens, no audio means `audio_length` 0 and no audio places.
 
         tokens       <s> <video> … <video> <audio> … USER ASSISTANT yes </s> <pad>
         segment_ids   1     1    …    1       1    …  1       1      1    1     0
@@ -33,18 +35,18 @@ class Batch:
         loss_mask     .     .    …    .       .    …  .       .      1    1     .
 
     `loss_mask[b, s]` says that token `s` is to be predicted (from the tokens before
-    it). Rows that only fill the batch have `index` -1 and `segment_ids` all 0.
+    it). Clips that only fill the batch have `index` -1 and no tokens.
     """
 
     tokens: Int[Array, "B S"] | Int[np.ndarray, "B S"]
     positions: Int[Array, "B S"] | Int[np.ndarray, "B S"]
     segment_ids: Int[Array, "B S"] | Int[np.ndarray, "B S"]
     loss_mask: Bool[Array, "B S"] | Bool[np.ndarray, "B S"]
-    frames: UInt8[Array, "B T H W 3"] | UInt8[np.ndarray, "B T H W 3"]
-    frame_mask: Bool[Array, "B T"] | Bool[np.ndarray, "B T"]
-    audio: Float[Array, "B N"] | Float[np.ndarray, "B N"]
-    audio_length: Int[Array, " B"] | Int[np.ndarray, " B"]
-    index: Int[Array, " B"] | Int[np.ndarray, " B"]
+    frames: UInt8[Array, "G T H W 3"] | UInt8[np.ndarray, "G T H W 3"]
+    frame_mask: Bool[Array, "G T"] | Bool[np.ndarray, "G T"]
+    audio: Float[Array, "G N"] | Float[np.ndarray, "G N"]
+    audio_length: Int[Array, " G"] | Int[np.ndarray, " G"]
+    index: Int[Array, " G"] | Int[np.ndarray, " G"]
 
     def tree_flatten_with_keys(self):
         """The arrays in order, by name; there is nothing else."""

@@ -31,7 +31,7 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
 POSITIVE = (
     "train.steps", "train.batch_size", "train.log_every", "train.save_every",
     "train.keep", "train.stall_seconds", "data.num_frames", "data.audio_seconds",
-    "data.max_length", "optimizer.clip_norm", "optimizer.eps",
+    "data.max_length", "data.clips_per_row", "optimizer.clip_norm", "optimizer.eps",
     "evaluate.batch_size", "evaluate.max_new_tokens",
 )  # fmt: skip
 NOT_NEGATIVE = (
@@ -62,7 +62,8 @@ class DataConfig:
     evaluation and the others for training.
     `tokenizer` is a Hugging Face folder; empty means: train one on the corpus.
     `num_frames` frames of `image_size` pixels square and `audio_seconds` of sound are
-    taken from a clip, `max_length` tokens is the longest row. `modality_dropout` is
+    taken from a clip, `max_length` tokens is the longest row, of `clips_per_row` clips
+    in training. `modality_dropout` is
     the probability, in training, with which each modality of a clip is left out (never
     all of them); `augment` shifts, flips and adds noise. `workers` is the number of
     Grain's worker processes, 0 reads in threads of this one.
@@ -79,6 +80,7 @@ class DataConfig:
     image_size: int
     audio_seconds: float
     max_length: int
+    clips_per_row: int
     modality_dropout: float
     augment: bool
     workers: int

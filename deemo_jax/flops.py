@@ -73,7 +73,7 @@ def train_flops(config: Config) -> dict[str, float]:
     # The connectors learn in every stage, so gradients pass through the decoder; in
     # stage full, they pass on to the towers.
     return {
-        part: config.train.batch_size
+        part: _count(config, part)
         * flops.train(
             learns=full or part.endswith("_connector"),
             passes=full or not part.endswith("_tower"),
@@ -172,10 +172,16 @@ def recomputed_flops(config: Config) -> dict[str, float]:
         return {}
     full = config.train.stage == "full"
     return {
-        part: config.train.batch_size * (flops.linear + flops.attention)
+        part: _count(config, part) * (flops.linear + flops.attention)
         for part, flops in _forward(config).items()
         if full or not part.endswith("_tower")
     }
+
+
+def _count(config: Config, part: str) -> int:
+    """How often a step goes through a part: the decoder by rows, others by clips."""
+    rows = config.train.batch_size
+    return rows if part == "language_model" else rows * config.data.clips_per_row
 
 
 def _forward(config: Config) -> dict[str, Flops]:

@@ -368,12 +368,13 @@ def place(batch: Batch, mesh: Mesh, *, rows: int | None = None) -> Batch:
 
     def put(leaf: ArrayLike) -> jax.Array:
         local = np.asarray(leaf)
-        shape = (count, *local.shape[1:])
+        each = local.shape[0] // len(held)  # clips of a row
+        shape = (count * each, *local.shape[1:])
         parts = []
         for device, index in sharding.addressable_devices_indices_map(shape).items():
             assert index is not None  # it is an addressable device's
-            wanted = range(count)[index[0]]
-            part = local[at[wanted[0]] : at[wanted[-1]] + 1]
+            wanted = range(count * each)[index[0]]
+            part = local[at[wanted[0] // each] * each :][: len(wanted)]
             parts.append(jax.device_put(part, device))
         return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 

@@ -32,6 +32,7 @@ from deemo_jax.config import (
     to_dict,
 )
 from deemo_jax.data import loader, prompt, record
+from deemo_jax.data.reader import Loose, Reader, Row
 from deemo_jax.data.synthetic import best_accuracy
 from deemo_jax.distributed import broadcast
 from deemo_jax.evaluate.results import (
@@ -255,24 +256,24 @@ def ask(run: Run, folder: Path, task: str) -> tuple[dict[str, str], list[Rejecti
     return answers, rejected
 
 
-def _question(run: Run, clip: DeidentifiedClip, task: str) -> loader.Row:
+def _question(run: Run, clip: DeidentifiedClip, task: str) -> Row:
     """The prompt of one clip; `Refusal` if it cannot be read or does not fit."""
     # It is not kept, so it goes by its own name.
     asked = dataclasses.replace(
         record.from_clip(clip, salt=b""), clip_id=clip.annotation.clip_id
     )
-    reader = _reader(run, loader.Loose(records=(asked,), taxonomy=run.taxonomy))
+    reader = _reader(run, Loose(records=(asked,), taxonomy=run.taxonomy))
     try:
         return reader.evaluation_row(0, task, None, MODALITIES)
     except ConfigError as error:
         raise Refusal(str(error), "shorten its transcript") from error
 
 
-def _answers(run: Run, rows: list[loader.Row], size: int) -> list[str]:
+def _answers(run: Run, rows: list[Row], size: int) -> list[str]:
     """What the model writes after each row; `size` rows go through it at a time."""
     if not rows:
         return []
-    reader = _reader(run, loader.Loose(records=(), taxonomy=run.taxonomy))
+    reader = _reader(run, Loose(records=(), taxonomy=run.taxonomy))
     batch = loader.stack(rows + [reader.filler()] * (size - len(rows)))
     tokens = generate(
         run.model,
@@ -285,8 +286,8 @@ def _answers(run: Run, rows: list[loader.Row], size: int) -> list[str]:
     return [text.strip() for text in texts[: len(rows)]]
 
 
-def _reader(run: Run, source: loader.Loose) -> loader.Reader:
-    return loader.Reader(
+def _reader(run: Run, source: Loose) -> Reader:
+    return Reader(
         source=source,
         config=run.config.data,
         tokenizer=run.tokenizer,

@@ -182,7 +182,9 @@ class Bigrams(DeemoLlama):
         self.video_connector = nnx.Dict(projection=projection)
 
     def __call__(self, batch):
-        mean = jnp.asarray(batch.frames).mean((1, 2, 3, 4))[:, None] / 255
+        rows = len(batch.tokens)
+        frames = jnp.asarray(batch.frames).reshape(rows, -1)
+        mean = frames.astype(jnp.float32).mean(axis=1, keepdims=True) / 255
         seen = self.video_connector["projection"](mean)
         x = self.language_model["embed_tokens"](jnp.asarray(batch.tokens))
         return self.language_model["lm_head"](x + seen[:, None])

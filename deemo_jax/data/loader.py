@@ -6,178 +6,23 @@ nothing else. Step `s` of a run takes positions `s * batch_size` up to
 `(s + 1) * batch_size`; of these each host reads its contiguous share.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
-import itertools
+import sys
 from typing import Any, cast
 
 from absl import flags
 import grain
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 import numpy as np
 
-from deemo_jax.annotation import Taxonomy
 from deemo_jax.batch import Batch
 from deemo_jax.config import MODALITIES, ConfigError, DataConfig
-from deemo_jax.data import audio, prompt, video
-from deemo_jax.data.record import Record
+from deemo_jax.data import packing
+from deemo_jax.data.lengths import token_lengths
+from deemo_jax.data.reader import MEDIA, Reader, Row, too_long
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import Tokenizer
-
-Row = dict[str, Any]  # the fields of a Batch without the leading axis
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Loose:
-    """Records that are in no packed folder, with the label sets to ask them by."""
-
-    records: tuple[Record, ...]
-    taxonomy: Taxonomy
-
-    def __getitem__(self, i: int) -> Record:
-        """Record `i`."""
-        return self.records[i]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Reader:
-    """Makes rows of records; picklable, so that worker processes can have one.
-
-    `spans` are the connectors' tokens: (video, audio).
-    """
-
-    source: ShardSource | Loose
-    config: DataConfig
-    tokenizer: Tokenizer
-    spans: tuple[int, int]
-
-    def training_row(self, index: int, rng: np.random.Generator) -> Row:
-        """A conversation over every configured task, in a random order."""
-        record = self.source[index]
-        turns = self._turns(record)
-        turns = [turns[i] for i in rng.permutation(len(turns))]
-        kept = drop_modalities(
-            prompt.available(record), self.config.modality_dropout, rng
-        )
-        row = self._row(index, record, turns, kept, left=False)
-        if self.config.augment:
-            if "video" in kept:
-                row["frames"] = video.augment(row["frames"], rng)
-                row["frames"][~row["frame_mask"]] = 0
-            if "audio" in kept:
-                sound = row["audio"][: row["audio_length"]]
-                row["audio"][: row["audio_length"]] = audio.augment(sound, rng)
-        return row
-
-    def evaluation_row(
-        self, index: int, task: str, answer: str | None, modalities: Sequence[str]
-    ) -> Row:
-        """One task, with the answer given, or open and padded on the left."""
-        record = self.source[index]
-        turns = [(task, answer)]
-        return self._row(index, record, turns, modalities, left=answer is None)
-
-    def filler(self) -> Row:
-        """A row that only fills a batch: index -1, everything masked."""
-        row = self._media(None, ())
-        tokens = np.full(self.config.max_length, self._pad, np.int32)
-        nothing = np.zeros(self.config.max_length, np.int32)
-        row |= {"tokens": tokens, "positions": nothing, "segment_ids": nothing}
-        return row | {"loss_mask": nothing.astype(bool), "index": np.int32(-1)}
-
-    def length(self, index: int) -> int:
-        """Tokens of the longest row that training can make of a record."""
-        return self._longest(self.source[index])
-
-    def overhead(self) -> int:
-        """Tokens that a row can have besides those of the clip's own texts."""
-        bare = Record(
-            clip_id="", subject="", duration=0.0, frames=(b"-",), frame_times=(),
-            audio=b"-", transcript="-", emotion="-", reasoning="-", nfbl=(),
-            verdict="", deidentification="",
-        )  # fmt: skip
-        return self._longest(bare)
-
-    @property
-    def _pad(self) -> int:
-        return cast(int, self.tokenizer.pad_token_id)
-
-    def _longest(self, record: Record) -> int:
-        return max(
-            len(self._encode(record, turns, MODALITIES)[0])
-            for turns in itertools.permutations(self._turns(record))
-        )
-
-    def _turns(self, record: Record) -> list[tuple[str, str | None]]:
-        answered = prompt.answered(record)
-        tasks = [task for task in self.config.tasks if task in answered]
-        return [(task, prompt.answer(record, task)) for task in tasks]
-
-    def _encode(
-        self, record: Record, turns, modalities
-    ) -> tuple[Int[np.ndarray, " S"], Bool[np.ndarray, " S"]]:
-        messages = prompt.conversation(
-            record,
-            turns,
-            self.tokenizer,
-            self.spans,
-            self.source.taxonomy.emotions,
-            modalities,
-        )
-        return prompt.encode(messages, self.tokenizer)
-
-    def _row(self, index: int, record: Record, turns, modalities, *, left: bool) -> Row:
-        tokens, loss_mask = self._encode(record, turns, modalities)
-        empty = self.config.max_length - len(tokens)
-        if empty < 0:
-            raise ConfigError(too_long({record.clip_id: len(tokens)}, self.config))
-        around = (empty, 0) if left else (0, empty)
-        return self._media(record, modalities) | {
-            "tokens": np.pad(tokens, around, constant_values=self._pad),
-            "positions": np.pad(np.arange(len(tokens), dtype=np.int32), around),
-            "segment_ids": np.pad(np.ones(len(tokens), np.int32), around),
-            "loss_mask": np.pad(loss_mask, around),
-            "index": np.int32(index),
-        }
-
-    def _media(self, record: Record | None, modalities: Sequence[str]) -> Row:
-        config = self.config
-        jpegs = record.frames if record and "video" in modalities else ()
-        frames, mask = video.fit(jpegs, config.num_frames, config.image_size)
-        sound = np.zeros(0, np.float32)
-        wanted = config.num_samples
-        if wanted and record and record.audio and "audio" in modalities:
-            sound = audio.decode(record.audio)
-        samples, length = audio.fit(sound, wanted)
-        return {
-            "frames": frames,
-            "frame_mask": mask,
-            "audio": samples,
-            "audio_length": np.int32(length),
-        }
-
-
-def drop_modalities(
-    available: Sequence[str], probability: float, rng: np.random.Generator
-) -> tuple[str, ...]:
-    """Leaves out each modality with a probability, but never all of them."""
-    drawn = rng.random(len(available))
-    kept = tuple(
-        name for name, u in zip(available, drawn, strict=True) if u >= probability
-    )
-    if kept or not available:
-        return kept
-    return (available[int(rng.integers(len(available)))],)
-
-
-def too_long(lengths: Mapping[str, int], config: DataConfig) -> str:
-    """The refusal of rows that do not fit; nothing is ever cut off."""
-    clip, longest = max(lengths.items(), key=lambda item: item[1])
-    return (
-        f"config.data.max_length is {config.max_length}, but {len(lengths)} clip(s) "
-        f"need more, clip {clip} as many as {longest} tokens: set it to {longest} or "
-        "more, or pack without them"
-    )
 
 
 class Batches:
@@ -212,18 +57,35 @@ class Batches:
         _check_lengths(self._reader, source, self._indices)
         self._batch_size = batch_size
         self._held = tuple(range(batch_size) if rows is None else rows)
-        self._rows = (
-            grain.MapDataset.source(self._indices)
-            .seed(seed)
-            .shuffle()
-            .repeat()
-            .random_map(self._reader.training_row)
-        )
+        self._lengths = None
+        if config.clips_per_row == 1:
+            self._rows = (
+                grain.MapDataset.source(self._indices)
+                .seed(seed)
+                .shuffle()
+                .repeat()
+                .random_map(self._reader.training_row)
+            )
+        else:
+            self._lengths = _planned_lengths(self._reader, source, self._indices)
+            self._rows = Packed(self._reader, self._indices, self._lengths, seed)
 
     @property
     def records(self) -> int:
-        """Rows of one epoch."""
+        """Clips of one epoch."""
         return len(self._indices)
+
+    def describe(self) -> str:
+        """How well clips fill the rows; empty where each has a row of its own."""
+        if self._lengths is None:
+            return ""
+        config = self._reader.config
+        rows = packing.row_count(self.records, config.clips_per_row)
+        share = self._lengths.sum() / (rows * config.max_length)
+        return (
+            f"{self.records} clips in {rows} rows of up to {config.clips_per_row}: "
+            f"{100 * share:.1f}% of config.data.max_length={config.max_length} is used"
+        )
 
     @property
     def subjects(self) -> list[str]:
@@ -239,6 +101,42 @@ class Batches:
             _Training(self._rows, self._batch_size, self._held)
         )
         return _read(places, share, config.workers, config.prefetch)
+
+
+class Packed:
+    """The endless rows of `packing.plan_rows`, in any order; picklable."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        indices: Sequence[int],
+        lengths: Int[np.ndarray, " N"],
+        seed: int,
+    ):
+        self._reader, self._indices, self._lengths = reader, indices, lengths
+        self._seed = seed
+        self._rows = packing.row_count(len(indices), reader.config.clips_per_row)
+        self._plans: dict[int, Int[np.ndarray, "R K"]] = {}
+
+    def __len__(self) -> int:
+        """As many as whole epochs can be numbered with."""
+        return sys.maxsize // self._rows * self._rows
+
+    def __getitem__(self, place: int) -> Row:
+        """The row at a place in the endless sequence of rows."""
+        epoch, row = divmod(place, self._rows)
+        if epoch not in self._plans:
+            # Reading ahead, two epochs meet; threads that plan the same one agree.
+            newest = dict(list(self._plans.items())[-1:])
+            clips, seed = self._reader.config.clips_per_row, self._seed
+            planned = packing.plan_rows(self._lengths, clips, seed=seed, epoch=epoch)
+            self._plans = newest | {epoch: planned}
+            chosen = planned[row]
+        else:
+            chosen = self._plans[epoch][row]
+        indices = [self._indices[i] if i >= 0 else -1 for i in chosen]
+        rngs = [np.random.default_rng([self._seed, epoch, max(i, 0)]) for i in indices]
+        return self._reader.packed_row(indices, rngs)
 
 
 def evaluation_batches(
@@ -279,7 +177,7 @@ def evaluation_batches(
 #                   held (2, 3)       0 1       2 3
 @dataclasses.dataclass(frozen=True)
 class _Training:
-    rows: grain.MapDataset
+    rows: grain.MapDataset | Packed
     batch_size: int
     held: tuple[int, ...]
 
@@ -306,7 +204,7 @@ class _Evaluation:
 
 def stack(rows: Sequence[Row]) -> Batch:
     """The batch of some rows."""
-    return Batch(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    return _batch({name: np.stack([row[name] for row in rows]) for name in rows[0]})
 
 
 def _read(
@@ -327,7 +225,15 @@ def _read(
             )
         )
     for fields in batches:
-        yield Batch(**fields)
+        yield _batch(fields)
+
+
+def _batch(fields: dict[str, Any]) -> Batch:
+    """The batch of stacked rows; of rows of several clips, these one after another."""
+    if np.ndim(fields["index"]) > 1:
+        for name in MEDIA:
+            fields[name] = fields[name].reshape(-1, *fields[name].shape[2:])
+    return Batch(**fields)
 
 
 def _with_answers(source: ShardSource, tasks: Sequence[str]) -> list[int]:
@@ -340,6 +246,32 @@ def _with_answers(source: ShardSource, tasks: Sequence[str]) -> list[int]:
             "some clips, or choose other tasks or another split"
         )
     return indices
+
+
+def _planned_lengths(
+    reader: Reader, source: ShardSource, indices: Sequence[int]
+) -> Int[np.ndarray, " N"]:
+    """The tokens of each clip, which `clips_per_row` of them fit into a row with.
+
+    Raises:
+        ConfigError: if they do not.
+    """
+    lengths = token_lengths(
+        source.folder,
+        key=reader.follows_from(),
+        clips=[source.entries[i].clip_id for i in indices],
+        count=lambda i: reader.length(indices[i]),
+    )
+    config = reader.config
+    needed = packing.longest_row(lengths, config.clips_per_row)
+    if needed > config.max_length:
+        raise ConfigError(
+            f"config.data.max_length is {config.max_length}, but "
+            f"config.data.clips_per_row={config.clips_per_row} clips need up to "
+            f"{needed} tokens together: set it to {needed} or more, or put fewer clips "
+            f"into a row"
+        )
+    return lengths
 
 
 def _check_lengths(reader: Reader, source: ShardSource, indices: Sequence[int]) -> None:

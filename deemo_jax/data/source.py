@@ -36,7 +36,7 @@ class ShardSource:
     bucket each record is asked for by itself.
 
     Attributes:
-        name, split: of the data set.
+        folder, name, split: of the data set.
         entries: what the indexes say of each record.
         taxonomy: the label sets of the data set.
         manifest: SHA-256 over the indexes, which hold a checksum of every record.
@@ -48,7 +48,7 @@ class ShardSource:
 
     def __init__(self, folder: AnyPath, split: str, *, folds: int = 0, fold: int = 0):
         folder = locate(folder)
-        self.split = split
+        self.folder, self.split = folder, split
         self.name, splits = read_splits(folder)
         if not folds and split not in splits:
             raise ValueError(

@@ -150,12 +150,13 @@ def _module(name: str, part: Any) -> Any:
 class Media:
     """What the connectors make of a clip, ready for the decoder."""
 
-    video: Float[Array, "B Qv D"]
-    audio: Float[Array, "B Qa D"]
+    video: Float[Array, "G Qv D"]
+    audio: Float[Array, "G Qa D"]
 
 
 def merge(
     tokens: Int[Array, "B S"],
+    segment_ids: Int[Array, "B S"],
     embeddings: Float[Array, "B S D"],
     media: Media,
     *,
@@ -164,8 +165,9 @@ def merge(
 ) -> Float[Array, "B S D"]:
     """Puts the media's tokens in their places among the text's embeddings.
 
-    The k-th video place of a row takes the k-th video token, the k-th audio place the
-    k-th audio token; all else stays. A row without places of a kind takes none.
+    The k-th video place of a segment takes the k-th video token of its clip, the k-th
+    audio place the k-th audio token; all else stays. A clip without places of a kind
+    gives none.
 
         tokens      <s>  <video> <video>  <audio>  how  does  she  feel
         embeddings  e0   e1      e2       e3       e4   e5    e6   e7
@@ -174,15 +176,21 @@ def merge(
 
     Places beyond the number of tokens of their kind keep their embedding.
     """
+    before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     for token_id, source in (
         (video_token_id, media.video),
         (audio_token_id, media.audio),
     ):
         place = tokens == token_id
-        nth = jnp.cumsum(place, axis=1) - 1
+        counted = jnp.cumsum(place, axis=1)
+        # Those of the segments before: they only grow, so the last one is the largest.
+        others = jnp.where(segment_ids != before, counted - place, 0)
+        nth = counted - 1 - jax.lax.cummax(others, axis=1)
         count = source.shape[1]
+        of_row = source.reshape(tokens.shape[0], -1, source.shape[-1])
+        first = jnp.maximum(segment_ids - 1, 0) * count
         chosen = jnp.take_along_axis(
-            source, jnp.clip(nth, 0, count - 1)[..., None], axis=1
+            of_row, (first + jnp.clip(nth, 0, count - 1))[..., None], axis=1
         )
         embeddings = jnp.where(
             (place & (nth < count))[..., None],
@@ -242,6 +250,7 @@ class DeemoLlama(nnx.Module):
         tokens = jnp.asarray(batch.tokens)
         return merge(
             tokens,
+            jnp.asarray(batch.segment_ids),
             self.language_model.embed(tokens),
             media,
             video_token_id=self.config.video_token_id,

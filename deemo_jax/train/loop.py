@@ -155,6 +155,8 @@ def _run(
         if config.evaluate.every:  # it is there, before hours have passed
             open_split(config, packed, config.evaluate.split)
         tokenizer = prepare_tokenizer(config, workdir, source)
+        # Inside: what the first process counts and keeps, the others read.
+        batches = make_batches(config, mesh, source, tokenizer)
     say = say_in(workdir)
     checkpoints = Checkpoints(
         workdir / "checkpoints",
@@ -165,9 +167,10 @@ def _run(
     folder, local_every = config.train.local_folder, config.train.local_every
     local = LocalCheckpoints(Path(folder) if folder else None, workdir)
     best = Best(checkpoints.folder, config.evaluate.best)
-    batches = make_batches(config, mesh, source, tokenizer)
 
     steps, every = config.train.steps, config.evaluate.every
+    if words := batches.describe():
+        say(words)
     with jax.set_mesh(mesh), checkpoints, local:
         checkpoints.clear_remains()
         phases.enter("restore", 0)

@@ -160,22 +160,22 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
 def abstract_batch(config: Config, mesh: Mesh) -> Batch:
     """A batch of `config.train.batch_size` rows as shapes and shardings."""
     data, rows = config.data, config.train.batch_size
-    size = (data.image_size, data.image_size, 3)
+    size, clips = (data.image_size, data.image_size, 3), data.clips_per_row
     one = Batch(
         tokens=np.zeros((1, data.max_length), np.int32),
         positions=np.zeros((1, data.max_length), np.int32),
         segment_ids=np.zeros((1, data.max_length), np.int32),
         loss_mask=np.zeros((1, data.max_length), bool),
-        frames=np.zeros((1, data.num_frames, *size), np.uint8),
-        frame_mask=np.zeros((1, data.num_frames), bool),
-        audio=np.zeros((1, data.num_samples), np.float32),
-        audio_length=np.zeros(1, np.int32),
-        index=np.zeros(1, np.int32),
+        frames=np.zeros((clips, data.num_frames, *size), np.uint8),
+        frame_mask=np.zeros((clips, data.num_frames), bool),
+        audio=np.zeros((clips, data.num_samples), np.float32),
+        audio_length=np.zeros(clips, np.int32),
+        index=np.zeros(clips, np.int32),
     )
     sharding = row_sharding(mesh)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
-            (rows, *leaf.shape[1:]), leaf.dtype, sharding=sharding
+            (rows * leaf.shape[0], *leaf.shape[1:]), leaf.dtype, sharding=sharding
         ),
         one,
     )

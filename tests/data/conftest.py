@@ -126,6 +126,7 @@ def config():
         image_size=16,
         audio_seconds=0.75,
         max_length=96,
+        clips_per_row=1,
         modality_dropout=0.3,
         augment=True,
         workers=0,

@@ -4,8 +4,10 @@ import itertools
 import numpy as np
 import pytest
 
+from deemo_jax.config import ConfigError
 from deemo_jax.data import loader, prompt
 from deemo_jax.data.loader import Batches, evaluation_batches
+from deemo_jax.data.reader import Reader, drop_modalities
 from deemo_jax.data.source import ShardSource
 
 SPANS = prompt.Spans(video=4, audio=2)
@@ -143,16 +145,13 @@ def test_tasks_come_in_both_orders(straight):
 
 def test_dropout_leaves_one_modality_at_least():
     rng = np.random.default_rng(0)
-    kept = [
-        loader.drop_modalities(("video", "audio", "text"), 0.5, rng)
-        for _ in range(4000)
-    ]
+    kept = [drop_modalities(("video", "audio", "text"), 0.5, rng) for _ in range(4000)]
     assert min(map(len, kept)) == 1
     share = np.mean(["audio" in names for names in kept])
     assert abs(share - (0.5 + 0.5**3 / 3)) < 0.03
-    assert loader.drop_modalities(("text",), 0.9, rng) == ("text",)
-    assert loader.drop_modalities((), 0.9, rng) == ()
-    assert loader.drop_modalities(("a", "b"), 0.0, rng) == ("a", "b")
+    assert drop_modalities(("text",), 0.9, rng) == ("text",)
+    assert drop_modalities((), 0.9, rng) == ()
+    assert drop_modalities(("a", "b"), 0.0, rng) == ("a", "b")
 
 
 def test_without_augmentation_frames_are_the_stored_ones(source, config, tokenizer):
@@ -257,9 +256,7 @@ def test_media_count_as_well_before_the_run(source, config, tokenizer):
 
 
 def test_no_text_is_longer_in_tokens_than_the_index_allows(source, config, tokenizer):
-    reader = loader.Reader(
-        source=source, config=config, tokenizer=tokenizer, spans=SPANS
-    )
+    reader = Reader(source=source, config=config, tokenizer=tokenizer, spans=SPANS)
     for i, entry in enumerate(source.entries):
         assert reader.length(i) <= entry.text + reader.overhead()
 
@@ -290,3 +287,103 @@ def test_evaluation_prompt_is_the_first_turn_of_training(rows, tokenizer):
         for turn in turns
     )
     np.testing.assert_array_equal(told[: len(asked)], asked)
+
+
+@pytest.fixture
+def packed(config):
+    return dataclasses.replace(config, clips_per_row=3, max_length=240)
+
+
+def clips_of(batch):
+    """(record, tokens that are its own) of each clip of a batch."""
+    rows, each = len(batch.tokens), len(batch.index) // len(batch.tokens)
+    return [
+        (
+            int(batch.index[row * each + k]),
+            batch.tokens[row][batch.segment_ids[row] == k + 1],
+        )
+        for row in range(rows)
+        for k in range(each)
+    ]
+
+
+def test_packed_rows_hold_each_record_once_an_epoch(source, packed, tokenizer):
+    batches = Batches(source, packed, tokenizer, SPANS, seed=7, batch_size=5)
+    assert "13 clips in 5 rows of up to 3: " in batches.describe()
+    epochs = take(batches, 3)
+    orders = []
+    for batch in epochs:  # an epoch has five rows
+        assert batch.tokens.shape == (5, 240)
+        assert batch.frames.shape == (15, 3, 16, 16, 3)
+        assert sorted(batch.index) == [-1, -1, *range(13)]
+        orders.append(batch.index.tolist())
+        for index, tokens in clips_of(batch):
+            assert (len(tokens) > 0) == (index >= 0)
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_a_packed_clip_is_what_it_is_in_a_row_of_its_own(source, packed, tokenizer):
+    batches = Batches(source, packed, tokenizer, SPANS, seed=7, batch_size=5)
+    [batch] = take(batches, 1)
+    reader = Reader(source=source, config=packed, tokenizer=tokenizer, spans=SPANS)
+    for place, (index, tokens) in enumerate(clips_of(batch)):
+        if index < 0:
+            assert not batch.frame_mask[place].any()
+            assert batch.audio_length[place] == 0
+            continue
+        row = reader.training_row(index, np.random.default_rng([7, 0, index]))
+        own = row["segment_ids"] > 0
+        np.testing.assert_array_equal(tokens, row["tokens"][own])
+        for name in ("frames", "frame_mask", "audio", "audio_length"):
+            np.testing.assert_array_equal(getattr(batch, name)[place], row[name])
+        at = batch.segment_ids[place // 3] == place % 3 + 1
+        for name in ("positions", "loss_mask"):
+            np.testing.assert_array_equal(
+                getattr(batch, name)[place // 3][at], row[name][own]
+            )
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4, 8])
+def test_packed_rows_are_those_of_one_host_however_many_read(
+    source, packed, tokenizer, hosts
+):
+    """With a kill after two steps, and other hosts going on."""
+
+    def read(hosts, start, count):
+        parts = [
+            take(
+                Batches(
+                    source, packed, tokenizer, SPANS, seed=3, batch_size=8,
+                    rows=range(8 * host // hosts, 8 * (host + 1) // hosts),
+                ),
+                count,
+                start,
+            )
+            for host in range(hosts)
+        ]  # fmt: skip
+        return [joined(each) for each in zip(*parts, strict=True)]
+
+    straight = read(1, 0, 5)
+    gone_on = read(hosts, 0, 2) + read(8 // hosts, 2, 3)
+    for one, other in zip(straight, gone_on, strict=True):
+        same(one, other)
+
+
+def test_rows_that_do_not_fit_are_refused_with_what_would(source, packed, tokenizer):
+    with pytest.raises(
+        ConfigError, match=r"clips need up to (\d+) tokens together"
+    ) as e:
+        Batches(
+            source, dataclasses.replace(packed, max_length=120), tokenizer, SPANS,
+            seed=0, batch_size=4,
+        )  # fmt: skip
+    needed = int(str(e.value).split("up to ")[1].split()[0])
+    for length, fits in ((needed, True), (needed - 1, False)):
+        config = dataclasses.replace(packed, max_length=length)
+        try:
+            batches = Batches(source, config, tokenizer, SPANS, seed=0, batch_size=5)
+        except ConfigError:
+            assert not fits
+            continue
+        assert fits
+        take(batches, 4)

@@ -24,6 +24,9 @@ MESHES = {
         layout__connectors="fsdp",
     ),
 }
+PACKED = dict(data__clips_per_row=2, data__max_length=192)
+MESHES["packed, 1 device"] = MESHES["1 device"] | PACKED
+MESHES["packed, data, fsdp, tensor"] = MESHES["data, fsdp, tensor"] | PACKED
 STEPS = 20
 
 
@@ -61,3 +64,10 @@ def test_losses_agree_over_twenty_steps(losses, name):
     assert alone.shape == (STEPS,)
     assert alone[-1] < alone[0] - 0.5  # it learns, so agreement says something
     np.testing.assert_allclose(losses(name), alone, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_losses_of_packed_rows_agree_too(losses):
+    alone = losses("packed, 1 device")
+    assert alone[-1] < alone[0] - 0.5
+    np.testing.assert_allclose(losses("packed, data, fsdp, tensor"), alone, rtol=1e-4)

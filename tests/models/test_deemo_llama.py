@@ -166,6 +166,7 @@ def test_media_take_their_places():
     )
     merged = merge(
         jnp.asarray(tokens),
+        jnp.ones((4, 8), jnp.int32),
         jnp.full((4, 8, 1), 100.0),
         Media(
             video=jnp.broadcast_to(jnp.array([[[200.0], [201.0]]]), (4, 2, 1)),
@@ -177,9 +178,53 @@ def test_media_take_their_places():
     np.testing.assert_array_equal(merged[..., 0], expected)
 
 
+def test_each_segment_takes_the_media_of_its_own_clip():
+    v, a = VIDEO, AUDIO
+    merged = merge(
+        jnp.array([[v, v, a, 7, a, 8, v, v, v, 0], [v, v, 9, 0, 0, 0, 0, 0, 0, 0]]),
+        jnp.array([[1, 1, 1, 1, 2, 2, 4, 4, 4, 0], [3, 3, 3, 0, 0, 0, 0, 0, 0, 0]]),
+        jnp.zeros((2, 10, 1)),
+        Media(  # clip g has 10 g + 200 and the next as video, 10 g + 300 as audio
+            video=(200.0 + 10 * jnp.arange(8)[:, None] + jnp.arange(2)[None])[
+                ..., None
+            ],
+            audio=300.0 + 10 * jnp.arange(8.0)[:, None, None],
+        ),
+        video_token_id=v,
+        audio_token_id=a,
+    )
+    assert merged[..., 0].tolist() == [
+        [200, 201, 300, 0, 310, 0, 230, 231, 0, 0],
+        [260, 261, 0, 0, 0, 0, 0, 0, 0, 0],
+    ]
+
+
+def test_clips_in_one_row_have_the_logits_that_they_have_alone():
+    """No attention, no position and no medium crosses from one to another."""
+    own = [np.flatnonzero(BATCH.tokens[row]) for row in range(3)]
+    tokens, positions, segments = (
+        np.concatenate([part[row][own[row]] for row in range(3)])[None]
+        for part in (
+            np.asarray(BATCH.tokens),
+            np.broadcast_to(np.arange(10), (3, 10)),
+            np.array([[1], [2], [3]]) * np.ones((1, 10), np.int32),
+        )
+    )
+    packed = dataclasses.replace(
+        BATCH,
+        tokens=tokens,
+        positions=positions,
+        segment_ids=segments.astype(np.int32),
+        loss_mask=tokens == 2,
+    )
+    alone = np.concatenate([logits(PARAMS, BATCH)[row][own[row]] for row in range(3)])
+    np.testing.assert_allclose(logits(PARAMS, packed)[0], alone, atol=2e-5)
+
+
 def test_places_beyond_the_media_keep_their_embedding():
     merged = merge(
         jnp.array([[VIDEO, VIDEO, VIDEO]]),
+        jnp.ones((1, 3), jnp.int32),
         jnp.full((1, 3, 1), 100.0),
         Media(video=jnp.full((1, 2, 1), 200.0), audio=jnp.full((1, 1, 1), 300.0)),
         video_token_id=VIDEO,

@@ -19,6 +19,7 @@ from deemo_jax.annotation import load_taxonomy
 from deemo_jax.architecture import WhisperEncoderConfig
 from deemo_jax.config import MODALITIES, to_dict
 from deemo_jax.data import loader, prompt
+from deemo_jax.data.reader import Loose, Reader
 from deemo_jax.data.record import Record
 from deemo_jax.data.tokenizer import train_tokenizer
 from deemo_jax.export import parity
@@ -95,8 +96,8 @@ def both(request, tmp_path_factory):
         instructions={"recognition": QUESTION},
     )
     export(model, tokenizer, folder, card=card, taxonomy=TAXONOMY, verify=False)
-    reader = loader.Reader(
-        source=loader.Loose(records=tuple(CLIPS), taxonomy=TAXONOMY),
+    reader = Reader(
+        source=Loose(records=tuple(CLIPS), taxonomy=TAXONOMY),
         config=data,
         tokenizer=tokenizer,
         spans=(3, 2),

@@ -97,6 +97,22 @@ def test_stopped_and_gone_on_with_equals_straight_through(
     assert "resumed at step 4" in said
 
 
+def test_packed_rows_are_gone_on_with_as_well(configure, tmp_path, monkeypatch, capsys):
+    settings = {"data__clips_per_row": 3, "data__max_length": 264}
+    straight = train(configure(**settings), tmp_path / "straight")
+    assert "12 clips in 4 rows of up to 3: 8" in capsys.readouterr().out
+    restore = stop_after(monkeypatch, 6)
+    with pytest.raises(KeyboardInterrupt):
+        train(configure(**settings), tmp_path / "stopped")
+    restore()
+    state = train(configure(**settings), tmp_path / "stopped")
+    assert "resumed at step 4\n" in capsys.readouterr().out
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
+    assert_same(state, straight)
+    tokens = [row["tokens"] for row in rows(tmp_path / "straight")]
+    assert min(tokens) > 8 * 2 * 60  # of a batch of eight rows
+
+
 def test_a_damaged_checkpoint_is_passed_over_by_name(straight, configure, capsys):
     state, workdir = straight
     before = losses(workdir)

@@ -1,0 +1,201 @@
+"""One row of a batch: a record's conversation as tokens, its frames and its sound."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import itertools
+from typing import Any, cast
+
+from jaxtyping import Bool, Int
+import numpy as np
+
+from deemo_jax.annotation import Taxonomy
+from deemo_jax.config import MODALITIES, TASKS, ConfigError, DataConfig
+from deemo_jax.data import audio, prompt, video
+from deemo_jax.data.record import Record
+from deemo_jax.data.source import ShardSource
+from deemo_jax.data.tokenizer import Tokenizer
+
+Row = dict[str, Any]  # the fields of a Batch without the leading axis
+MEDIA = ("frames", "frame_mask", "audio", "audio_length", "index")  # a clip's own
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loose:
+    """Records that are in no packed folder, with the label sets to ask them by."""
+
+    records: tuple[Record, ...]
+    taxonomy: Taxonomy
+
+    def __getitem__(self, i: int) -> Record:
+        """Record `i`."""
+        return self.records[i]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Makes rows of records; picklable, so that worker processes can have one.
+
+    `spans` are the connectors' tokens: (video, audio).
+    """
+
+    source: ShardSource | Loose
+    config: DataConfig
+    tokenizer: Tokenizer
+    spans: tuple[int, int]
+
+    def packed_row(
+        self, indices: Sequence[int], rngs: Sequence[np.random.Generator]
+    ) -> Row:
+        """Several clips' conversations one after another, their media stacked."""
+        rows = [
+            self.filler() if index < 0 else self.training_row(index, rng)
+            for index, rng in zip(indices, rngs, strict=True)
+        ]
+        joined = {}
+        for name in ("tokens", "positions", "segment_ids", "loss_mask"):
+            parts = [row[name][row["segment_ids"] > 0] for row in rows]
+            if name == "segment_ids":
+                parts = [part * number for number, part in enumerate(parts, start=1)]
+            whole = np.concatenate(parts)
+            padding = (0, self.config.max_length - len(whole))
+            filled = self._pad if name == "tokens" else 0
+            joined[name] = np.pad(whole, padding, constant_values=filled)
+        stacked = {name: np.stack([row[name] for row in rows]) for name in MEDIA}
+        return joined | stacked
+
+    def training_row(self, index: int, rng: np.random.Generator) -> Row:
+        """A conversation over every configured task, in a random order."""
+        record = self.source[index]
+        turns = self._turns(record)
+        turns = [turns[i] for i in rng.permutation(len(turns))]
+        kept = drop_modalities(
+            prompt.available(record), self.config.modality_dropout, rng
+        )
+        row = self._row(index, record, turns, kept, left=False)
+        if self.config.augment:
+            if "video" in kept:
+                row["frames"] = video.augment(row["frames"], rng)
+                row["frames"][~row["frame_mask"]] = 0
+            if "audio" in kept:
+                sound = row["audio"][: row["audio_length"]]
+                row["audio"][: row["audio_length"]] = audio.augment(sound, rng)
+        return row
+
+    def evaluation_row(
+        self, index: int, task: str, answer: str | None, modalities: Sequence[str]
+    ) -> Row:
+        """One task, with the answer given, or open and padded on the left."""
+        record = self.source[index]
+        turns = [(task, answer)]
+        return self._row(index, record, turns, modalities, left=answer is None)
+
+    def filler(self) -> Row:
+        """A row that only fills a batch: index -1, everything masked."""
+        row = self._media(None, ())
+        tokens = np.full(self.config.max_length, self._pad, np.int32)
+        nothing = np.zeros(self.config.max_length, np.int32)
+        row |= {"tokens": tokens, "positions": nothing, "segment_ids": nothing}
+        return row | {"loss_mask": nothing.astype(bool), "index": np.int32(-1)}
+
+    def length(self, index: int) -> int:
+        """Tokens of the longest row that training can make of a record."""
+        return self._longest(self.source[index])
+
+    def follows_from(self) -> list[object]:
+        """What the lengths follow from, besides the clips: tokenizer and prompts."""
+        tokenizer: Any = self.tokenizer
+        asked = [prompt.instruction(t, self.source.taxonomy.emotions) for t in TASKS]
+        return [
+            tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template,
+            list(self.config.tasks), list(self.spans), asked, self.overhead(),
+        ]  # fmt: skip
+
+    def overhead(self) -> int:
+        """Tokens that a row can have besides those of the clip's own texts."""
+        bare = Record(
+            clip_id="", subject="", duration=0.0, frames=(b"-",), frame_times=(),
+            audio=b"-", transcript="-", emotion="-", reasoning="-", nfbl=(),
+            verdict="", deidentification="",
+        )  # fmt: skip
+        return self._longest(bare)
+
+    @property
+    def _pad(self) -> int:
+        return cast(int, self.tokenizer.pad_token_id)
+
+    def _longest(self, record: Record) -> int:
+        return max(
+            len(self._encode(record, turns, MODALITIES)[0])
+            for turns in itertools.permutations(self._turns(record))
+        )
+
+    def _turns(self, record: Record) -> list[tuple[str, str | None]]:
+        answered = prompt.answered(record)
+        tasks = [task for task in self.config.tasks if task in answered]
+        return [(task, prompt.answer(record, task)) for task in tasks]
+
+    def _encode(
+        self, record: Record, turns, modalities
+    ) -> tuple[Int[np.ndarray, " S"], Bool[np.ndarray, " S"]]:
+        messages = prompt.conversation(
+            record,
+            turns,
+            self.tokenizer,
+            self.spans,
+            self.source.taxonomy.emotions,
+            modalities,
+        )
+        return prompt.encode(messages, self.tokenizer)
+
+    def _row(self, index: int, record: Record, turns, modalities, *, left: bool) -> Row:
+        tokens, loss_mask = self._encode(record, turns, modalities)
+        empty = self.config.max_length - len(tokens)
+        if empty < 0:
+            raise ConfigError(too_long({record.clip_id: len(tokens)}, self.config))
+        around = (empty, 0) if left else (0, empty)
+        return self._media(record, modalities) | {
+            "tokens": np.pad(tokens, around, constant_values=self._pad),
+            "positions": np.pad(np.arange(len(tokens), dtype=np.int32), around),
+            "segment_ids": np.pad(np.ones(len(tokens), np.int32), around),
+            "loss_mask": np.pad(loss_mask, around),
+            "index": np.int32(index),
+        }
+
+    def _media(self, record: Record | None, modalities: Sequence[str]) -> Row:
+        config = self.config
+        jpegs = record.frames if record and "video" in modalities else ()
+        frames, mask = video.fit(jpegs, config.num_frames, config.image_size)
+        sound = np.zeros(0, np.float32)
+        wanted = config.num_samples
+        if wanted and record and record.audio and "audio" in modalities:
+            sound = audio.decode(record.audio)
+        samples, length = audio.fit(sound, wanted)
+        return {
+            "frames": frames,
+            "frame_mask": mask,
+            "audio": samples,
+            "audio_length": np.int32(length),
+        }
+
+
+def drop_modalities(
+    available: Sequence[str], probability: float, rng: np.random.Generator
+) -> tuple[str, ...]:
+    """Leaves out each modality with a probability, but never all of them."""
+    drawn = rng.random(len(available))
+    kept = tuple(
+        name for name, u in zip(available, drawn, strict=True) if u >= probability
+    )
+    if kept or not available:
+        return kept
+    return (available[int(rng.integers(len(available)))],)
+
+
+def too_long(lengths: Mapping[str, int], config: DataConfig) -> str:
+    """The refusal of rows that do not fit; nothing is ever cut off."""
+    clip, longest = max(lengths.items(), key=lambda item: item[1])
+    return (
+        f"config.data.max_length is {config.max_length}, but {len(lengths)} clip(s) "
+        f"need more, clip {clip} as many as {longest} tokens: set it to {longest} or "
+        "more, or pack without them"
+    )
