@@ -292,7 +292,8 @@ def test_activations_are_pinned_only_under_a_mesh():
     assert odd.sharding.spec[2] == "tensor"
 
 
-def batch_of(rows):
+def batch_of(rows, clips_per_row=1):
+    clips = rows * clips_per_row
     rng = np.random.default_rng(0)
     whole = rng.integers(0, 9, (rows, 6)).astype(np.int32)
     return Batch(
@@ -300,23 +301,25 @@ def batch_of(rows):
         positions=whole,
         segment_ids=whole,
         loss_mask=whole > 3,
-        frames=rng.integers(0, 255, (rows, 2, 4, 4, 3), np.uint8),
-        frame_mask=np.ones((rows, 2), bool),
-        audio=rng.normal(size=(rows, 10)).astype(np.float32),
-        audio_length=whole[:, 0],
-        index=np.arange(rows, dtype=np.int32),
+        frames=rng.integers(0, 255, (clips, 2, 4, 4, 3), np.uint8),
+        frame_mask=np.ones((clips, 2), bool),
+        audio=rng.normal(size=(clips, 10)).astype(np.float32),
+        audio_length=rng.integers(0, 10, clips).astype(np.int32),
+        index=np.arange(clips, dtype=np.int32),
     )
 
 
-def test_a_placed_batch_is_the_batch_with_its_rows_split():
-    batch, mesh = batch_of(8), mesh_of(2, 2, 2)
+@pytest.mark.parametrize("clips_per_row", [1, 3])
+def test_a_placed_batch_is_the_batch_with_its_rows_split(clips_per_row):
+    batch, mesh = batch_of(8, clips_per_row), mesh_of(2, 2, 2)
     placed = place(batch, mesh)
     for ours, theirs in zip(
         jax.tree.leaves(placed), jax.tree.leaves(batch), strict=True
     ):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
-        assert ours.addressable_shards[0].data.shape == (2, *theirs.shape[1:])
+        part = (theirs.shape[0] // 4, *theirs.shape[1:])
+        assert ours.addressable_shards[0].data.shape == part
 
 
 def test_rows_that_do_not_divide_are_refused():
