@@ -363,8 +363,7 @@ def place(batch: Batch, mesh: Mesh, *, rows: int | None = None) -> Batch:
     count = batch.tokens.shape[0] if rows is None else rows
     check_rows(count, mesh)
     sharding = row_sharding(mesh)
-    held = range(count) if rows is None else local_rows(mesh, count)
-    at = {row: index for index, row in enumerate(held)}
+    held = list(range(count) if rows is None else local_rows(mesh, count))
 
     def put(leaf: ArrayLike) -> jax.Array:
         local = np.asarray(leaf)
@@ -374,7 +373,7 @@ def place(batch: Batch, mesh: Mesh, *, rows: int | None = None) -> Batch:
         for device, index in sharding.addressable_devices_indices_map(shape).items():
             assert index is not None  # it is an addressable device's
             wanted = range(count * each)[index[0]]
-            part = local[at[wanted[0] // each] * each :][: len(wanted)]
+            part = local[held.index(wanted[0] // each) * each :][: len(wanted)]
             parts.append(jax.device_put(part, device))
         return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
