@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from deemo_jax.config import ConfigError
-from deemo_jax.distributed import broadcast, exchange, is_first
+from deemo_jax.distributed import broadcast, exchange, is_first, meet
 from deemo_jax.storage import (
     AnyPath,
     checksum,
@@ -177,13 +177,23 @@ class Checkpoints:
     def _seal(self, step: int) -> None:
         """Waits for Orbax, writes the manifest, and removes checkpoints out of date."""
         self._orbax.wait_until_finished()
-        if not is_first():
-            return
-        write_manifest(self.folder / str(step), step)
-        whole = [
+        if is_first():
+            write_manifest(self.folder / str(step), step)
+            self._remove_old(step)
+        # The first one may hash for minutes: had others ended, JAX would end it.
+        meet(f"sealed {step} of {self.folder}")
+
+    def sealed(self) -> list[int]:
+        """The steps of checkpoints that were finished, whole or not by now."""
+        return [
             step for step in _steps(self.folder)
             if (self.folder / str(step) / MANIFEST).exists()
         ]  # fmt: skip
+
+    def _remove_old(self, step: int) -> None:
+        # Later ones were passed over when the run resumed: they are no reason to remove
+        # a good one.
+        whole = [each for each in self.sealed() if each <= step]
         best = read_best(self.folder)
         for old in sorted(whole)[: -self._keep]:
             if self._keep_every and old % self._keep_every == 0:

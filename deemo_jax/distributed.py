@@ -135,19 +135,20 @@ def first_alone(name: str) -> Iterator[None]:
         try:
             yield
         except Exception:
-            _wait(name)
+            meet(name)
             broadcast(FAILED)
             raise
-        _wait(name)
+        meet(name)
         broadcast(PASSED)
         return
-    _wait(name)
+    meet(name)
     if broadcast(PASSED) == FAILED:
         raise ConfigError("process 0 failed; what it says is why")
     yield
 
 
-def _wait(name: str) -> None:
+def meet(name: str) -> None:
+    """Returns when all processes are here, or raises after `BARRIER_SECONDS`."""
     wait = multihost.get_barrier_sync_fn()
     wait(key=name, timeout_ms=BARRIER_SECONDS * 1000)
 

@@ -18,7 +18,7 @@ if [ -n "${DEVICES:-}" ]; then
 fi
 gpus=0
 if command -v nvidia-smi >/dev/null; then gpus=$(nvidia-smi --list-gpus | wc -l); fi
-processes=() passed_on=0 failed=0
+processes=() passed_on=0 failed=0 killer=
 pass_on() {
     passed_on=1
     kill -TERM "${processes[@]}" 2>/dev/null || true
@@ -42,6 +42,7 @@ while [ -n "$(jobs -pr)" ]; do
     elif ((code && !failed)); then
         failed=$code
         (sleep "${GRACE:-20}" && kill -KILL "${processes[@]}") 2>/dev/null &
+        killer=$!
         disown
     fi
 done
@@ -50,4 +51,5 @@ for process in "${processes[@]}"; do # those that ended while nobody waited
     wait "$process" 2>/dev/null || code=$?
     if ((code && code != 127 && !failed)); then failed=$code; fi
 done
+if [ -n "$killer" ]; then kill "$killer" 2>/dev/null || true; fi # its time is over
 exit "$failed"

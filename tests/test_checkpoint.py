@@ -107,6 +107,16 @@ def test_the_newest_few_are_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["100", "30"]
 
 
+def test_later_ones_that_were_passed_over_are_no_reason_to_remove_a_good_one(copied):
+    """A run whose step 9 is damaged goes on from 3 and is stopped at 5."""
+    file = max(files(copied / "3"), key=lambda path: path.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-1])
+    (copied / "3").rename(copied / "9")
+    save(copied, (5,), keep=1)
+    assert newest(copied)[0] == 5
+    assert {path.name for path in copied.iterdir()} == {"5", "9"}
+
+
 def test_one_flipped_bit_anywhere_is_found(copied):
     for file in files(copied / "3"):
         data = bytearray(file.read_bytes())

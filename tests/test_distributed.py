@@ -175,7 +175,7 @@ def test_processes_that_do_not_come_are_told_of(monkeypatch):
 def test_the_first_goes_first(monkeypatch, index, order):
     said = []
     monkeypatch.setattr(distributed.jax, "process_index", lambda: index)
-    monkeypatch.setattr(distributed, "_wait", lambda name: said.append("wait"))
+    monkeypatch.setattr(distributed, "meet", lambda name: said.append("wait"))
     with first_alone("x"):
         said.append("block")
     assert " ".join(said) == order

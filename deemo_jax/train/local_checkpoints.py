@@ -41,6 +41,7 @@ class LocalCheckpoints:
     """
 
     def __init__(self, folder: Path | None, workdir: AnyPath):
+        self.restored = False  # whether the run goes on from one of these
         self._folder = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="local")
         self._pending: Future[None] | None = None
@@ -125,6 +126,7 @@ class LocalCheckpoints:
     def restore(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
         """The pytrees of a step that `newest` found, in the shardings asked for."""
         assert self._folder is not None
+        self.restored = True
         with safe_open(self._folder / f"{step}.safetensors", framework="np") as file:
 
             def read(path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:

@@ -84,7 +84,9 @@ def adopt_config(config: Config, workdir: AnyPath) -> None:
     if path.exists():
         before = read_stored(workdir)
         allowed = CHANGEABLE
-        if not any(workdir.glob(f"checkpoints/*/{MANIFEST}")):
+        kept = any(workdir.glob(f"checkpoints/*/{MANIFEST}"))
+        # Of what is kept on the hosts' own disks, the ledger alone knows here.
+        if not kept and not (workdir / "ledger.jsonl").exists():
             allowed = rf"(?!{MADE_FROM}).*"
         if changed := differences(before, config, allowed):
             raise ConfigError(

@@ -13,7 +13,7 @@ import numpy as np
 
 from deemo_jax.checkpoint import Best, Checkpoints
 from deemo_jax.config import Config, ConfigError
-from deemo_jax.distributed import exchange, first_alone, is_first
+from deemo_jax.distributed import exchange, first_alone, is_first, meet
 from deemo_jax.flops import train_flops
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.sharding import check_rows, make_mesh, place
@@ -111,6 +111,8 @@ def train(
             evaluate=evaluate,
             profile_steps=profile_steps,
         )
+    flush()
+    meet("the run ends")  # if one ended long before the others, JAX would end these
     if done < config.train.steps:
         say_in(workdir)(
             f"asked to stop, saved at step {done} of {config.train.steps}; the same "
@@ -245,14 +247,16 @@ def _run(
                 if before is not None and (saves or saves_here or evaluates):
                     phases.enter("step", step)
                     asked, before = finish(before), None
-                kept = step == start
+                kept = step == start and not local.restored
                 if saves and not kept:
                     save(step, checkpoints)
                     kept = True
                 elif saves_here and not kept:
                     save(step, local)
                 # At `start` too: a run may have been killed while it evaluated.
-                if evaluates and evaluate is not None:
+                # Asked to stop, a run has seconds: this is done when it goes on.
+                now = step == steps or not ends
+                if evaluates and now and evaluate is not None:
                     phases.enter("evaluate", step)
                     model = nnx.merge(graphdef, state.params)
                     found = numbers(evaluate(model, step, phases.get_on))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import dataclasses
 import json
+import math
 
 import jax
 import numpy as np
@@ -97,7 +98,12 @@ def replay(
         step=step,
         start=start,
         recorded={name: rows[step][name] for name in COMPARED},
-        # As JSON has it, which keeps every bit of a number and has none that is not.
-        found=json.loads(json.dumps({name: found[name] for name in COMPARED})),
+        # As the log has it: JSON keeps every bit of a number, and has none that is not.
+        found={
+            name: json.loads(json.dumps(found[name]))
+            if math.isfinite(found[name])
+            else None
+            for name in COMPARED
+        },
         clips=tuple(source.entries[i].clip_id for i in index if i >= 0),
     )

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from deemo_jax.checkpoint import Checkpoints
-from deemo_jax.config import Config
+from deemo_jax.config import Config, ConfigError
 from deemo_jax.data.loader import Batches
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import Tokenizer
+from deemo_jax.distributed import broadcast, is_first
 from deemo_jax.sharding import local_rows
 from deemo_jax.train.initial import initial_params
 from deemo_jax.train.local_checkpoints import LocalCheckpoints
@@ -57,6 +58,11 @@ def first_state(
         start, found = newest, checkpoints.restore(newest, items)
     elif local is not None and near is not None:
         start, found = near, local.restore(near, items)
+    elif before is None and broadcast(len(checkpoints.sealed()) if is_first() else 0):
+        raise ConfigError(
+            f"no checkpoint in {checkpoints.folder} is whole any more: give the run a "
+            f"copy of one back, or begin in a new --workdir"
+        )
     else:
         return init_state(config, mesh, initial_params(config, mesh)), 0
     step = jax.device_put(jnp.int32(start), abstract.step.sharding)

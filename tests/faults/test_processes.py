@@ -49,6 +49,16 @@ def test_processes_see_the_losses_of_one(
     assert last["slowest_process"] in range(count)
 
 
+@pytest.mark.slow
+def test_nobody_leaves_before_the_last_checkpoint_is_sealed(launch, tmp_path):
+    """Longer than JAX lets processes wait for one another at their end."""
+    settings = {"train__steps": 4, "train__save_every": 4}
+    program = "tests/faults/deemo_slow_seal.py"
+    run = launch(tmp_path / "run", 2, 2, program=program, **settings)
+    assert run.end() == 0, run.said
+    assert (run.workdir / "checkpoints" / "4" / "manifest.json").exists()
+
+
 @pytest.mark.slow  # it takes the whole model
 def test_processes_evaluate_together_as_one_does(launch, tmp_path):
     settings = {

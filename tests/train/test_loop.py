@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import shutil
+import signal
 import time
 import types
 
@@ -16,6 +18,7 @@ from deemo_jax.data.loader import Batches
 from deemo_jax.train import loop
 from deemo_jax.train.health import UnsoundError
 from deemo_jax.train.loop import train
+from deemo_jax.train.preemption import Preempted
 from tests.small import small_config
 
 pytestmark = pytest.mark.usefixtures("bigrams")
@@ -129,6 +132,38 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(straight, configure, capsys
     assert "resumed at step 8\n" in said
     assert losses(workdir) == before
     assert_same(state, again)
+
+
+def test_a_run_without_a_whole_checkpoint_does_not_begin_anew(
+    straight, configure, tmp_path
+):
+    shutil.copytree(straight[1], tmp_path / "run")
+    for step in ("4", "8", "10"):
+        files = list((tmp_path / "run" / "checkpoints" / step).rglob("d/*"))
+        files[0].write_bytes(files[0].read_bytes()[:-1])
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match=r"no checkpoint in .* is whole any more"):
+        train(configure(), tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_asked_to_stop_it_does_not_evaluate_first(configure, tmp_path, monkeypatch):
+    evaluated = []
+
+    def evaluate(model, step, got_on):
+        evaluated.append(step)
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return {}
+
+    settings = configure(evaluate__every=1)
+    with pytest.raises(Preempted):
+        train(settings, tmp_path, evaluate=evaluate)
+    stopped = rows(tmp_path)[-1]["step"]
+    assert stopped > 4
+    assert stopped not in evaluated
+    train(settings, tmp_path, evaluate=evaluate)
+    assert set(evaluated) == set(range(1, 11))
 
 
 def test_a_finished_run_is_left_alone_and_may_be_made_longer(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 
 import pytest
 
@@ -52,6 +53,7 @@ def test_a_run_of_weights_and_biases_goes_on_under_its_name(tmp_path, monkeypatc
         for step in steps:
             board.write(step, {"loss": 1 / step})
         board.close()
+        time.sleep(1.1)  # its folders are named by the second
     points, runs = [], []
     for path in sorted(workdir.glob("wandb/offline-run-*/*.wandb")):
         for data in logged(path.read_bytes()):
