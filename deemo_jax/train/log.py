@@ -71,8 +71,9 @@ def say_in(workdir: AnyPath, *, everyone: bool = False) -> Callable[[str], None]
 
 
 def adopt_config(config: Config, workdir: AnyPath) -> None:
-    """Writes `config.json`, or compares it with the one that stands there.
+    """Writes `config.json`, or compares with the one that stands there.
 
+    That one is replaced by `write_config`, when all else that might refuse has not.
     Until a checkpoint is there, all may change but what the files of the workdir were
     made from: `MADE_FROM`.
 
@@ -93,9 +94,16 @@ def adopt_config(config: Config, workdir: AnyPath) -> None:
                 f"{workdir} holds another run ({'; '.join(changed)}); "
                 f"choose another --workdir, or the old settings to go on with it"
             )
+        return
+    write_config(config, workdir)
+
+
+def write_config(config: Config, workdir: AnyPath) -> None:
+    """Writes `config.json`; the first process does."""
     if is_first():
         workdir.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(to_dict(config), indent=2) + "\n")
+        text = json.dumps(to_dict(config), indent=2) + "\n"
+        write_whole(workdir / "config.json", text)
 
 
 def write_environment(workdir: AnyPath) -> None:

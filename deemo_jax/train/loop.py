@@ -32,6 +32,7 @@ from deemo_jax.train.log import (
     numbers,
     say_in,
     training_bar,
+    write_config,
     write_environment,
 )
 from deemo_jax.train.phases import Goodput, Phases
@@ -198,6 +199,7 @@ def _run(
             subjects=batches.subjects,
             start=start,
         )
+        write_config(config, workdir)
         train_step = make_train_step(config, mesh)
         batch_iterator = batches.iterate(start)
         before: Dispatched | None = None

@@ -19,6 +19,7 @@ from deemo_jax.train.log import (
     read_rows,
     say_in,
     training_bar,
+    write_config,
     write_environment,
 )
 from deemo_jax.train.preemption import NOTHING
@@ -116,6 +117,9 @@ def test_a_run_goes_on_with_its_own_config_only(tmp_path):
     mesh = MeshConfig(data=1, fsdp=4, tensor=2)
     longer = dataclasses.replace(config, train=train, mesh=mesh)
     adopt_config(longer, tmp_path)
+    # What refuses the run after this leaves the old one.
+    assert from_dict(json.loads((tmp_path / "config.json").read_text())) == config
+    write_config(longer, tmp_path)
     assert from_dict(json.loads((tmp_path / "config.json").read_text())) == longer
     other = dataclasses.replace(longer, seed=5)
     with pytest.raises(ConfigError, match=r"config.seed was 0 and is 5\).*--workdir"):

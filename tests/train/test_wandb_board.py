@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -75,3 +78,27 @@ def test_a_run_of_weights_and_biases_goes_on_under_its_name(tmp_path, monkeypatc
         if entry.key == "seed"
     ] == [3]
     assert points == [(1, 1.0), (2, 0.5), (2, 0.5), (3, 1 / 3)]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("wandb") is None, reason="the extra wandb brings it"
+)
+def test_without_a_key_a_run_goes_on(tmp_path):
+    """In a process of its own: W&B reads its environment once."""
+    (tmp_path / "run_id").write_text("0123456789abcdef\n")
+    (tmp_path / "config.json").write_text("{}")
+    program = (
+        "import pathlib, sys\n"
+        "from deemo_jax.train.wandb_board import WandbBoard\n"
+        "board = WandbBoard(pathlib.Path(sys.argv[1]))\n"
+        "board.write(1, {'loss': 0.5})\n"
+        "board.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env=os.environ | {PROJECT: "deemo", "HOME": str(tmp_path), "NETRC": "none"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not shown in Weights & Biases: " in done.stderr
