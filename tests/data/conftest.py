@@ -100,9 +100,10 @@ def folder(tmp_path_factory, rows):
     return _pack(tmp_path_factory.mktemp("packed"), rows)
 
 
-@pytest.fixture
-def source(folder):
-    return ShardSource(folder, "train")
+@pytest.fixture(scope="session")
+def source(tmp_path_factory, rows):
+    # A folder of its own: the loader keeps token lengths beside the shards.
+    return ShardSource(_pack(tmp_path_factory.mktemp("read"), rows), "train")
 
 
 @pytest.fixture(scope="session")
