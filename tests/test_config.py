@@ -41,7 +41,7 @@ def test_to_dict_and_back_through_json():
         ("train.remat", "some", r"config.train.remat is 'some'; .* none, dots, full"),
         ("data.modality_dropout", 1.0, r"modality_dropout is 1.0; .* below 1"),
         ("data.tasks", ("singing",), r"config.data.tasks is 'singing'"),
-        ("data.image_size", 32, r"config.data.image_size is 32; it must be .*64"),
+        ("data.image_size", 32, r"config.data.image_size is 32; it must be .*48"),
         ("mesh.fsdp", -1, r"config.mesh is 'data=-1, fsdp=-1, .* at most once"),
         ("mesh.fsdp", 0, r"config.mesh is 'data=-1, fsdp=0, "),
         ("mesh.dcn_data", -2, r"config.mesh is 'dcn_data=-2, dcn_fsdp=1'"),
