@@ -6,10 +6,9 @@ from pathlib import Path
 from rich.console import Console
 
 from deemo_jax.config import TASKS, Config, ConfigError
+from deemo_jax.exits import DONE, FAILED, PREEMPTED, SOME_REFUSED
 from deemo_jax.progress import bars
 from deemo_jax.storage import AnyPath
-
-DONE, FAILED, SOME_REFUSED = 0, 1, 3
 
 
 def deidentify(*, input: Path, output: Path) -> int:
@@ -137,29 +136,30 @@ def train(
     profile_steps: str,
 ) -> int:
     """Trains in a workdir, or goes on where it stopped; alone, or as one of several."""
-    from deemo_jax.distributed import join
+    from deemo_jax.distributed import joined
 
-    join(
+    with joined(
         coordinator=coordinator,
         process_count=process_count,
         process_index=process_index,
         stall_seconds=config.train.stall_seconds,
-    )
-    if explain_sharding:
-        return _explain_sharding(config)
-    if replay:
-        return _replay(config, workdir, replay)
-    from deemo_jax.train.loop import train as run
-    from deemo_jax.train.preemption import PREEMPTED, Preempted
-    from deemo_jax.train.profile import read_steps
-    from deemo_jax.workdir import evaluator
+    ):
+        if explain_sharding:
+            return _explain_sharding(config)
+        if replay:
+            return _replay(config, workdir, replay)
+        from deemo_jax.train.loop import train as run
+        from deemo_jax.train.preemption import Preempted
+        from deemo_jax.train.profile import read_steps
+        from deemo_jax.workdir import evaluator
 
-    steps = read_steps(profile_steps)
-    try:
-        run(config, workdir, evaluate=evaluator(config, workdir), profile_steps=steps)
-    except Preempted:
-        return PREEMPTED
-    return DONE
+        steps = read_steps(profile_steps)
+        ask = evaluator(config, workdir)
+        try:
+            run(config, workdir, evaluate=ask, profile_steps=steps)
+        except Preempted:
+            return PREEMPTED
+        return DONE
 
 
 def _explain_sharding(config: Config) -> int:

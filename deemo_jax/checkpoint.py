@@ -105,6 +105,21 @@ class Checkpoints:
         self._orbax.save(path, args=ocp.args.Composite(**trees), force=True)
         self._pending = self._pool.submit(self._seal, step)
 
+    def enter_best(self, entry: Mapping[str, Any]) -> None:
+        """Writes `best.json` when the checkpoint under way, if there is one, is whole.
+
+        It returns at once; the first process writes.
+        """
+        before = self._pending
+
+        def write() -> None:
+            if before is not None:
+                before.result()
+            if is_first():
+                write_whole(self.folder / BEST, json.dumps(entry) + "\n")
+
+        self._pending = self._pool.submit(write)
+
     def wait(self) -> None:
         """Returns when nothing is being written; raises what went wrong meanwhile."""
         pending, self._pending = self._pending, None
@@ -205,19 +220,24 @@ class Checkpoints:
 
 
 class Best:
-    """`FOLDER/best.json`: the checkpoint that an evaluation found best, kept for good.
+    """`best.json` of checkpoints: the one that an evaluation found best, kept for good.
 
-    `metric` is the name of a number that evaluations give, of which more is better;
-    "" means that none is kept for that. The best one before is kept no longer.
+    Args:
+      checkpoints: of the run.
+      metric: the name of a number that evaluations give, of which more is better; ""
+        means that none is kept for that. The best one before is kept no longer.
+      start: the step that the run goes on from: what was found of later ones will be
+        found again.
     """
 
-    def __init__(self, folder: AnyPath, metric: str):
-        self._folder = folder
+    def __init__(self, checkpoints: Checkpoints, metric: str, *, start: int = 0):
+        self._checkpoints = checkpoints
         self._metric = metric
-        found = read_best(folder)
+        self._value = -math.inf
+        found = read_best(checkpoints.folder)
         # Of another metric, it says nothing.
-        known = found is not None and found["metric"] == metric
-        self._value = found["value"] if found and known else -math.inf
+        if found is not None and found["metric"] == metric and found["step"] <= start:
+            self._value = found["value"]
 
     def beaten(self, step: int, numbers: Mapping[str, int | float]) -> bool:
         """Whether the evaluation of `step` gave more than any before.
@@ -235,11 +255,10 @@ class Best:
         return numbers[self._metric] > self._value
 
     def enter(self, step: int, numbers: Mapping[str, int | float]) -> None:
-        """Makes the checkpoint of `step` the best one; the first process writes."""
+        """Makes the checkpoint of `step`, saved or being saved, the best one."""
         self._value = numbers[self._metric]
-        if is_first():
-            entry = {"step": step, "metric": self._metric, "value": self._value}
-            write_whole(self._folder / BEST, json.dumps(entry) + "\n")
+        entry = {"step": step, "metric": self._metric, "value": self._value}
+        self._checkpoints.enter_best(entry)
 
 
 def read_best(folder: AnyPath) -> dict[str, Any] | None:

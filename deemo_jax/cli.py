@@ -1,8 +1,8 @@
 """The command line: `deemo VERB --flag=value`, also as `python -m deemo_jax VERB`.
 
 Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 done but some inputs were
-refused (they are listed in `rejected.jsonl`), 75 asked to stop and saved, 76 ended by
-the watchdog; after the last two the same command goes on.
+refused (they are listed in `rejected.jsonl`), 75 asked to stop and saved, 76 hung or
+without the other processes; after the last two the same command goes on.
 """
 
 import errno
@@ -15,17 +15,10 @@ import ml_collections
 from ml_collections import config_flags
 
 from deemo_jax import verbs
-from deemo_jax.config import (
-    Config,
-    ConfigError,
-    from_config_dict,
-    read_stored,
-    to_dict,
-)
+from deemo_jax.config import Config, from_config_dict, read_stored, to_dict
+from deemo_jax.exits import BAD_USAGE, INTERRUPTED, exit_code_of
 from deemo_jax.fields import check_key
-from deemo_jax.storage import StorageError, in_bucket, locate
-
-FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
+from deemo_jax.storage import in_bucket, locate
 
 
 def run() -> None:
@@ -48,13 +41,13 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         return verb.act(**parse(name, verb, arguments))
-    except (_UsageError, ConfigError, StorageError, flags.Error) as error:
+    except flags.Error as error:
         return _complain(f"deemo {name}: {error}")
     except (ValueError, OSError, RuntimeError, ImportError) as error:
-        if os.environ.get("DEEMO_TRACEBACK"):
+        if os.environ.get("DEEMO_TRACEBACK") and exit_code_of(error) != BAD_USAGE:
             raise
         print(f"deemo {name}: {error}{_remedy(error)}", file=sys.stderr)
-        return FAILED
+        return exit_code_of(error)
     except KeyboardInterrupt:
         print(f"\ndeemo {name}: interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
@@ -72,6 +65,8 @@ def _remedy(error: Exception) -> str:
 
 class _UsageError(ValueError):
     """The words of the command are off."""
+
+    exit_code = BAD_USAGE
 
 
 def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:

@@ -1,14 +1,16 @@
 """Several processes as one run: how they find each other, and wait for each other."""
 
-from collections.abc import Iterator
+import atexit
+from collections.abc import Iterator, Sequence
 import contextlib
 import functools
 import os
-import socket
+import threading
 import time
 from typing import Any
 
 import jax
+from jax._src.clusters import ClusterEnv  # how it finds out is not public
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
@@ -16,26 +18,48 @@ import numpy as np
 from orbax.checkpoint import multihost
 
 from deemo_jax.config import ConfigError
+from deemo_jax.exits import DONE, LostError, end_now, exit_code_of
+from deemo_jax.rendezvous import RendezvousError, gather
+from deemo_jax.spool import flush
 
 CONNECT_SECONDS = 300
 BARRIER_SECONDS = 1800  # the first process may generate a corpus meanwhile
 SHUTDOWN_SECONDS = 20
-PASSED, FAILED = 0, 1  # what the first process tells the others
+# So long the first process stays when it has failed: with it, JAX ends the others,
+# which have words and an exit code of their own.
+LEAVE_SECONDS = 4.0
 # What a launcher says of the number of processes.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+# What XLA says of a failure that is not for want of the other processes.
+LASTING = (
+    "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "FAILED_PRECONDITION",
+    "NOT_FOUND", "OUT_OF_RANGE",
+)  # fmt: skip
 
 
-def join(
+class ElsewhereError(RuntimeError):
+    """Another process failed, with `exit_code`; what that one says is why."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@contextlib.contextmanager
+def joined(
     *,
     coordinator: str = "",
     process_count: int = -1,
     process_index: int = -1,
     stall_seconds: int = 300,
-) -> None:
-    """Makes this process one of those of a run; call it before JAX sees a device.
+) -> Iterator[None]:
+    """Makes this process one of those of a run; enter it before JAX sees a device.
 
     SLURM, Open MPI, TPU pods and Kubernetes say by their environment who is who, so
     that nothing need be given; where they say nothing, it is a run of one process.
+
+    A process that leaves it by an exception ends with the exit code of that
+    (`exits.exit_code_of`), without the farewell to which JAX would have all come.
 
     Args:
       coordinator: HOST:PORT on which process 0 listens. Given by hand, so must the
@@ -46,37 +70,93 @@ def join(
         life; JAX, which ends the run without a name, is told to wait longer.
 
     Raises:
-      ConfigError: the three do not fit each other or the environment, or not all
-        processes came within `CONNECT_SECONDS`.
+      ConfigError: the three do not fit each other or the environment, or, given by
+        hand, not all processes came within `CONNECT_SECONDS`.
+      LostError: not all processes that the environment speaks of came; or, from the
+        block, what XLA said when another one was gone.
     """
-    if process_count == 1:
-        return
-    by_hand = bool(coordinator) or process_count != -1 or process_index != -1
+    if process_count != 1:
+        process_count = _join(coordinator, process_count, process_index, stall_seconds)
+    try:
+        yield
+    except BaseException as error:
+        if process_count == 1:
+            raise
+        gone = lost(error)
+        atexit.register(_leave, exit_code_of(gone or error))
+        if gone is not None:
+            raise gone from error
+        raise
+
+
+def _join(coordinator: str, count: int, index: int, stall_seconds: int) -> int:
+    """Finds the other processes; the number of all."""
+    by_hand = bool(coordinator) or count != -1 or index != -1
+    local_ids: Sequence[int] | None = [] if by_hand or _is_alone_on_host() else None
     if by_hand:
-        _check(coordinator, process_count, process_index)
-        if process_index:
-            _await(coordinator)
+        _check(coordinator, count, index)
+    else:
+        detect = ClusterEnv.auto_detect_unset_distributed_params
+        stated = os.environ.get("JAX_COORDINATOR_ADDRESS")
+        address, number, place, local_ids = detect(
+            stated, None, None, local_ids, None, CONNECT_SECONDS
+        )
+        if address is None or number is None or place is None:
+            _check_alone()
+            return 1
+        coordinator, count, index = address, number, place
+    kind = ConfigError if by_hand else LostError
+    try:
+        gather(coordinator, count=count, index=index, seconds=CONNECT_SECONDS)
+    except RendezvousError as error:
+        given = "--coordinator, --process_count and --process_index"
+        raise kind(
+            f"the processes of the run did not find each other: {error}; start each of "
+            f"them once, with the same "
+            f"{given if by_hand else 'environment, and see what those said'}"
+        ) from error
     try:
         jax.distributed.initialize(
-            coordinator or None,
-            process_count if by_hand else None,
-            process_index if by_hand else None,
-            local_device_ids=[] if by_hand or _is_alone_on_host() else None,
+            coordinator,
+            count,
+            index,
+            local_device_ids=local_ids,
+            # All is known; asked again, it would give each process one GPU.
+            cluster_detection_method="deactivate",
             initialization_timeout=CONNECT_SECONDS,
             heartbeat_timeout_seconds=2 * stall_seconds + 60,
             # One that has failed does not wait long for the others to come to an end.
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
-    except ValueError:
-        if by_hand:
-            raise
-        _check_alone()
     except RuntimeError as error:
-        raise ConfigError(
-            f"the processes of the run did not find each other within "
-            f"{CONNECT_SECONDS} s ({str(error).splitlines()[0]}); start all of them, "
-            f"with the same --coordinator and --process_count"
+        raise kind(
+            f"JAX did not find the other processes at {coordinator} "
+            f"({str(error).splitlines()[0]})"
         ) from error
+    return count
+
+
+def lost(error: BaseException) -> LostError | None:
+    """What an error of XLA means among several processes, if not what it says."""
+    if isinstance(error, TimeoutError):  # Orbax's word for any end of a barrier
+        error = error.__cause__ or error
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+        return None
+    said = " ".join(str(error).split())
+    if said.startswith(LASTING):
+        return None
+    return LostError(f"another process is gone, or cannot be reached: {said[:300]}")
+
+
+def _leave(code: int) -> None:
+    """Ends this process with `code` before JAX waits for the others."""
+    late = threading.Timer(3 * LEAVE_SECONDS, end_now, (code,))
+    late.daemon = True
+    late.start()
+    if is_first():
+        time.sleep(LEAVE_SECONDS)
+    flush()
+    end_now(code)
 
 
 def is_first() -> bool:
@@ -129,22 +209,46 @@ def first_alone(name: str) -> Iterator[None]:
     wait longer than `BARRIER_SECONDS` give up.
 
     Raises:
-      ConfigError: in the others, if the first one failed; it says why.
+      ElsewhereError: in the others, if the first one failed; it says why.
     """
     if is_first():
         try:
             yield
-        except Exception:
+        except Exception as error:
             meet(name)
-            broadcast(FAILED)
+            broadcast(exit_code_of(error))
             raise
         meet(name)
-        broadcast(PASSED)
+        broadcast(DONE)
         return
     meet(name)
-    if broadcast(PASSED) == FAILED:
-        raise ConfigError("process 0 failed; what it says is why")
+    if code := broadcast(DONE):
+        raise ElsewhereError("process 0 failed; what it says is why", code)
     yield
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Runs the block in all processes; if it fails in any, all fail when all are done.
+
+    Raises:
+      ElsewhereError: in those where it did not fail, if it did in another.
+    """
+    try:
+        yield
+    except Exception as error:
+        _codes(exit_code_of(error))
+        raise
+    codes = _codes(DONE)
+    if codes.any():
+        process = int(codes.argmax())
+        raise ElsewhereError(
+            f"process {process} failed; what it says is why", int(codes[process])
+        )
+
+
+def _codes(mine: int) -> np.ndarray:
+    return np.asarray(exchange(np.array([mine], np.float32)))[:, 0]
 
 
 def meet(name: str) -> None:
@@ -155,7 +259,8 @@ def meet(name: str) -> None:
 
 def _check(coordinator: str, count: int, index: int) -> None:
     host, _, port = coordinator.rpartition(":")
-    if not (host and port.isdecimal()) or count < 1 or not 0 <= index < count:
+    is_port = port.isdecimal() and 0 < int(port) < 2**16
+    if not (host and is_port) or count < 1 or not 0 <= index < count:
         raise ConfigError(
             f"--coordinator is {coordinator!r}, --process_count {count} and "
             f"--process_index {index}; give all three: HOST:PORT of process 0, the "
@@ -194,21 +299,3 @@ def _check_alone() -> None:
                 f"listens (Open MPI says so before its version 5); give --coordinator="
                 f"HOST:PORT, --process_count and --process_index"
             )
-
-
-def _await(coordinator: str) -> None:
-    """Returns when somebody listens there."""
-    host, _, port = coordinator.rpartition(":")
-    until = time.monotonic() + CONNECT_SECONDS
-    while True:
-        try:
-            socket.create_connection((host, int(port)), timeout=5).close()
-            return
-        except OSError as error:
-            if time.monotonic() > until:
-                raise ConfigError(
-                    f"--coordinator is {coordinator}, where nobody answered for "
-                    f"{CONNECT_SECONDS} s ({error}); start process 0 there, and check "
-                    f"that the port is open"
-                ) from error
-        time.sleep(0.5)

@@ -7,9 +7,13 @@ import types
 import typing
 from typing import Any
 
+from deemo_jax.exits import BAD_USAGE
+
 
 class ConfigError(ValueError):
     """A setting that cannot stand: says which, its value, and what to do."""
+
+    exit_code = BAD_USAGE
 
 
 def read_group(kinds: list[type], values: Any, key: str) -> Any:

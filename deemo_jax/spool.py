@@ -71,7 +71,8 @@ class Spool:
 
     def _run(self) -> None:
         while not self._ended.wait(self._seconds):
-            self.flush()
+            with contextlib.suppress(OSError):  # a file that went while it was read
+                self.flush()
 
     def close(self) -> None:
         """Copies what is left, and removes the local files."""

@@ -14,6 +14,8 @@ from typing import Any
 from etils import epath
 import fsspec.config
 
+from deemo_jax.exits import BAD_USAGE
+
 SCHEME = "gs://"
 # A folder or file here, or in a bucket; both have the methods of `pathlib`.
 AnyPath = Path | epath.Path
@@ -24,6 +26,8 @@ fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
 
 class StorageError(ValueError):
     """A place that nothing can be read from or written to."""
+
+    exit_code = BAD_USAGE
 
 
 def locate(name: str | os.PathLike[str]) -> AnyPath:

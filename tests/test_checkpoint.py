@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import time
 
 import jax
@@ -9,7 +10,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
-from deemo_jax.checkpoint import MANIFEST, Best, Checkpoints, find_fault
+from deemo_jax.checkpoint import (
+    MANIFEST,
+    Best,
+    Checkpoints,
+    find_fault,
+    read_best,
+    write_manifest,
+)
 from deemo_jax.config import ConfigError, MeshConfig
 from deemo_jax.sharding import make_mesh
 
@@ -228,8 +236,8 @@ def test_the_newest_before_a_step(three):
 
 
 def test_the_best_is_kept_and_the_one_before_no_longer(tmp_path):
-    best = Best(tmp_path, "accuracy")
     with Checkpoints(tmp_path, keep=1) as checkpoints:
+        best = Best(checkpoints, "accuracy")
         for step, value in enumerate((0.3, 0.8, 0.5, 0.9, 0.9), 1):
             checkpoints.save(step, {"params": tree(step)})
             if best.beaten(step, {"accuracy": value}):
@@ -237,12 +245,32 @@ def test_the_best_is_kept_and_the_one_before_no_longer(tmp_path):
         checkpoints.save(6, {"params": tree(6)})
     kept = {path.name for path in tmp_path.iterdir() if path.is_dir()}
     assert kept == {"4", "6"}  # the first of two that are equal
-    assert Best(tmp_path, "accuracy").beaten(7, {"accuracy": 0.91})
-    assert not Best(tmp_path, "accuracy").beaten(7, {"accuracy": 0.9})
-    assert Best(tmp_path, "loss").beaten(7, {"loss": -9.0})  # another figure
-    assert not Best(tmp_path, "").beaten(7, {"accuracy": 1.0})
+
+    def after(metric, start=6):
+        return Best(checkpoints, metric, start=start)
+
+    assert after("accuracy").beaten(7, {"accuracy": 0.91})
+    assert not after("accuracy").beaten(7, {"accuracy": 0.9})
+    # Gone on from before it, a run will find the same again.
+    assert after("accuracy", start=3).beaten(4, {"accuracy": 0.9})
+    assert after("loss").beaten(7, {"loss": -9.0})  # another figure
+    assert not after("").beaten(7, {"accuracy": 1.0})
     with pytest.raises(ConfigError, match="'f1', which .* it gives accuracy"):
-        Best(tmp_path, "f1").beaten(7, {"accuracy": 1.0})
+        after("f1").beaten(7, {"accuracy": 1.0})
+
+
+def test_a_best_one_is_named_when_it_is_whole_and_not_before(tmp_path, monkeypatch):
+    sealed = threading.Event()
+    monkeypatch.setattr(
+        "deemo_jax.checkpoint.write_manifest",
+        lambda path, step: sealed.wait(20) and write_manifest(path, step),
+    )
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, {"params": tree(1)})
+        Best(checkpoints, "accuracy").enter(1, {"accuracy": 0.5})
+        assert read_best(tmp_path) is None
+        sealed.set()
+    assert read_best(tmp_path) == {"step": 1, "metric": "accuracy", "value": 0.5}
 
 
 def test_a_failed_save_is_told_without_waiting(tmp_path, monkeypatch):

@@ -1,10 +1,22 @@
 """Who may be a process of a run, and what one process does of it alone."""
 
+import jax
+import numpy as np
 import pytest
 
 from deemo_jax import distributed
 from deemo_jax.config import ConfigError
-from deemo_jax.distributed import broadcast, first_alone, is_first, join
+from deemo_jax.distributed import (
+    ElsewhereError,
+    broadcast,
+    first_alone,
+    is_first,
+    joined,
+    lost,
+    together,
+)
+from deemo_jax.exits import LOST, LostError
+from deemo_jax.rendezvous import RendezvousError
 
 
 @pytest.fixture
@@ -16,7 +28,13 @@ def asked(monkeypatch):
         "initialize",
         lambda *given, **_: found.append(given),
     )
+    monkeypatch.setattr(distributed, "gather", lambda *_, **__: None)
     return found
+
+
+def join(**given):
+    with joined(**given):
+        pass
 
 
 def test_by_hand_all_three_are_passed_on(asked):
@@ -24,37 +42,26 @@ def test_by_hand_all_three_are_passed_on(asked):
     assert asked == [("10.0.0.1:1234", 2, 0)]
 
 
-def test_nothing_given_is_left_to_the_environment(asked):
-    join()
-    assert asked == [(None, None, None)]
-
-
 def test_one_process_asks_nobody(asked):
     join(process_count=1)
     assert asked == []
 
 
-def test_where_the_environment_says_nothing_it_is_one_process(monkeypatch):
-    def none(*_, **__):
-        raise ValueError("coordinator_address should be defined.")
-
-    monkeypatch.setattr(distributed.jax.distributed, "initialize", none)
+def test_where_the_environment_says_nothing_it_is_one_process(asked):
     join()
-    with pytest.raises(ValueError, match="should be defined"):
-        join(coordinator="h:1", process_count=2, process_index=0)
+    assert asked == []
 
 
 @pytest.mark.parametrize("name", distributed.COUNTS)
-def test_several_processes_that_find_nobody_do_not_train_each_alone(monkeypatch, name):
-    def none(*_, **__):
-        raise ValueError("coordinator_address should be defined.")
-
-    monkeypatch.setattr(distributed.jax.distributed, "initialize", none)
+def test_several_processes_that_find_nobody_do_not_train_each_alone(
+    monkeypatch, name, asked
+):
     monkeypatch.setenv(name, "1")
     join()
     monkeypatch.setenv(name, "2")
     with pytest.raises(ConfigError, match=rf"{name} .* is 2, but .* give --coord"):
         join()
+    assert asked == []
 
 
 SLURM = {
@@ -97,7 +104,10 @@ def test_what_jax_makes_of_the_launchers_environment(
 ):
     for name, value in (stated | count).items():
         monkeypatch.setenv(name, str(value))
-    found = {}
+    found, met = {}, {}
+    monkeypatch.setattr(
+        distributed, "gather", lambda address, **_: met.update(address=address)
+    )
 
     def client(address, process, **_):
         found["joined"] = (address, process)
@@ -112,8 +122,9 @@ def test_what_jax_makes_of_the_launchers_environment(
     monkeypatch.setattr(
         f"{inner}.config.update", lambda name, ids: found.update({name: ids})
     )
-    with pytest.raises(ConfigError, match="far enough"):
+    with pytest.raises(LostError, match="far enough"):
         join()
+    assert met["address"] == address
     assert found["joined"] == (address, 1)
     assert found.get("jax_cuda_visible_devices") == gpus
 
@@ -125,6 +136,8 @@ def test_what_jax_makes_of_the_launchers_environment(
         {"coordinator": "host:1234", "process_count": 2},
         {"coordinator": "host", "process_count": 2, "process_index": 0},
         {"coordinator": ":1234", "process_count": 2, "process_index": 0},
+        {"coordinator": "host:0", "process_count": 2, "process_index": 0},
+        {"coordinator": "host:65536", "process_count": 2, "process_index": 0},
         {"coordinator": "host:1234", "process_count": 2, "process_index": 2},
         {"process_count": 2, "process_index": 0},
         {"process_index": 0},
@@ -145,30 +158,38 @@ def test_another_number_than_the_launchers_is_refused(asked, monkeypatch, name):
     assert asked == [("host:1234", 4, 0)]
 
 
-def test_a_coordinator_that_is_not_there_is_named(asked, monkeypatch, free_port):
-    monkeypatch.setattr(distributed, "CONNECT_SECONDS", 0.2)
-    address = f"127.0.0.1:{free_port}"
-    with pytest.raises(ConfigError, match=rf"{address}, where nobody answered for 0.2"):
-        join(coordinator=address, process_count=2, process_index=1)
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_processes_that_do_not_come_are_told_of(monkeypatch, asked, by_hand):
+    def none(address, **_):
+        assert address == "a1:61447"
+        raise RendezvousError("number 1 did not come")
+
+    monkeypatch.setattr(distributed, "gather", none)
+    said = "did not find each other: number 1 did not come; start each of them once, "
+    if by_hand:  # the same command would fail again, if it was wrong
+        with pytest.raises(ConfigError, match=said + "with the same --coordinator"):
+            join(coordinator="a1:61447", process_count=2, process_index=0)
+    else:  # a host that comes late may come the next time
+        for name, value in (SLURM | {"SLURM_NTASKS": 2}).items():
+            monkeypatch.setenv(name, str(value))
+        with pytest.raises(LostError, match=said + "with the same environment"):
+            join()
     assert asked == []
 
 
-@pytest.fixture
-def free_port():
-    import socket
+def test_what_xla_says_when_another_process_is_gone():
+    def said(words):
+        return lost(jax.errors.JaxRuntimeError(words))
 
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def test_processes_that_do_not_come_are_told_of(monkeypatch):
-    def late(*_, **__):
-        raise RuntimeError("DEADLINE_EXCEEDED: barrier timed out\nmore")
-
-    monkeypatch.setattr(distributed.jax.distributed, "initialize", late)
-    with pytest.raises(ConfigError, match=r"did not find .* \(DEADLINE_.*; start"):
-        join(coordinator="host:1234", process_count=2, process_index=0)
+    gone = said("UNKNOWN: Gloo all-reduce failed:\n Connection closed by peer")
+    assert isinstance(gone, LostError)
+    assert "cannot be reached: UNKNOWN: Gloo all-reduce failed: Conn" in str(gone)
+    assert said("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes") is None
+    assert lost(ValueError("UNKNOWN: Gloo")) is None
+    assert lost(TimeoutError("a slow disk")) is None
+    barrier = TimeoutError("Timed out while waiting for async_write_complete barrier.")
+    barrier.__cause__ = jax.errors.JaxRuntimeError("UNAVAILABLE: Socket closed")
+    assert "cannot be reached: UNAVAILABLE: Socket" in str(lost(barrier))
 
 
 @pytest.mark.parametrize(("index", "order"), [(0, "block wait"), (1, "wait block")])
@@ -179,6 +200,38 @@ def test_the_first_goes_first(monkeypatch, index, order):
     with first_alone("x"):
         said.append("block")
     assert " ".join(said) == order
+
+
+@pytest.mark.parametrize(("error", "code"), [(ConfigError("no"), 2), (KeyError(), 1)])
+def test_the_others_fail_with_the_first_and_as_it_did(monkeypatch, error, code):
+    told = []
+    monkeypatch.setattr(distributed, "meet", lambda name: None)
+    monkeypatch.setattr(distributed, "broadcast", lambda x: told.append(x) or code)
+    monkeypatch.setattr(distributed.jax, "process_index", lambda: 0)
+    with pytest.raises(type(error)), first_alone("x"):
+        raise error
+    assert told == [code]
+    monkeypatch.setattr(distributed.jax, "process_index", lambda: 1)
+    with pytest.raises(ElsewhereError) as found, first_alone("x"):
+        raise AssertionError("not reached")
+    assert found.value.exit_code == code
+
+
+def test_if_one_of_them_fails_all_do(monkeypatch):
+    codes = [0, 0, LOST, 0]
+
+    def exchange(values):
+        return np.array([[code] for code in codes], np.float32)
+
+    monkeypatch.setattr(distributed, "exchange", exchange)
+    with pytest.raises(ElsewhereError, match="process 2 failed") as found, together():
+        pass
+    assert found.value.exit_code == LOST
+    with pytest.raises(ConfigError, match="mine"), together():
+        raise ConfigError("mine")
+    codes[2] = 0
+    with together():
+        pass
 
 
 def test_alone_one_is_the_first_and_waits_for_nobody():

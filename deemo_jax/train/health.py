@@ -9,7 +9,8 @@ import numpy as np
 
 WINDOW = 64  # steps that a loss is compared with
 SETTLED = 32  # steps before anything is called a spike
-DEVIATIONS = 6.0  # above the mean, where a spike begins
+DEVIATIONS = 6.0  # above the mean, where a spike begins,
+RISE = 1.1  # and how many times the mean it is at least: flat curves vary by nothing
 
 
 class UnsoundError(RuntimeError):
@@ -70,7 +71,7 @@ class Health:
             return
         mean = statistics.fmean(self._losses)
         limit = mean + DEVIATIONS * math.sqrt(statistics.pvariance(self._losses))
-        if loss > limit:
+        if loss > max(limit, RISE * mean):
             self._say(
                 f"loss {loss:.4f} of step {step} is a spike (mean of the last "
                 f"{len(self._losses)} steps {mean:.4f}); {self._name(index)}"

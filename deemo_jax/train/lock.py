@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 import secrets
 import socket
+import sys
 import threading
 import time
 
@@ -16,6 +17,7 @@ from etils import epath
 
 from deemo_jax.config import ConfigError
 from deemo_jax.distributed import is_first
+from deemo_jax.exits import LOST, end_now
 from deemo_jax.storage import AnyPath, create
 
 LOCK = ".lock"
@@ -31,13 +33,21 @@ def locked(workdir: AnyPath) -> Iterator[None]:
     `LEASE_SECONDS` later, if it was killed. A workdir that does not exist is made.
 
     Raises:
-      ConfigError: another run has it.
+      ConfigError: another run has it, or nothing can be written there.
     """
     if not is_first():
         yield
         return
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / LOCK
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if isinstance(path, Path):
+            path.touch()
+    except OSError as error:
+        raise ConfigError(
+            f"--workdir={workdir} is no folder that can be written to "
+            f"({error.strerror or error}); choose another one"
+        ) from error
     with _flocked(path) if isinstance(path, Path) else _leased(path):
         yield
 
@@ -53,8 +63,13 @@ def _flocked(path: Path) -> Iterator[None]:
             raise _taken(path, file.read().strip()) from error
         except OSError as error:
             # Some network filesystems have no locks; the run is not refused for that.
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
+            print(
+                f"{path} cannot be locked ({error.strerror}): see to it that no other "
+                f"run uses this workdir",
+                file=sys.stderr,
+            )
         file.truncate(0)
         file.write(_holder() + "\n")
         file.flush()
@@ -82,11 +97,17 @@ def _leased(path: epath.Path) -> Iterator[None]:
             raise _taken(path, "another run")
     ended = threading.Event()
 
+    def is_ours() -> bool:
+        return json.loads(path.read_bytes())["id"] == name
+
     def renew() -> None:
         count = 0
         while not ended.wait(LEASE_SECONDS / 4):
             count += 1
             with contextlib.suppress(Exception):  # the network's: soon again
+                if not is_ours():  # not renewed for too long: two runs would write
+                    print(f"another run has taken {path}", file=sys.stderr, flush=True)
+                    end_now(LOST)
                 path.write_text(text(count))
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
@@ -96,7 +117,8 @@ def _leased(path: epath.Path) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        if is_ours():
+            path.unlink()
 
 
 def _holder() -> str:

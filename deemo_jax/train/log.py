@@ -183,8 +183,8 @@ class Metrics:
     """`metrics.jsonl` and boards of a run, from `start` steps on.
 
     Rows of steps after `start`, and a torn last line, are cut from what a killed run
-    left; `lost_seconds` says how long those steps took. TensorBoard is written where
-    tensorboardX is installed. Every process waits for its steps; the first one writes.
+    left. TensorBoard is written where tensorboardX is installed. Every process waits
+    for its steps; the first one writes.
     `flops` are the operations of a step (`flops.train_flops`): where the devices' peak
     is known (`chips.CHIPS`), a row says the share of it that they come to, `mfu`.
     """
@@ -197,7 +197,6 @@ class Metrics:
         self._peak = None if chip is None else chip.flops * jax.device_count()
         self._file = None
         self._boards: list[Any] = []  # of `board.Board` and its like
-        self.lost_seconds = 0.0
         if is_first():
             self._open(workdir, start)
         self._log_every = log_every
@@ -206,13 +205,8 @@ class Metrics:
 
     def _open(self, workdir: AnyPath, start: int) -> None:
         path = growing(workdir / "metrics.jsonl")
-        kept = []
-        for line in _whole_lines(path):
-            row = json.loads(line)
-            if row["step"] <= start:
-                kept.append(line)
-            else:
-                self.lost_seconds += row["step_seconds"]
+        lines = _whole_lines(path)
+        kept = [line for line in lines if json.loads(line)["step"] <= start]
         write_whole(path, "".join(line + "\n" for line in kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         if importlib.util.find_spec("tensorboardX") is not None:

@@ -13,12 +13,13 @@ import numpy as np
 
 from deemo_jax.checkpoint import Best, Checkpoints
 from deemo_jax.config import Config, ConfigError
-from deemo_jax.distributed import exchange, first_alone, is_first, meet
+from deemo_jax.distributed import exchange, first_alone, is_first, meet, together
 from deemo_jax.flops import train_flops
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.sharding import check_rows, make_mesh, place
 from deemo_jax.spool import flush
 from deemo_jax.storage import AnyPath, locate
+from deemo_jax.train.agreement import check_agreement
 from deemo_jax.train.explain import check_replication
 from deemo_jax.train.health import Health, UnsoundError
 from deemo_jax.train.initial import check_initial
@@ -83,7 +84,8 @@ def train(
         saved apart, in `evidence/STEP/`.
     """
     workdir = locate(workdir)
-    mesh = _check(config, workdir)
+    with together():
+        mesh = _check(config, workdir)
     phases = Phases()
     with contextlib.ExitStack() as stack:
         with first_alone("workdir"):
@@ -92,6 +94,8 @@ def train(
             if is_first():
                 write_environment(workdir)
                 make_run_id(workdir)
+        with together():
+            check_agreement(config, workdir)
         stack.enter_context(
             Watchdog(
                 workdir,
@@ -103,7 +107,7 @@ def train(
             )
         )
         stop_asked = stack.enter_context(preemption())
-        state, done = _run(
+        state, stopped = _run(
             config,
             workdir,
             mesh,
@@ -114,11 +118,8 @@ def train(
         )
     flush()
     meet("the run ends")  # if one ended long before the others, JAX would end these
-    if done < config.train.steps:
-        say_in(workdir)(
-            f"asked to stop, saved at step {done} of {config.train.steps}; the same "
-            f"command goes on from there"
-        )
+    if stopped:
+        say_in(workdir)(stopped)
         raise Preempted
     return state
 
@@ -150,8 +151,8 @@ def _run(
     stop_asked: Callable[[], bool],
     evaluate: Evaluate | None,
     profile_steps: tuple[int, int] | None,
-) -> tuple[TrainState, int]:
-    """The last state, and the number of steps done; fewer than all if asked to stop."""
+) -> tuple[TrainState, str]:
+    """The last state, and what is to be said if the run was asked to stop."""
     with first_alone("data"):
         packed = prepare_data(config, workdir)
         source = open_split(config, packed, "train")
@@ -169,8 +170,6 @@ def _run(
     )
     folder, local_every = config.train.local_folder, config.train.local_every
     local = LocalCheckpoints(Path(folder) if folder else None, workdir)
-    best = Best(checkpoints.folder, config.evaluate.best)
-
     steps, every = config.train.steps, config.evaluate.every
     if words := batches.describe():
         say(words)
@@ -184,10 +183,9 @@ def _run(
         graphdef, _ = split_model(config)
         if start >= steps:
             say(f"nothing left to do: {start} of {steps} steps are done")
-            if every > 0 and start % every == 0 and evaluate is not None:
-                phases.enter("evaluate", start)
-                evaluate(nnx.merge(graphdef, state.params), start, phases.get_on)
-            return state, start
+        if profile_steps and profile_steps[1] <= start:
+            say(f"no trace: steps {profile_steps[0]} to {profile_steps[1]} are done")
+        best = Best(checkpoints, config.evaluate.best, start=start)
         ledger = Ledger(
             workdir,
             data={
@@ -209,6 +207,7 @@ def _run(
             clip_ids=[entry.clip_id for entry in source.entries],
             say=say_in(workdir, everyone=True),
         )
+        goodput = Goodput(workdir, phases) if is_first() else None
         with (
             Metrics(
                 workdir,
@@ -217,7 +216,7 @@ def _run(
                 flops=sum(train_flops(config).values()),
             ) as metrics,
             training_bar(start, steps) as show,
-            _evidence(workdir, lambda: state, say),
+            _evidence(workdir, phases, lambda: state, say),
         ):
 
             def save(step: int, to: Checkpoints | LocalCheckpoints) -> None:
@@ -228,22 +227,51 @@ def _run(
                 ledger.enter(step)
                 if to is checkpoints:
                     saved = time.monotonic()
-                if is_first():
-                    goodput.enter()
+                if goodput:
+                    goodput.keep()
 
             def finish(done: Dispatched) -> Asked:
                 row = metrics.finish(done)
                 show(row)
                 health.judge(row, done.index)
+                if goodput:
+                    goodput.tick()
                 return Asked.by_any(done.wishes)
+
+            def got_on() -> None:
+                """Between two batches of an evaluation."""
+                phases.get_on()
+                if goodput:
+                    goodput.tick()
+                wish = Asked(save=False, stop=stop_asked())
+                if Asked.by_any(exchange(wish.told(busy_seconds=0.0))).stop:
+                    raise Preempted
+
+            def look(step: int, *, kept: bool) -> bool:
+                """Evaluates, and keeps the best; False if asked to stop meanwhile."""
+                assert evaluate is not None
+                phases.enter("evaluate", step)
+                model = nnx.merge(graphdef, state.params)
+                try:
+                    found = numbers(evaluate(model, step, got_on))
+                except Preempted:
+                    if not kept:
+                        save(step, checkpoints)
+                    return False
+                metrics.board(step, found)
+                if best.beaten(step, found):
+                    if not kept:
+                        save(step, checkpoints)
+                    best.enter(step, found)
+                return True
 
             # Steps count from 1, so none is step 0.
             profile = Profile(*(profile_steps or (0, 0)), workdir, say_in(workdir))
-            goodput = Goodput(workdir, phases, lost=metrics.lost_seconds)
-            for step in range(start, steps + 1):
+            for step in range(start, max(start, steps) + 1):
                 evaluates = every > 0 and step > 0 and step % every == 0
-                ends = step == steps or asked.stop
-                saves = ends or asked.save or step % config.train.save_every == 0
+                stops = asked.stop and step < steps
+                due = asked.save or step % config.train.save_every == 0
+                saves = due or stops or step >= steps
                 saves_here = folder and local_every and step % local_every == 0
                 # A step is checked and logged before what it led to is kept.
                 if before is not None and (saves or saves_here or evaluates):
@@ -257,17 +285,9 @@ def _run(
                     save(step, local)
                 # At `start` too: a run may have been killed while it evaluated.
                 # Asked to stop, a run has seconds: this is done when it goes on.
-                now = step == steps or not ends
-                if evaluates and now and evaluate is not None:
-                    phases.enter("evaluate", step)
-                    model = nnx.merge(graphdef, state.params)
-                    found = numbers(evaluate(model, step, phases.get_on))
-                    metrics.board(step, found)
-                    if best.beaten(step, found):
-                        if not kept:
-                            save(step, checkpoints)
-                        best.enter(step, found)
-                if ends:
+                if evaluates and not stops and evaluate is not None:
+                    stops = not look(step, kept=kept)
+                if stops or step >= steps:
                     break
 
                 profile.before(step + 1, state)
@@ -284,10 +304,10 @@ def _run(
                         state, place(batch, mesh, rows=config.train.batch_size)
                     )
                 phases.enter("step", step)
-                due = 0 < config.train.save_seconds < time.monotonic() - saved
-                if due:  # asked once: the answer comes two steps later
+                late = 0 < config.train.save_seconds < time.monotonic() - saved
+                if late:  # asked once: the answer comes two steps later
                     saved = time.monotonic()
-                wishes = Asked(save=due and is_first(), stop=stop_asked())
+                wishes = Asked(save=late and is_first(), stop=stop_asked())
                 busy = time.perf_counter() - busy_from
                 told = exchange(wishes.told(busy_seconds=busy))
 
@@ -302,17 +322,27 @@ def _run(
                     wishes=told,
                 )
             profile.stop(state)
-        if is_first():
+        if goodput:
+            if not stops:
+                goodput.keep()
             say(goodput.describe())
+    if stops:
+        return state, (
+            f"asked to stop, saved at step {step} of {steps}; the same command goes on "
+            f"from there"
+        )
     if step == steps:
         local.forget()
         say(f"done: {steps} steps, checkpoint {workdir / 'checkpoints' / str(steps)}")
-    return state, step
+    return state, ""
 
 
 @contextlib.contextmanager
 def _evidence(
-    workdir: AnyPath, state: Callable[[], TrainState], say: Callable[[str], None]
+    workdir: AnyPath,
+    phases: Phases,
+    state: Callable[[], TrainState],
+    say: Callable[[str], None],
 ) -> Iterator[None]:
     """Keeps the state of a run that is stopped because it is unsound, apart."""
     try:
@@ -320,6 +350,7 @@ def _evidence(
     except UnsoundError:
         last = state()
         step = int(jax.device_get(last.step))
+        phases.enter("save", step)
         with Checkpoints(workdir / EVIDENCE, keep=1, say=say) as apart:
             apart.save(step, items_of(last))
         say(f"the state is kept for inspection: {workdir / EVIDENCE / str(step)}")

@@ -13,6 +13,7 @@ PHASES: tuple[str, ...] = (
     "start", "restore", "data", "compile", "step", "save", "evaluate",
 )  # fmt: skip
 GOODPUT = "goodput.json"
+TICK_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,49 +59,66 @@ class Phases:
 class Goodput:
     """`goodput.json`: where the time of a run went, over all of its starts.
 
-    `seconds` has those of every phase up to the newest checkpoint, and of "lost": steps
-    of a start that was killed, done after its last checkpoint and so again. `goodput`
-    is the share of the steps that counted. What passed between two starts is unknown.
+    `seconds` has those of every phase up to the newest checkpoint, and of "lost": what
+    earlier starts did after their last checkpoint, before they were killed.
+    `unkept_seconds` are those of this start since its last checkpoint, which become
+    lost in the same way. `goodput` is the share of the steps that counted. What passed
+    between two starts is unknown.
 
     Args:
-      lost: the seconds that the start before this one lost.
+      workdir: of the run.
+      phases: what this start does.
     """
 
-    def __init__(self, workdir: AnyPath, phases: Phases, *, lost: float):
+    def __init__(self, workdir: AnyPath, phases: Phases):
         self._path = workdir / GOODPUT
         self._phases = phases
         self._starts = 1
-        self._before = {"lost": lost}
+        self._before = {}
+        self._kept = dict.fromkeys(PHASES, 0.0)
         if self._path.exists():
             earlier = json.loads(self._path.read_text(encoding="utf-8"))
             self._starts += earlier["starts"]
             self._before = earlier["seconds"]
-            self._before["lost"] += lost
+            self._before["lost"] += earlier["unkept_seconds"]
+        self._write()  # a start that is killed at once counts as well
 
-    def seconds(self) -> dict[str, float]:
-        """Of every phase and of what was lost, this start's and those before."""
-        here = self._phases.seconds()
+    def keep(self) -> None:
+        """Says that a checkpoint holds what was done up to now."""
+        self._kept = self._phases.seconds()
+        self._write()
+
+    def tick(self) -> None:
+        """Writes what is known by now, every `TICK_SECONDS`; call it often."""
+        if time.monotonic() - self._written > TICK_SECONDS:
+            self._write()
+
+    def _seconds(self) -> dict[str, float]:
         return {
-            phase: here.get(phase, 0.0) + self._before.get(phase, 0.0)
+            phase: self._kept.get(phase, 0.0) + self._before.get(phase, 0.0)
             for phase in (*PHASES, "lost")
         }
 
-    def enter(self) -> None:
-        """Writes what is known by now; call it when a checkpoint is kept."""
-        seconds = self.seconds()
-        total = sum(seconds.values())
+    def _unkept(self) -> float:
+        return sum(self._phases.seconds().values()) - sum(self._kept.values())
+
+    def _write(self) -> None:
+        seconds, unkept = self._seconds(), self._unkept()
+        total = sum(seconds.values()) + unkept
         found = {
             "starts": self._starts,
             "wall_seconds": total,
             "goodput": seconds["step"] / total if total else 0.0,
             "seconds": seconds,
+            "unkept_seconds": unkept,
         }
         write_whole(self._path, json.dumps(found, indent=2) + "\n")
+        self._written = time.monotonic()
 
     def describe(self) -> str:
         """One line: the share of the steps, and of everything else that took time."""
-        seconds = self.seconds()
-        total = sum(seconds.values())
+        seconds = self._seconds()
+        total = sum(seconds.values()) + self._unkept()
         step = seconds.pop("step")
         others = sorted(seconds.items(), key=lambda item: -item[1])
         words = ", ".join(f"{x} {100 * y / total:.1f}%" for x, y in others if y)

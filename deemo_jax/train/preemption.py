@@ -13,7 +13,6 @@ import numpy as np
 # Schedulers send the first one before they kill, and the second one where asked to
 # (`--signal=USR1@120` of SLURM).
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-PREEMPTED = 75  # exit code: EX_TEMPFAIL of sysexits.h, "try again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,16 @@ from deemo_jax.storage import AnyPath, copy_folder, fetched, locate
 
 
 def open_split(config: Config, packed: AnyPath, split: str) -> ShardSource:
-    """The records of a split of a run's data, or of the run's side of its fold."""
+    """The records of a split of a run's data, or of the run's side of its fold.
+
+    Raises:
+      ConfigError: if they are not there, or not as they were packed.
+    """
     data = config.data
-    return ShardSource(packed, split, folds=data.folds, fold=data.fold)
+    try:
+        return ShardSource(packed, split, folds=data.folds, fold=data.fold)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def prepare_data(config: Config, workdir: AnyPath) -> AnyPath:

@@ -12,144 +12,27 @@ import sys
 import threading
 import time
 
-from deemo_jax.distributed import broadcast
+from deemo_jax.distributed import broadcast, lost
+from deemo_jax.exits import DONE, LOST, end_now, exit_code_of
 from deemo_jax.spool import flush, growing
 from deemo_jax.storage import AnyPath, in_bucket, read_many, write_whole
 from deemo_jax.train.phases import Phases
+from deemo_jax.train.watch import Beat, Fault, Watch
 
-STALLED = 76  # exit code
 FOLDER = "heartbeats"
-# Phases in which it is usual that nothing moves for long, and how much longer. An
-# evaluation compiles, too; its batches count as moves.
-SLOWER = {"start": 6, "restore": 6, "compile": 6, "save": 6, "evaluate": 6}
 GRACE_SECONDS = 3.0  # for every process to write its stacks before the first one ends
 BEAT_SECONDS, BEAT_SECONDS_IN_BUCKET = 1.0, 5.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Beat:
-    """What a process said last: what it does, `count` of its beats, how it ended.
-
-    `run` is the same in all processes of one start of a run; `parts` are those done of
-    the phase. `end` is empty while it
-    runs, "done", or what it failed by. `fault` is what the first process found wrong
-    with any of them.
-    """
-
-    run: int
-    process: int
-    host: str
-    pid: int
-    count: int
-    phase: str
-    step: int
-    parts: int = 0
-    end: str = ""
-    fault: str = ""
-
-
-@dataclasses.dataclass
-class _Heard:
-    """A process as another one sees it: its last beat, and when that last changed."""
-
-    beat: Beat | None
-    alive: float  # when a beat last came
-    moved: float  # when its phase, step or part last changed
-
-
-class Watch:
-    """Judges, from the beats of processes, whether one has stalled.
-
-    Times are those of the process that watches: the clocks of hosts need not agree.
-
-    The first process watches all of them, and the others watch it: what is read grows
-    with their number, not with its square.
-    """
-
-    def __init__(self, count: int, *, process: int = 0, stall_seconds: int, now: float):
-        self.watched = range(count) if process == 0 else range(1)
-        self._sees_all = process == 0
-        self._stall_seconds = stall_seconds
-        self._heard = {
-            process: _Heard(beat=None, alive=now, moved=now) for process in self.watched
-        }
-
-    def hear(self, beats: Mapping[int, Beat], now: float) -> None:
-        """Takes in what can be read at the time `now`."""
-        for process, beat in beats.items():
-            heard = self._heard[process]
-            before, heard.beat = heard.beat, beat
-            if beat != before:
-                heard.alive = now
-            if before is None or _place(beat) != _place(before):
-                heard.moved = now
-
-    def fault(self, now: float) -> str | None:
-        """Which process has failed or stalled, and in what; None if all go on."""
-        for process, heard in self._heard.items():
-            if heard.beat is not None and heard.beat.fault:
-                return heard.beat.fault
-            if heard.beat is not None and heard.beat.end not in ("", "done"):
-                return f"process {process} failed {_where(heard)}: {heard.beat.end}"
-        running = [
-            (process, heard)
-            for process, heard in self._heard.items()
-            if heard.beat is None or not heard.beat.end
-        ]
-        for process, heard in running:
-            silent = now - heard.alive
-            if silent > self._stall_seconds:
-                return (
-                    f"process {process} gave no sign of life for {silent:.0f} s, "
-                    f"{_where(heard)}"
-                )
-        if not self._sees_all:  # which one is behind, the first process says
-            return None
-        if not any(self._overdue(heard, now) for _, heard in running):
-            return None
-        # The others wait for the one that is furthest behind.
-        behind = min(running, key=lambda item: _progress(item[1]))[1]
-        named = [
-            str(process)
-            for process, heard in running
-            if _progress(heard) == _progress(behind)
-        ]
-        return (
-            f"process {', '.join(named)} did not get on for "
-            f"{now - behind.moved:.0f} s, {_where(behind)}"
-        )
-
-    def _overdue(self, heard: _Heard, now: float) -> bool:
-        phase = "start" if heard.beat is None else heard.beat.phase
-        return now - heard.moved > self._stall_seconds * SLOWER.get(phase, 1)
-
-
-def _place(beat: Beat) -> tuple[str, int, int]:
-    return beat.phase, beat.step, beat.parts
-
-
-def _progress(heard: _Heard) -> tuple[int, bool, int]:
-    """What is smaller is further behind; whoever is in "step" waits for others."""
-    beat = heard.beat
-    if beat is None:
-        return -1, False, 0
-    return beat.step, beat.phase == "step", beat.parts
-
-
-def _where(heard: _Heard) -> str:
-    if heard.beat is None:
-        return "before its first sign of life"
-    beat = heard.beat
-    return f"in {beat.phase} of step {beat.step} (pid {beat.pid} on {beat.host})"
 
 
 class Watchdog:
     """Says in the workdir that this process lives, and ends it when another does not.
 
-    Every process of a run has one. A thread writes `heartbeats/PROCESS.json` and reads
-    those that `Watch` says, also while the process waits for others and cannot be
-    interrupted. When one stalls, each of the others names it, writes the stacks of its
-    threads to `heartbeats/PROCESS.stacks` and ends with exit code `STALLED`.
+    Every process of a run has one. One thread writes `heartbeats/PROCESS.json` and
+    reads those that `Watch` says, also while the process waits for others and cannot be
+    interrupted; another one judges, and touches no file, so that storage that hangs is
+    found as well. When a process stalls, each of the others names it, writes the stacks
+    of its threads to `heartbeats/PROCESS.stacks` and ends with exit code `LOST`; when
+    one fails, they end with its exit code.
 
     Args:
       workdir: of the run, which all processes see.
@@ -184,43 +67,88 @@ class Watchdog:
             BEAT_SECONDS_IN_BUCKET if in_bucket(workdir) else BEAT_SECONDS,
             stall_seconds / 4,
         )
+        # A failure is heard at most so much later.
+        self._heard_seconds = 2 * self._interval + 1.0
+        # With the first process, JAX ends those that have not ended by themselves.
+        self._last_seconds = GRACE_SECONDS + 2 * self._heard_seconds
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._fault = Fault("", DONE)  # once there is one, every beat repeats it
+        self._lock = threading.Lock()  # of the file with this process's beat
+        self._read_beats: Mapping[int, Beat] = {}
+        self._stored = time.monotonic()  # when storage last took a beat
+        self._trouble = ""  # what it said since
+        self._watch = Watch(
+            count, process=process, stall_seconds=stall_seconds, now=self._stored
+        )
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for target, name in (
+                (self._keep_beating, "heartbeat"),
+                (self._keep_judging, "watchdog"),
+            )
+        ]
 
     def __enter__(self) -> "Watchdog":
         """Starts to watch."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._stacks.unlink(missing_ok=True)
         self._beat()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """Tells the others how this process ended."""
+        several = self._count > 1
+        code = DONE if error is None else exit_code_of(error)
+        if several and error is not None and lost(error) is not None:
+            # Another one may have failed, and then its exit code is that of all.
+            time.sleep(self._heard_seconds)
+            code = LOST
         self._ended.set()
-        self._thread.join()
-        end = "done" if error is None else f"{type(error).__name__}: {error}"
-        self._beat(end=" ".join(end.split()))
+        for thread in self._threads:
+            thread.join(self._heard_seconds)  # storage that hangs keeps one busy
+        if error is None:
+            self._beat(end="done")
+            return
+        words = f"{type(error).__name__}: {error}"
+        self._beat(end=" ".join(words.split()), code=code)
+        if several and self._process == 0:
+            time.sleep(self._last_seconds)
 
     @property
     def _stacks(self) -> AnyPath:
         return self._folder / f"{self._process}.stacks"
 
-    def _run(self) -> None:
-        watch = Watch(
-            self._count,
-            process=self._process,
-            stall_seconds=self._stall_seconds,
-            now=time.monotonic(),
-        )
+    def _keep_beating(self) -> None:
         while not self._ended.wait(self._interval):
             self._beat()
-            watch.hear(self._read(watch.watched), time.monotonic())
-            fault = watch.fault(time.monotonic())
+            self._read_beats = self._read(self._watch.watched)
+
+    def _keep_judging(self) -> None:
+        while not self._ended.wait(self._interval):
+            now = time.monotonic()
+            fault = self._judge(now)
             if fault is not None and not self._ended.is_set():
                 self._end(fault)
 
-    def _beat(self, *, end: str = "", fault: str = "") -> None:
+    def _judge(self, now: float) -> Fault | None:
+        unheard = now - self._stored
+        if unheard <= self._heard_seconds + 1:
+            self._watch.hear(self._read_beats, now)
+            return self._watch.fault(now)
+        # Where nothing can be written, others cannot be heard, and are not to blame.
+        if unheard <= self._stall_seconds:
+            return None
+        said = self._trouble or "it does not answer"
+        return Fault(
+            f"process {self._process} could write no heartbeat to {self._folder} for "
+            f"{unheard:.0f} s: {said}"
+        )
+
+    def _beat(self, *, end: str = "", code: int = DONE) -> None:
+        if not self._lock.acquire(timeout=self._heard_seconds):
+            return  # storage hangs, and the one before this one with it
         self._beats += 1
         doing = self._phases.now
         beat = Beat(
@@ -233,13 +161,19 @@ class Watchdog:
             step=doing.step,
             parts=doing.parts,
             end=end,
-            fault=fault,
+            fault=self._fault.words,
+            code=code or self._fault.code,
         )
         path = self._folder / f"{self._process}.json"
         try:
             write_whole(path, json.dumps(dataclasses.asdict(beat)) + "\n")
         except Exception as error:  # no full disk or network ends a run that gets on
+            self._trouble = f"{type(error).__name__}: {error}"
             print(f"no heartbeat was written: {error}", file=sys.stderr)
+        else:
+            self._stored, self._trouble = time.monotonic(), ""
+        finally:
+            self._lock.release()
 
     def _read(self, watched: Sequence[int]) -> dict[int, Beat]:
         beats = {}
@@ -252,16 +186,21 @@ class Watchdog:
                         beats[beat.process] = beat
         return beats
 
-    def _end(self, fault: str) -> None:
-        # The first process ends last of all: with it, JAX ends the others.
-        until = time.monotonic() + GRACE_SECONDS
-        if self._process == 0:
-            self._beat(fault=fault)
-            until += 2 * self._interval
+    def _end(self, fault: Fault) -> None:
+        seconds = self._last_seconds if self._process == 0 else GRACE_SECONDS
+        until = time.monotonic() + seconds
+        # What follows may hang where storage does.
+        late = threading.Timer(2 * seconds + 2, end_now, (fault.code,))
+        late.daemon = True
+        late.start()
         with contextlib.suppress(OSError):  # on a full disk, too, it ends
             self._say(
-                f"stopped: {fault}; stacks of process {self._process}: {self._stacks}"
+                f"stopped: {fault.words}; stacks of process {self._process}: "
+                f"{self._stacks}"
             )
+        if self._process == 0:
+            self._fault = fault
+            self._beat()
         with (
             contextlib.suppress(OSError),
             open(growing(self._stacks), "w", encoding="utf-8") as file,
@@ -269,4 +208,4 @@ class Watchdog:
             faulthandler.dump_traceback(file=file, all_threads=True)
         flush()
         time.sleep(max(0.0, until - time.monotonic()))
-        os._exit(STALLED)
+        end_now(fault.code)

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from deemo_jax.train.preemption import PREEMPTED
-from deemo_jax.train.watchdog import FOLDER, STALLED
+from deemo_jax.exits import LOST, PREEMPTED
+from deemo_jax.train.watchdog import FOLDER
 from tests.faults.conftest import steps
 
 STALL = 5
@@ -53,7 +53,7 @@ def test_a_stopped_process_is_named_with_its_phase(two, stopped):
     two.until(lambda: not Path(f"/proc/{watching}").exists())
     assert time.monotonic() - began < STALL + 15
     # The launcher kills the one that stands still some seconds after.
-    assert two.end() == STALLED, two.said
+    assert two.end() == LOST, two.said
     pid = two.beat(stopped)["pid"]
     assert f"process {stopped} gave no sign of life for" in two.said
     assert f" of step {two.beat(stopped)['step']} (pid {pid} on" in two.said

@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 from deemo_jax import cli, verbs
-from deemo_jax.train.preemption import PREEMPTED
-from deemo_jax.train.watchdog import STALLED
+from deemo_jax.exits import BAD_USAGE, LOST, PREEMPTED
 from tests.launch.conftest import LAUNCH
 
 SCHEMA = json.loads((Path(__file__).parent / "jobset_v1alpha2.json").read_text())
@@ -71,8 +70,8 @@ def test_bad_usage_ends_it_and_what_goes_on_does_not():
     [on_exit] = job["podFailurePolicy"]["rules"]
     assert on_exit["action"] == "FailJob"
     assert on_exit["onExitCodes"]["operator"] == "In"
-    assert cli.BAD_USAGE in on_exit["onExitCodes"]["values"]
-    assert not {PREEMPTED, STALLED} & {*on_exit["onExitCodes"]["values"]}
+    assert BAD_USAGE in on_exit["onExitCodes"]["values"]
+    assert not {PREEMPTED, LOST} & {*on_exit["onExitCodes"]["values"]}
     assert (rule["action"], rule["onJobFailureReasons"]) == (
         "FailJobSet",
         ["PodFailurePolicy"],

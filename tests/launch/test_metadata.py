@@ -18,10 +18,10 @@ from jax._src.clusters import cluster, cloud_tpu_cluster
 cluster.running_in_cloud_tpu_vm = cloud_tpu_cluster.running_in_cloud_tpu_vm = True
 os.environ.pop("TPU_SKIP_MDS_QUERY", None)
 import jax
-from deemo_jax.distributed import broadcast, join
-join()
-first = broadcast(7 + jax.process_index())
-print(f"\\nprocess {jax.process_index()} of {jax.process_count()}: {first}")
+from deemo_jax.distributed import broadcast, joined
+with joined():
+    first = broadcast(7 + jax.process_index())
+    print(f"\\nprocess {jax.process_index()} of {jax.process_count()}: {first}")
 """
 
 

@@ -8,8 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from deemo_jax.train.preemption import PREEMPTED
-from deemo_jax.train.watchdog import STALLED
+from deemo_jax.exits import LOST, PREEMPTED
 from tests.faults.conftest import Run, environment, steps
 from tests.launch.conftest import LAUNCH
 
@@ -76,6 +75,6 @@ def test_a_hung_process_is_killed_and_the_run_goes_on(mpi):
     run.signal(1, signal.SIGSTOP)
     run.until_said("resumed at step")
     assert "process 1 gave no sign of life for" in run.said
-    assert f"exit code {STALLED}: the run is started again" in run.said
+    assert f"exit code {LOST}: the run is started again" in run.said
     os.kill(run.launched.pid, signal.SIGTERM)
     assert run.end() == PREEMPTED, run.said

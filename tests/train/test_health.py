@@ -51,6 +51,14 @@ def test_a_loss_far_above_the_last_ones_is_a_spike(health, said, loss, spikes):
         assert said[0].endswith("clips cy, ada")
 
 
+@pytest.mark.parametrize(("loss", "spikes"), [(0.51, 0), (0.56, 1)])
+def test_after_a_flat_curve_a_spike_is_a_tenth_above_it(health, said, loss, spikes):
+    for step in range(SETTLED):
+        health.judge(row(step, 0.5), INDEX)
+    health.judge(row(99, loss), INDEX)
+    assert len(said) == spikes
+
+
 def test_nothing_is_a_spike_before_the_loss_has_settled(health, said):
     for step, before in enumerate(losses(SETTLED - 1)):
         health.judge(row(step, float(before)), INDEX)

@@ -1,10 +1,13 @@
+import errno
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
 from deemo_jax.config import ConfigError
+from deemo_jax.exits import LOST
 from deemo_jax.storage import locate
 from deemo_jax.train import lock
 from deemo_jax.train.lock import LOCK, locked
@@ -71,3 +74,47 @@ def test_a_lock_in_a_bucket_whose_run_is_dead_is_taken(bucket, tmp_path, monkeyp
     (workdir / LOCK).write_text('{"holder": "a dead one", "id": "", "renewed": 7}')
     with locked(workdir):
         assert "dead" not in (workdir / LOCK).read_text()
+
+
+def test_one_that_another_run_has_taken_meanwhile_ends_this_one(
+    bucket, tmp_path, monkeypatch, capfd
+):
+    codes = []
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.4)
+    monkeypatch.setattr(lock, "end_now", codes.append)
+    workdir = locate(f"{bucket}/{tmp_path.name}")
+    with locked(workdir):
+        other = '{"holder": "another", "id": "x", "renewed": 0}'
+        (workdir / LOCK).write_text(other)
+        end = time.monotonic() + 20
+        while not codes and time.monotonic() < end:
+            time.sleep(0.05)
+        codes.append(None)
+        (workdir / LOCK).write_text(other)
+    assert codes[0] == LOST
+    assert f"another run has taken {workdir}/{LOCK}" in capfd.readouterr().err
+    assert (workdir / LOCK).exists()  # it is not this one's to let go
+
+
+def test_a_workdir_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    said = r"workdir=.*file is no folder .*choose"
+    with pytest.raises(ConfigError, match=said), locked(tmp_path / "file"):
+        raise AssertionError("not reached")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path, monkeypatch, capsys, number
+):
+    def flock(*_):
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with locked(tmp_path):
+        assert (tmp_path / LOCK).read_text().startswith("process ")
+    said = capsys.readouterr().err
+    assert said == (
+        f"{tmp_path}/.lock cannot be locked (no locks): see to it that no other run "
+        f"uses this workdir\n"
+    )

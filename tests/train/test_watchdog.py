@@ -1,139 +1,17 @@
-"""Who is blamed for what; how the process then ends is tested in `tests/faults`."""
+"""It beats, hears and judges; how the process then ends is tested in `tests/faults`."""
 
 import dataclasses
 import json
+import threading
 import time
 
 import pytest
 
+from deemo_jax.config import ConfigError
+from deemo_jax.train import watchdog as module
 from deemo_jax.train.phases import Phases
-from deemo_jax.train.watchdog import FOLDER, SLOWER, Beat, Watch, Watchdog
-
-STALL = 60
-
-
-class Run:
-    """Processes that beat once a second, unless told otherwise."""
-
-    def __init__(self, count):
-        self.now = 1000.0
-        self.watch = Watch(count, stall_seconds=STALL, now=self.now)
-        self.beats = {process: beat(process) for process in range(count)}
-        self.silent = set()
-
-    def set(self, process, **changes):
-        self.beats[process] = dataclasses.replace(self.beats[process], **changes)
-
-    def fault_after(self, seconds):
-        """The first fault within so many seconds, empty if there is none, and when."""
-        for second in range(1, seconds + 1):
-            self.now += 1
-            for process in set(self.beats) - self.silent:
-                self.set(process, count=self.beats[process].count + 1)
-            self.watch.hear(dict(self.beats), self.now)
-            if fault := self.watch.fault(self.now):
-                return fault, second
-        return "", seconds
-
-
-def beat(process, **changes):
-    known = {
-        "run": 1, "process": process, "host": f"host{process}", "pid": 10 + process,
-        "count": 0, "phase": "step", "step": 7,
-    }  # fmt: skip
-    return Beat(**known | changes)
-
-
-def test_processes_that_get_on_are_left_alone():
-    run = Run(3)
-    for step in range(8, 20):
-        for process in range(3):
-            run.set(process, step=step)
-        assert not run.fault_after(STALL - 1)[0]
-
-
-@pytest.mark.parametrize("phase", ["data", "compile", "evaluate"])
-def test_one_without_a_sign_of_life_is_named_in_any_phase(phase):
-    run = Run(3)
-    run.set(1, phase=phase)
-    assert not run.fault_after(1)[0]
-    run.silent = {1}
-    fault, second = run.fault_after(100)
-    assert second == STALL + 1
-    assert fault == (
-        f"process 1 gave no sign of life for 61 s, in {phase} of step 7 "
-        f"(pid 11 on host1)"
-    )
-
-
-def test_one_that_never_came_is_named():
-    run = Run(2)
-    del run.beats[1]
-    fault, second = run.fault_after(100)
-    assert second == STALL + 1
-    assert fault.startswith("process 1 gave no sign of life for 61 s, before its first")
-
-
-def test_the_one_furthest_behind_is_named_not_those_who_wait_for_it():
-    run = Run(4)
-    for process in (0, 1, 3):
-        run.set(process, step=8)  # they wait for the devices, which wait for process 2
-    run.set(2, phase="data")
-    fault, second = run.fault_after(100)
-    assert second == STALL + 2  # it was first heard a second after it began
-    assert (
-        fault
-        == "process 2 did not get on for 61 s, in data of step 7 (pid 12 on host2)"
-    )
-
-
-def test_of_those_at_the_same_step_the_one_not_waiting_is_named():
-    run = Run(3)
-    run.set(0, phase="save")
-    fault, _ = run.fault_after(100)
-    assert fault.startswith("process 0 did not get on for 61 s, in save of step 7")
-
-
-def test_where_all_wait_all_are_named():
-    fault, _ = Run(3).fault_after(100)
-    assert fault.startswith(
-        "process 0, 1, 2 did not get on for 61 s, in step of step 7"
-    )
-
-
-@pytest.mark.parametrize("phase", ["compile", "restore", "save", "start", "evaluate"])
-def test_some_phases_may_take_longer(phase):
-    run = Run(2)
-    for process in range(2):
-        run.set(process, phase=phase)
-    fault, second = run.fault_after(10 * STALL)
-    assert second == SLOWER[phase] * STALL + 2
-    assert f"in {phase} of step 7" in fault
-
-
-def test_an_evaluation_takes_as_long_as_it_takes_while_its_batches_get_on():
-    run = Run(3)
-    for parts in range(50):
-        for process in range(3):
-            run.set(process, phase="evaluate", parts=parts)
-        assert not run.fault_after(5 * STALL)[0]
-    run.set(0, parts=50)  # the others would have to come to the next batch as well
-    run.set(2, parts=50)
-    fault, second = run.fault_after(10 * STALL)
-    assert fault.startswith("process 1 did not get on for ")
-    assert second <= SLOWER["evaluate"] * STALL + 2
-
-
-def test_a_failure_ends_the_others_at_once_and_a_good_end_does_not():
-    run = Run(3)
-    run.set(0, end="done")
-    run.silent = {0}
-    assert not run.fault_after(STALL - 1)[0]
-    run.set(2, phase="data", end="OSError: full")
-    assert run.fault_after(1) == (
-        "process 2 failed in data of step 7 (pid 12 on host2): OSError: full",
-        1,
-    )
+from deemo_jax.train.watch import Beat
+from deemo_jax.train.watchdog import FOLDER, Watchdog
 
 
 def read(workdir):
@@ -158,12 +36,94 @@ def test_it_beats_while_the_process_gets_on_and_says_how_it_ended(tmp_path):
     with pytest.raises(OSError, match="full"), watchdog(tmp_path, phases):
         raise OSError("the disk\nis full")
     assert read(tmp_path)["end"] == "OSError: the disk is full"
+    assert read(tmp_path)["code"] == 1
+    with pytest.raises(ConfigError), watchdog(tmp_path, phases):
+        raise ConfigError("no")
+    assert read(tmp_path)["code"] == 2
 
 
 def test_beats_of_an_earlier_start_are_not_heard(tmp_path):
     (tmp_path / FOLDER).mkdir()
-    other = beat(1, end="OSError: last year")
+    other = Beat(
+        run=1, process=1, host="host", pid=1, count=0, phase="step", step=7,
+        end="OSError: last year",
+    )  # fmt: skip
     text = json.dumps(dataclasses.asdict(other))
     (tmp_path / FOLDER / "1.json").write_text(text)
     with watchdog(tmp_path, Phases(), count=2, stall_seconds=5):
         time.sleep(2.5)
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """The exit codes that a watchdog would have ended this process with."""
+    codes, over = [], threading.Event()
+
+    def end_now(code):
+        codes.append(code)
+        over.wait(20)  # it would not come back
+
+    monkeypatch.setattr(module, "end_now", end_now)
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.1)
+    yield codes
+    over.set()
+
+
+def until(holds):
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_the_first_process_says_what_is_wrong_until_it_ends(
+    tmp_path, monkeypatch, ended
+):
+    wrote, write = [], module.write_whole
+
+    def note(path, text):
+        wrote.append(json.loads(text))
+        write(path, text)
+
+    monkeypatch.setattr(module, "write_whole", note)
+    said = []
+    with watchdog(tmp_path, Phases(), count=3, stall_seconds=2, say=said.append):
+        until(lambda: ended)
+    # The others read it once a second or less often, and have to come upon it.
+    faults = [(x["fault"], x["code"]) for x in wrote if x["count"] > 1]
+    first = next(place for place, (words, _) in enumerate(faults) if words)
+    assert len(faults) - first > 10
+    assert set(faults[first:]) == {(faults[first][0], 76)}
+    assert "process 1 gave no sign of life" in faults[first][0]
+    assert faults[first][0] in said[0]
+
+
+def test_storage_that_refuses_beats_is_named_and_nobody_else(
+    tmp_path, monkeypatch, ended
+):
+    said = []
+    with watchdog(tmp_path, Phases(), count=2, stall_seconds=3, say=said.append):
+
+        def refused(*_):
+            raise OSError("stale file handle")
+
+        monkeypatch.setattr(module, "write_whole", refused)
+        until(lambda: ended)
+        monkeypatch.undo()
+    assert ended[0] == 76
+    assert "process 0 could write no heartbeat to" in said[0]
+    assert "OSError: stale file handle" in said[0]
+
+
+def test_storage_that_hangs_is_found_by_a_thread_that_does_not_touch_it(
+    tmp_path, monkeypatch, ended
+):
+    said, answers = [], threading.Event()
+    with watchdog(tmp_path, Phases(), stall_seconds=3, say=said.append):
+        monkeypatch.setattr(module, "write_whole", lambda *_: answers.wait(20))
+        until(lambda: ended)
+        answers.set()
+    assert ended[0] == 76
+    assert "process 0 could write no heartbeat to" in said[0]
+    assert "it does not answer" in said[0]

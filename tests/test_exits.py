@@ -1,0 +1,46 @@
+import multiprocessing
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+from deemo_jax.config import ConfigError
+from deemo_jax.distributed import ElsewhereError
+from deemo_jax.exits import LostError, exit_code_of
+
+WORKER = """
+import multiprocessing, time
+from deemo_jax.exits import end_now
+worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+worker.start()
+print(worker.pid, flush=True)
+try:
+    end_now(76)
+finally:
+    print("not reached")
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError(), 1),
+        (ConfigError(""), 2),
+        (LostError(), 76),
+        (ElsewhereError("", 2), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_what_an_exception_stands_for(error, code):
+    assert exit_code_of(error) == code
+
+
+def test_an_end_that_waits_for_nobody_takes_the_workers_along():
+    ended = subprocess.run(
+        [sys.executable, "-c", WORKER], capture_output=True, text=True, timeout=50
+    )
+    assert ended.returncode == 76
+    assert multiprocessing.active_children() == []
+    worker = Path(f"/proc/{int(ended.stdout)}/stat")  # nothing else was printed
+    assert not worker.exists() or worker.read_text().split()[2] == "Z"
