@@ -4,9 +4,9 @@
 
 Generates its corpus in the workdir once, then trains. Stages: `:full` (the default)
 trains every tower, `:align` the connectors alone, `:tune` the connectors and LoRA. Two
-cores take about four minutes (less by a quarter with huge pages:
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1); expect an accuracy of 89 to 93 % on 320 clips of
-unseen subjects, half of which are positive.
+cores take three to four minutes (less by a quarter with huge pages:
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1); seeds 0, 1 and 2 gave an accuracy of 90, 93 and 97 %
+on 320 clips of unseen subjects, half of which are positive.
 """
 
 import ml_collections
@@ -66,7 +66,7 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
             vocab_size=512,
             hidden_size=96,
             intermediate_size=256,
-            num_hidden_layers=3,
+            num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=24,
