@@ -9,6 +9,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
+import tensorstore
 
 from deemo_jax.checkpoint import (
     MANIFEST,
@@ -108,6 +109,44 @@ def test_onto_any_mesh(tmp_path, sizes):
     assert jax.tree.map(lambda x: x.sharding, found) == jax.tree.map(
         lambda x: x.sharding, wanted
     )
+
+
+def bytes_read():
+    """From files, so far, by what Orbax reads and writes with."""
+    metrics = tensorstore.experimental_collect_matching_metrics(
+        "/tensorstore/kvstore/file/bytes_read"
+    )
+    return sum(value["value"] for metric in metrics for value in metric["values"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "spec"),
+    [
+        ((1, 8, 1), ("fsdp",)),
+        ((8, 1, 1), ()),
+        ((2, 2, 2), ("fsdp", "tensor")),
+        ((2, 2, 2), ("tensor",)),
+    ],
+)
+def test_each_shard_is_read_once_whatever_the_mesh(tmp_path, sizes, spec):
+    written = make_mesh(MeshConfig(data=1, fsdp=8, tensor=1))
+    values = np.random.default_rng(0).standard_normal((512, 512), np.float32)
+    split = NamedSharding(written, PartitionSpec("fsdp"))
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, {"params": {"w": jax.device_put(values, split)}})
+        checkpoints.wait()
+        size = sum(path.stat().st_size for path in files(tmp_path))
+        data, fsdp, tensor = sizes
+        mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+        asked = jax.ShapeDtypeStruct(
+            values.shape,
+            values.dtype,
+            sharding=NamedSharding(mesh, PartitionSpec(*spec)),
+        )
+        before = bytes_read()
+        found = checkpoints.restore(1, {"params": {"w": asked}})["params"]["w"]
+    assert values.nbytes * 0.9 < bytes_read() - before <= size
+    np.testing.assert_array_equal(found, values)
 
 
 def test_the_newest_few_are_kept(tmp_path):

@@ -36,8 +36,8 @@ class Board:
         ]
         self._write(Event(step=step, summary=Summary(value=shown)))
 
-    def close(self) -> None:
-        """Closes the file."""
+    def close(self, _: int) -> None:
+        """Closes the file; TensorBoard does not show with what exit code it ended."""
         self._events.close()
 
     def _write(self, event: Event) -> None:

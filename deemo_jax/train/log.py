@@ -30,6 +30,7 @@ from deemo_jax.checkpoint import MANIFEST
 from deemo_jax.chips import chip_of
 from deemo_jax.config import Config, ConfigError, differences, read_stored, to_dict
 from deemo_jax.distributed import is_first
+from deemo_jax.exits import DONE, exit_code_of
 from deemo_jax.spool import growing
 from deemo_jax.storage import AnyPath, in_bucket, write_whole
 from deemo_jax.train.wandb_board import WandbBoard, wandb_is_asked_for
@@ -148,14 +149,8 @@ class Ledger:
     ):
         self._path = workdir / "ledger.jsonl"
         self._entry = {"data": dict(data), "subjects": subjects}
-        for line in _whole_lines(self._path) if start else []:
-            manifest = json.loads(line)["data"]["manifest"]
-            if manifest != data["manifest"]:
-                raise ConfigError(
-                    f"the steps up to {start} in {workdir} were trained on other "
-                    f"records (manifest {manifest}, now {data['manifest']}); give the "
-                    f"old data back, or use a new --workdir with config.init_from"
-                )
+        if start:
+            check_records(workdir, data["manifest"])
 
     def enter(self, step: int) -> None:
         """Writes that the steps up to `step` are kept; the first process does."""
@@ -163,6 +158,19 @@ class Ledger:
             return
         line = json.dumps(self._entry | {"steps": [1, step]})
         write_whole(self._path, line + "\n")
+
+
+def check_records(workdir: AnyPath, manifest: str) -> None:
+    """Raises `ConfigError` if the kept steps of a run saw data of another manifest."""
+    for line in _whole_lines(workdir / "ledger.jsonl"):
+        entry = json.loads(line)
+        before = entry["data"]["manifest"]
+        if before != manifest:
+            raise ConfigError(
+                f"the steps up to {entry['steps'][1]} in {workdir} were trained on "
+                f"other records (manifest {before}, now {manifest}); give the old data "
+                f"back, or use a new --workdir with config.init_from"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,12 +229,12 @@ class Metrics:
         """The same."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Closes the files."""
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Closes the files; boards are told how it ended."""
         if self._file is not None:
             self._file.close()
         for board in self._boards:
-            board.close()
+            board.close(DONE if error is None else exit_code_of(error))
 
     def finish(self, done: Dispatched) -> dict[str, int | float]:
         """Waits for a step, and logs it if its turn has come, or if it was skipped.

@@ -13,7 +13,7 @@ from deemo_jax.config import Config, ConfigError, differences, read_stored
 from deemo_jax.distributed import first_alone
 from deemo_jax.sharding import check_rows, make_mesh, place
 from deemo_jax.storage import AnyPath
-from deemo_jax.train.log import CHANGEABLE, means, read_rows
+from deemo_jax.train.log import CHANGEABLE, check_records, means, read_rows
 from deemo_jax.train.prepare import open_split, prepare_data, prepare_tokenizer
 from deemo_jax.train.start import first_state, make_batches
 from deemo_jax.train.step import make_train_step
@@ -59,7 +59,8 @@ def replay(
     versions, a sound machine gives the same bits.
 
     Raises:
-      ConfigError: if the step is not recorded, or `config` is not the run's.
+      ConfigError: if the step is not recorded, or `config` or the data is not the
+        run's.
     """
     changed = differences(read_stored(workdir), config, CHANGEABLE)
     if changed:
@@ -75,6 +76,7 @@ def replay(
     check_rows(config.train.batch_size, mesh)
     with first_alone("replay"):
         source = open_split(config, prepare_data(config, workdir), "train")
+        check_records(workdir, source.manifest)
         tokenizer = prepare_tokenizer(config, workdir, source)
     batches = make_batches(config, mesh, source, tokenizer)
     with (

@@ -64,7 +64,7 @@ class WandbBoard:
         if self._run is not None:
             self._run.log({**values, "step": step})
 
-    def close(self) -> None:
-        """Sends what was not sent yet."""
+    def close(self, exit_code: int) -> None:
+        """Sends what was not sent yet, and with what exit code the run ends."""
         if self._run is not None:
-            self._run.finish()
+            self._run.finish(exit_code)

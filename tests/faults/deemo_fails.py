@@ -1,12 +1,13 @@
 """`deemo_small.py`, of which one process fails at one step: FAIL=PROCESS:STEP:HOW.
 
-HOW is the name of an exception, or SIGKILL.
+HOW is the name of an exception, SIGKILL, or SLOW, which it is from that step on.
 """
 
 import builtins
 import os
 import signal
 import sys
+import time
 
 import jax
 
@@ -24,6 +25,9 @@ def place_or_fail(*given, **named):
     """What puts the batch of a step on the devices."""
     global placed
     placed += 1
+    if HOW == "SLOW" and jax.process_index() == int(PROCESS) and placed >= int(STEP):
+        time.sleep(0.5)
+        return place(*given, **named)
     if (jax.process_index(), placed) == (int(PROCESS), int(STEP)):
         if HOW == "SIGKILL":
             os.kill(os.getpid(), signal.SIGKILL)

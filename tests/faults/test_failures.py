@@ -1,6 +1,7 @@
 """One process fails: all end, with its exit code, and say which it was and why."""
 
 import contextlib
+import json
 import socket
 import subprocess
 import time
@@ -102,6 +103,16 @@ def test_one_of_several_killed_and_all_started_again_give_the_same_losses(
         )
         assert found == [LOST, KILLED] if "SIGKILL" in fail else [0, 0], said
     assert steps(tmp_path / "whole") == steps(tmp_path / "killed")
+
+
+def test_one_that_is_slow_is_named_in_the_metrics(processes, tmp_path):
+    found, said = processes({}, {}, fail="1:3:SLOW")
+    assert found == [0, 0], said
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    for row in [json.loads(line) for line in lines][2:]:
+        assert row["slowest_process"] == 1
+        assert row["slowest_busy_seconds"] > 0.5
+        assert row["median_busy_seconds"] < row["slowest_busy_seconds"]
 
 
 @pytest.mark.parametrize(

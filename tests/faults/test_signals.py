@@ -61,6 +61,25 @@ def test_a_stopped_process_is_named_with_its_phase(two, stopped):
     assert "loop.py" in stacks
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 2])
+def test_one_of_four_that_is_stopped_is_named_by_all_others(launch, tmp_path, stopped):
+    run = launch(tmp_path / "run", 4, 1, **LONG)
+    run.until_step(5)
+    others = [process for process in range(4) if process != stopped]
+    watching = [Path(f"/proc/{run.beat(process)['pid']}") for process in others]
+    run.signal(stopped, signal.SIGSTOP)
+    began = time.monotonic()
+    run.until_said("stopped: ")
+    run.until(lambda: not any(path.exists() for path in watching))
+    assert time.monotonic() - began < STALL + 15
+    assert run.end() == LOST, run.said
+    words = f"stopped: process {stopped} gave no sign of life for"
+    assert run.said.count(words) == 3, run.said
+    for process in others:
+        assert (run.workdir / FOLDER / f"{process}.stacks").stat().st_size > 100
+
+
 def test_a_killed_process_ends_the_others(two):
     two.signal(1, signal.SIGKILL)
     began = time.monotonic()

@@ -21,7 +21,7 @@ def events(folder):
 def test_numbers_stand_under_their_names(tmp_path):
     board = Board(tmp_path / "tensorboard", start=4)
     board.write(5, {"step": 5, "loss": 0.5, "recognition.parsing.accuracy": 1})
-    board.close()
+    board.close(0)
     version, began, shown = events(tmp_path / "tensorboard")
     assert version.file_version == "brain.Event:2"
     assert began.step == 5
@@ -41,4 +41,4 @@ def test_a_disk_that_is_full_is_told_at_once(tmp_path, monkeypatch):
         patch.setattr(board._events, "flush", full)
         with pytest.raises(OSError, match="No space left"):
             board.write(1, {"loss": 0.5})
-    board.close()
+    board.close(0)

@@ -77,3 +77,12 @@ def test_another_run_is_refused(config, workdir, corpus):
     other = small_config(data__path=str(corpus), seed=1)
     with pytest.raises(ConfigError, match="config.seed was 0 and is 1"):
         replay(other, workdir, 5)
+
+
+def test_other_records_are_refused(config, workdir):
+    path = workdir / "ledger.jsonl"
+    entry = json.loads(path.read_text())
+    entry["data"]["manifest"] = "another"
+    path.write_text(json.dumps(entry) + "\n")
+    with pytest.raises(ConfigError, match="trained on other records"):
+        replay(config, workdir, 5)

@@ -51,18 +51,21 @@ def test_a_run_of_weights_and_biases_goes_on_under_its_name(tmp_path, monkeypatc
     workdir.mkdir()
     (workdir / "run_id").write_text("0123456789abcdef\n")
     (workdir / "config.json").write_text('{"seed": 3}')
-    for steps in ((1, 2), (2, 3)):  # killed after the second, kept after the first
+    # It failed after the second step, and had kept the first.
+    for steps, code in (((1, 2), 1), ((2, 3), 0)):
         board = WandbBoard(workdir)
         for step in steps:
             board.write(step, {"loss": 1 / step})
-        board.close()
+        board.close(code)
         time.sleep(1.1)  # its folders are named by the second
-    points, runs = [], []
+    points, runs, codes = [], [], []
     for path in sorted(workdir.glob("wandb/offline-run-*/*.wandb")):
         for data in logged(path.read_bytes()):
             record = Record.FromString(data)
             if record.HasField("run"):
                 runs.append(record.run)
+            if record.HasField("exit"):
+                codes.append(record.exit.exit_code)
             if record.HasField("history"):
                 items = {
                     item.key or item.nested_key[0]: json.loads(item.value_json)
@@ -77,6 +80,7 @@ def test_a_run_of_weights_and_biases_goes_on_under_its_name(tmp_path, monkeypatc
         for entry in runs[0].config.update
         if entry.key == "seed"
     ] == [3]
+    assert codes == [1, 0]
     assert points == [(1, 1.0), (2, 0.5), (2, 0.5), (3, 1 / 3)]
 
 
@@ -92,7 +96,7 @@ def test_without_a_key_a_run_goes_on(tmp_path):
         "from deemo_jax.train.wandb_board import WandbBoard\n"
         "board = WandbBoard(pathlib.Path(sys.argv[1]))\n"
         "board.write(1, {'loss': 0.5})\n"
-        "board.close()\n"
+        "board.close(0)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
