@@ -69,7 +69,7 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_cache_class = True
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values", "cache"]  # noqa: RUF012
     _no_split_modules = [  # noqa: RUF012 (transformers reads it from the class)
         "CLIPEncoderLayer",
         "SiglipEncoderLayer",
@@ -203,7 +203,6 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         frames: torch.Tensor | None = None,
         frame_mask: torch.Tensor | None = None,
@@ -220,7 +219,6 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
           input_ids: `[B, S]`, with places for the media.
           attention_mask: `[B, S]`, 0 for padding, on either side.
           position_ids: `[B, S]`; 0, 1, 2 and so on unless given.
-          past_key_values: the cache; with one that is not empty, no media are given.
           inputs_embeds: `[B, S, D]`, instead of `input_ids` and without media.
           frames: `[B, T, H, W, 3]` uint8; rows without video have no places.
           frame_mask: `[B, T]` bool; False for frames that are not there.
@@ -229,7 +227,9 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
           labels: `[B, S]`, as for any causal language model: -100 is not counted.
           use_cache: whether to return a cache.
           logits_to_keep: how many of the last places get logits; 0 for all.
-          kwargs: handed to `LlamaForCausalLM`.
+          kwargs: handed to `LlamaForCausalLM`, among them its cache, which was called
+            `past_key_values` until transformers 5.24 and is `cache` since; with one
+            that is not empty, no media are given.
         """
         if inputs_embeds is None:
             if input_ids is None:
@@ -243,7 +243,6 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
@@ -256,8 +255,8 @@ class DeemoLlamaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """One step's inputs; the media go in with the prompt and stay in the cache."""
         prepare = super().prepare_inputs_for_generation  # pyright: ignore
         inputs = prepare(input_ids, *args, **kwargs)
-        past = inputs.get("past_key_values")
-        if past is not None and past.get_seq_length() > 0:
+        cache = inputs.get("cache", inputs.get("past_key_values"))
+        if cache is not None and cache.get_seq_length() > 0:
             for name in MEDIA:
                 inputs.pop(name, None)
         return inputs
