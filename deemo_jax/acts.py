@@ -6,17 +6,22 @@ from pathlib import Path
 from rich.console import Console
 
 from deemo_jax.config import TASKS, Config, ConfigError
+from deemo_jax.deidentify.settings import Settings
 from deemo_jax.exits import DONE, FAILED, PREEMPTED, SOME_REFUSED
 from deemo_jax.progress import bars
 from deemo_jax.storage import AnyPath
 
 
-def deidentify(*, input: Path, output: Path) -> int:
+def deidentify(
+    *, input: Path, output: Path, workers: int, config: Settings | None
+) -> int:
     """Masks faces and changes voices of every clip in a folder."""
     from deemo_jax.deidentify.folder import deidentify_folder
 
     with bars() as progress:
-        summary = deidentify_folder(input, output, progress=progress)
+        summary = deidentify_folder(
+            input, output, settings=config, workers=workers, progress=progress
+        )
     print(summary.describe())
     return _code(summary.rejected, output / "rejected.jsonl")
 

@@ -15,7 +15,8 @@ import ml_collections
 from ml_collections import config_flags
 
 from deemo_jax import verbs
-from deemo_jax.config import Config, from_config_dict, read_stored, to_dict
+from deemo_jax.config import Config, read_config_dict, read_stored, to_dict
+from deemo_jax.deidentify.settings import Settings
 from deemo_jax.exits import BAD_USAGE, INTERRUPTED, exit_code_of
 from deemo_jax.fields import check_key
 from deemo_jax.storage import in_bucket, locate
@@ -70,7 +71,7 @@ class _UsageError(ValueError):
 
 
 def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
-    """The verb's keyword arguments; `config`, where it takes one, as a `Config`."""
+    """The verb's keyword arguments; `config`, where it takes one, as its settings."""
     values = flags.FlagValues()
     for flag in verb.flags:
         if isinstance(flag.default, bool):
@@ -82,12 +83,15 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
     words = [re.sub(r"^--?(?=config\b)", "--", word) for word in arguments]
     overridden = [w for w in words if w.startswith("--config.")]
     for word in overridden:
-        check_key(Config, word.removeprefix("--config.").split("=")[0])
+        check_key(verb.settings, word.removeprefix("--config.").split("=")[0])
     named = any(re.match(r"--config(=|$)", word) for word in words)
     if verb.config == "optional" and overridden and not named:
-        # They override what the workdir was trained with.
-        values(["deemo", *words], known_only=True)
-        stored = read_stored(locate(str(values["workdir"].value)))
+        # They override what the workdir was trained with, or the defaults.
+        if verb.settings is Config:
+            values(["deemo", *words], known_only=True)
+            stored = read_stored(locate(str(values["workdir"].value)))
+        else:
+            stored = Settings()
         config_flags.DEFINE_config_dict(
             "config",
             ml_collections.ConfigDict(to_dict(stored)),
@@ -109,7 +113,7 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
     except Exception as error:  # a config file may hold any mistake
         last = str(error).strip().splitlines()[-1].strip() if str(error) else ""
         raise _UsageError(f"{type(error).__name__}: {last}") from error
-    found = None if resolved is None else from_config_dict(resolved)
+    found = None if resolved is None else read_config_dict(resolved, verb.settings)
     if len(rest) > 1:
         raise _UsageError(f"{rest[1]!r} is not a flag; flags look like --workdir=DIR")
     arguments_of_verb = {}
@@ -155,9 +159,10 @@ def _overview() -> str:
 def _usage(name: str, verb: verbs.Verb) -> str:
     shown = [(flag.name, flag.help) for flag in verb.flags]
     if verb.config != "none":
-        shown.append(
-            ("config", "configs/NAME.py[:STAGE]; --config.train.steps=100 overrides")
-        )
+        about = "configs/NAME.py[:STAGE]; --config.train.steps=100 overrides"
+        if verb.settings is not Config:
+            about = "configs/deidentify.py; --config.mask.method=solid overrides"
+        shown.append(("config", about))
     rows = [f"  --{flag:<14}{text}" for flag, text in shown]
     return "\n".join(
         [f"deemo {name}: {verb.summary}", "", *rows, "", f"example: {verb.example}"]

@@ -321,14 +321,19 @@ class Config:
 
 
 def from_config_dict(config: ml_collections.ConfigDict) -> Config:
-    """Reads a `ConfigDict` into a `Config`.
+    """Reads a `ConfigDict` into a `Config`; raises as `read_config_dict` does."""
+    return read_config_dict(config, Config)
+
+
+def read_config_dict(config: ml_collections.ConfigDict, group: type) -> Any:
+    """Reads a `ConfigDict` into `group`, a dataclass.
 
     Raises:
       ConfigError: a key that does not exist (with the nearest that does), a missing
         key, a value of the wrong type, or values that contradict each other.
     """
     try:
-        return read_group([Config], config.to_dict(), "")
+        return read_group([group], config.to_dict(), "")
     except ConfigError:
         raise
     except ValueError as error:

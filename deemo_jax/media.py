@@ -51,6 +51,8 @@ def probe(path: Path) -> MediaInfo:
     with _opened(path) as container:
         video, audio = _stream(container, "video"), _stream(container, "audio")
         streams = [stream for stream in (video, audio) if stream is not None]
+        if not streams:  # asked for none, FFmpeg would give all
+            raise _nothing_in(path)
         ends = dict.fromkeys((stream.index for stream in streams), 0.0)
         origin = (container.start_time or 0) / MICROSECONDS
         for packet in container.demux(streams):
@@ -71,10 +73,7 @@ def probe(path: Path) -> MediaInfo:
                     RE_ENCODE,
                 )
         if duration <= 0:
-            raise MediaError(
-                f"{path.name} holds neither pictures nor sound",
-                "name a file with a video or an audio track",
-            )
+            raise _nothing_in(path)
         has_video = video is not None and ends[video.index] > 0
         height, width = 0, 0
         if has_video:
@@ -293,6 +292,13 @@ def _opened(path: Path):
         raise MediaError(
             f"{path.name} cannot be decoded ({error})", RE_ENCODE
         ) from error
+
+
+def _nothing_in(path: Path) -> MediaError:
+    return MediaError(
+        f"{path.name} holds neither pictures nor sound",
+        "name a file with a video or an audio track",
+    )
 
 
 def _stream(container, kind: str):

@@ -5,6 +5,8 @@ import dataclasses
 from typing import Any
 
 from deemo_jax import acts
+from deemo_jax.config import Config
+from deemo_jax.deidentify.settings import Settings
 
 # Packages that some verbs need, and the extra of setup.py that brings each.
 EXTRAS = {
@@ -34,7 +36,8 @@ class Flag:
 class Verb:
     """One thing `deemo` does; `act` takes its flags as keywords, returns the exit code.
 
-    `config` says whether it takes `--config`: "needed", "optional" or "none".
+    `config` says whether it takes `--config`: "needed", "optional" or "none"; of which
+    `settings` it is.
     """
 
     summary: str
@@ -42,6 +45,7 @@ class Verb:
     flags: tuple[Flag, ...]
     act: Callable[..., int]
     config: str = "none"
+    settings: type[Config] | type[Settings] = Config
 
 
 def _folder(name: str, help: str, **kwargs: Any) -> Flag:
@@ -61,8 +65,12 @@ VERBS: dict[str, Verb] = {
         flags=(
             _folder("input", "folder with annotations.jsonl and the media"),
             _folder("output", "folder to write; run again, it goes on"),
+            Flag(name="workers", help="processes, a clip each at a time; default: one "
+                 "for every two cores", default=0),
         ),
         act=acts.deidentify,
+        config="optional",
+        settings=Settings,
     ),
     "pack": Verb(
         summary="pack de-identified clips into TFRecord shards with an index",

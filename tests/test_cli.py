@@ -13,6 +13,7 @@ import pytest
 from configs import tiny
 from deemo_jax import cli, verbs
 from deemo_jax.config import from_config_dict, to_dict
+from deemo_jax.deidentify.settings import Mask, Settings
 
 TRAIN = ["train", "--workdir=x", "--config=configs/tiny.py"]
 
@@ -117,6 +118,27 @@ def test_keys_alone_override_what_the_workdir_was_trained_with(tmp_path, dashes)
     expected = copy.deepcopy(stored)
     expected["evaluate"]["batch_size"] = 8
     assert to_dict(found) == expected
+
+
+def test_keys_alone_override_how_clips_are_deidentified_by_default():
+    words = ["--input=a", "--output=b", "--config.mask.method=solid"]
+    found = cli.parse("deidentify", verbs.VERBS["deidentify"], words)["config"]
+    assert found == Settings(mask=Mask(method="solid"))
+    bare = cli.parse("deidentify", verbs.VERBS["deidentify"], words[:2])
+    assert bare["config"] is None
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("--config.mask.methods=solid", "did you mean config.mask.method?"),
+        ("--config.mask.method=pixels", "one of blur, mosaic, solid"),
+        ("--config.voice.coefficients=(0.9, 0.5)", "the smaller one first"),
+    ],
+)
+def test_settings_of_deidentification_that_cannot_stand_exit_2(word, said, capsys):
+    assert cli.main(["deidentify", "--input=a", "--output=b", word]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_keys_alone_without_a_run_are_refused(tmp_path, capsys):

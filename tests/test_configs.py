@@ -8,21 +8,28 @@ from flax import nnx
 import pytest
 
 from deemo_jax import sharding
-from deemo_jax.config import STAGES, from_config_dict
+from deemo_jax.config import STAGES, from_config_dict, read_config_dict
+from deemo_jax.deidentify.settings import Settings
 from deemo_jax.train import optimizer
 from deemo_jax.train.step import split_model
 
 FOLDER = Path(__file__).parents[1] / "configs"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+VERBS = {path.stem: "train" for path in sorted(FOLDER.glob("*.py"))}
+VERBS["deidentify"] = "deidentify"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VERBS)
 def test_the_docstring_gives_the_command(name):
     docstring = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
-    assert f"deemo train --config=configs/{name}.py" in (docstring or "")
+    assert f"deemo {VERBS[name]} --config=configs/{name}.py" in (docstring or "")
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_what_deidentifies_unless_told_otherwise_is_shown():
+    shown = importlib.import_module("configs.deidentify").get_config()
+    assert read_config_dict(shown, Settings) == Settings()
+
+
+@pytest.mark.parametrize("name", [name for name in VERBS if VERBS[name] == "train"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_parameter_has_a_sharding_row_and_a_freeze_row(name, stage):
     config = from_config_dict(

@@ -45,8 +45,6 @@ def test_an_end_that_waits_for_nobody_takes_the_workers_along():
     assert multiprocessing.active_children() == []
     worker = Path(f"/proc/{int(ended.stdout)}")  # nothing else was printed
     end = time.monotonic() + 20  # it would sleep for 60 s
-    while (
-        worker.exists() and time.monotonic() < end
-    ):  # it is killed, and not waited for
+    while worker.exists() and time.monotonic() < end:  # killed, not waited for
         time.sleep(0.05)
     assert not worker.exists()

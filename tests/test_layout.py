@@ -17,7 +17,7 @@ LINES = [
     ("exits", "rendezvous"),
     ("storage",),
     ("architecture", "annotation", "spool", "progress", "fields", "weights"),
-    ("config", "media", "batch"),
+    ("config", "media", "workers", "batch"),
     ("clip", "distributed", "chips", "flops"),
     ("sharding", "checkpoint", "pretrained", "deidentify", "data"),
     ("models",),
@@ -34,7 +34,10 @@ LINES = [
 # Packages that only some places may import, at module level or inside a function.
 HEAVY = {
     "torch": ("export",),
-    "av": ("media",),
+    "av": (
+        "media",
+        "workers",
+    ),
     "onnx": ("deidentify",),
     "onnxruntime": ("deidentify",),
     "scipy": (),

@@ -1,4 +1,6 @@
 from fractions import Fraction
+import itertools
+import random
 
 import av
 import numpy as np
@@ -25,6 +27,18 @@ def picture(index: int, height: int = 48, width: int = 64) -> np.ndarray:
 
 def video(path, count=12, rate=10.0, **size):
     write_video(path, ((i / rate, picture(i, **size)) for i in range(count)))
+    return path
+
+
+def encoded(path, codec, pixels):
+    """Five pictures, as another program than ours would write them."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+        for i in range(5):
+            frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
+            out.mux(stream.encode(frame.reformat(format=pixels)))
+        out.mux(stream.encode(None))
     return path
 
 
@@ -132,14 +146,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     ],
 )
 def test_other_containers_and_pixels_are_read(tmp_path, codec, pixels, suffix):
-    path = tmp_path / f"a.{suffix}"
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream(codec, rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
-        for i in range(5):
-            frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
-            out.mux(stream.encode(frame.reformat(format=pixels)))
-        out.mux(stream.encode(None))
+    path = encoded(tmp_path / f"a.{suffix}", codec, pixels)
     assert indices(path) == [0, 1, 2, 3, 4]
     assert probe(path).duration == pytest.approx(0.5, abs=0.11)
 
@@ -361,3 +368,62 @@ def test_nothing_but_the_stream_is_stored(tmp_path):
     with av.open(str(path)) as container:
         assert [stream.type for stream in container.streams] == ["video"]
         assert not {"encoder", "creation_time", "title"} & set(container.metadata)
+
+
+def mutated(data: bytes, draw: random.Random) -> bytes:
+    """A file with some bytes changed, left out, doubled, or set to 0 or 255."""
+    changed = bytearray(data)
+    for _ in range(draw.choice((1, 1, 2, 8, 64))):
+        # Headers are where sizes and counts stand.
+        front = draw.random() < 0.5
+        at = draw.randrange(min(len(changed), 600) if front else len(changed))
+        size = draw.choice((1, 1, 4, 16, 200))
+        match draw.randrange(5):
+            case 0:
+                changed[at] ^= 1 << draw.randrange(8)
+            case 1:
+                changed[at : at + size] = draw.randbytes(size)
+            case 2:
+                del changed[at : at + size]
+            case 3:
+                changed[at:at] = changed[at : at + size]
+            case 4:
+                changed[at : at + size] = draw.choice((b"\0", b"\xff")) * size
+        if not changed:
+            return b""
+    return bytes(changed)
+
+
+MADE = {
+    "a.mp4": video,
+    "b.mkv": lambda path: encoded(path, "ffv1", "gray"),
+    "c.avi": lambda path: encoded(path, "mjpeg", "yuvj422p"),
+    "d.wav": lambda path: soundfile.write(path, tone(0.5), 16_000),
+    "e.flac": lambda path: write_audio(path, tone(0.5)),
+}
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", MADE)
+def test_whatever_stands_in_a_file_it_is_read_or_refused(tmp_path, name, count):
+    path = tmp_path / name
+    MADE[name](path)
+    whole, draw = path.read_bytes(), random.Random(name)
+    refused = []
+    for _ in range(count):
+        path.write_bytes(mutated(whole, draw))
+        try:
+            info = probe(path)
+            frames = list(itertools.islice(iter_frames(path, 0.1, 0.9), 100))
+            waveform = read_audio(path, 0.1, 0.9)
+        except MediaError as error:
+            refused.append(error)
+            continue
+        assert info.duration > 0
+        assert all(rgb.shape == frames[0][1].shape for _, rgb in frames)
+        assert all(0 <= time < 0.9 for time, _ in frames)
+        if waveform is not None:
+            assert len(waveform) <= 0.8 * 16_000
+            assert np.isfinite(waveform).all()
+    assert 0 < len(refused) < count
+    assert all(name in error.reason and error.remedy for error in refused)

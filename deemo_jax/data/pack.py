@@ -1,7 +1,7 @@
 """Packs de-identified clips into a TFDS folder: splits, pseudonyms, shards, card."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import dataclasses
 import functools
@@ -24,8 +24,10 @@ from deemo_jax.annotation import (
 from deemo_jax.clip import DeidentifiedClip, read_deidentified
 from deemo_jax.data import tfds
 from deemo_jax.data.card import Facts, write_card
+from deemo_jax.data.integrity import walk
 from deemo_jax.data.record import FrameSampling, Record, from_clip, pseudonym
 from deemo_jax.data.shards import Entry, read_withdrawn, shard_name, write_shard
+from deemo_jax.data.unfinished import Unfinished
 
 Progress = Callable[[str, int, int | None], None]
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}  # of subjects without a split
@@ -136,7 +138,8 @@ def write_dataset(
 
     Anything but a `DeidentifiedClip` is refused. Records are ordered by pseudonym, so
     that neither the order of the clips nor who is in them shows. `dataset_info.json`
-    is removed first and written last: a folder that has one is whole.
+    is removed first and written last: a folder that has one is whole. Shards that an
+    interrupted packing of the same clips has written are kept.
 
     Returns:
         The index entries of each split, and a rejection for each clip left out. Where
@@ -160,29 +163,39 @@ def write_dataset(
         clips, salt, withdrawn=read_withdrawn(output), stratify=stratify
     )
     (output / "dataset_info.json").unlink(missing_ok=True)
+    unfinished = Unfinished(output, salt, sampling)
+    plan = _plan(output, name, splits, shards)
+    kept = {shard: unfinished.entries(shard, part) for _, shard, part in plan}
+    whole = {shard.name for shard, rows in kept.items() if rows is not None}
     for pattern in (f"{name}-*.tfrecord-*", f".{name}-*.partial"):
         for old in output.glob(pattern):
-            old.unlink()
+            if old.name.removesuffix(".index") not in whole:
+                old.unlink()
     read = functools.partial(_read, salt=salt, sampling=sampling)
     tally = _Tally(progress, sum(map(len, splits.values())), rejections)
-    entries: dict[str, list[Entry]] = {}
-    lengths: dict[str, list[int]] = {}
+    written: dict[str, list[list[Entry]]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for split, members in splits.items():
-            results = _in_order(pool, read, members)
-            count = min(shards, len(members))
-            cuts = [len(members) * k // count for k in range(count + 1)]
-            written = []
-            for k in range(count):
-                part = itertools.islice(results, cuts[k + 1] - cuts[k])
-                path = output / shard_name(name, split, k, count)
-                written.append(write_shard(path, tally.sound(part)))
-            if any(written):
-                lengths[split] = [len(shard) for shard in written]
-                entries[split] = [entry for shard in written for entry in shard]
-            else:  # a split whose every clip was refused is none
-                for empty in output.glob(f"{name}-{split}.tfrecord-*"):
-                    empty.unlink()
+        for split, shard, part in plan:
+            rows = kept[shard]
+            if rows is not None:
+                tally.again(found.row for found in walk(shard))
+            else:
+                results = _in_order(pool, read, part)
+                rows = write_shard(shard, tally.sound(results))
+                # Of those that were refused, the reasons are to be told again.
+                if len(rows) == len(part):
+                    unfinished.enter(shard, part)
+            written.setdefault(split, []).append(rows)
+    lengths: dict[str, list[int]] = {}
+    entries: dict[str, list[Entry]] = {}
+    for split, indexes in written.items():
+        if any(indexes):
+            lengths[split] = [len(rows) for rows in indexes]
+            entries[split] = [entry for rows in indexes for entry in rows]
+        else:  # a split whose every clip was refused is none
+            for empty in output.glob(f"{name}-{split}.tfrecord-*"):
+                empty.unlink()
+    unfinished.close()
     if not entries:
         return {}, rejections
     write_whole(output / "taxonomy.json", json.dumps(taxonomy.to_json(), indent=1))
@@ -296,6 +309,29 @@ class _Tally:
                 continue
             self.facts.count(result)
             yield result
+
+    def again(self, rows: Iterable[Record | None]) -> None:
+        """Counts the records of a shard that is there."""
+        for _ in self.sound(row for row in rows if row is not None):
+            pass
+
+
+def _plan(
+    output: Path,
+    name: str,
+    splits: Mapping[str, Sequence[DeidentifiedClip]],
+    shards: int,
+) -> list[tuple[str, Path, Sequence[DeidentifiedClip]]]:
+    """The split, the path and the clips of each shard."""
+    plan = []
+    for split, members in splits.items():
+        count = min(shards, len(members))
+        cuts = [len(members) * k // count for k in range(count + 1)]
+        plan += [
+            (split, output / shard_name(name, split, k, count), members[first:last])
+            for k, (first, last) in enumerate(itertools.pairwise(cuts))
+        ]
+    return plan
 
 
 def _in_order(

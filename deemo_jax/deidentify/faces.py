@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 import hashlib
 from importlib import metadata
-import os
 from pathlib import Path
 
 from jaxtyping import Float, UInt8
@@ -26,12 +25,16 @@ class FaceDetector:
 
     Faces down to about 9 pixels wide are found at threshold 0.2, measured in a frame
     whose longer side is at most `longest_side`: larger frames are scaled down to it
-    first, which is what bounds the time a frame takes.
+    first, which is what bounds the time a frame takes. `threads` is how many frames of
+    a `stream` it looks at at once.
     """
 
-    def __init__(self, *, threshold: float = 0.2, longest_side: int = 640):
+    def __init__(
+        self, *, threshold: float = 0.2, longest_side: int = 640, threads: int = 1
+    ):
         self.threshold = threshold
         self.longest_side = longest_side
+        self.threads = threads
         self._session = _session(weights_path())
 
     def __call__(self, rgb: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "L 5"]:
@@ -56,14 +59,13 @@ class FaceDetector:
     ) -> Iterator[tuple[float, UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "L 5"]]]:
         """(time, frame, faces) of each (time, frame), in order.
 
-        Frames are looked at on all cores; two a core are held, so memory is bounded.
+        Two frames a thread are held, so memory is bounded.
         """
-        workers = len(os.sched_getaffinity(0))
         held: deque[tuple[float, np.ndarray, Future]] = deque()
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             for time, rgb in frames:
                 held.append((time, rgb, pool.submit(self, rgb)))
-                if len(held) > 2 * workers:
+                if len(held) > 2 * self.threads:
                     time, rgb, faces = held.popleft()
                     yield time, rgb, faces.result()
             for time, rgb, faces in held:
@@ -116,7 +118,7 @@ def _session(path: Path):
             shape.dim[axis].dim_param = f"{value.name}_{name}"
     del model.graph.value_info[:]
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # `stream` gives every core a frame of its own
+    options.intra_op_num_threads = 1  # `stream` gives every thread a frame of its own
     options.log_severity_level = 3  # it warns of each of 150 initializers
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -1,10 +1,11 @@
 """De-identifying a folder of annotated media: what is refused never stops the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 from deemo_jax.annotation import (
     WITHDRAWN,
@@ -31,12 +32,14 @@ from deemo_jax.clip import (
 from deemo_jax.deidentify.pipeline import (
     COUNTS,
     VERSION,
-    Settings,
     deidentify_clip,
     fit,
 )
+from deemo_jax.deidentify.settings import Settings
 from deemo_jax.media import MediaError
+from deemo_jax.workers import cores, in_processes
 
+Progress = Callable[[str, int, int | None], None]
 NAMED = 5  # clips that a summary names
 
 
@@ -86,7 +89,8 @@ def deidentify_folder(
     output: Path,
     *,
     settings: Settings | None = None,
-    progress: Callable[[str, int, int | None], None] | None = None,
+    workers: int = 0,
+    progress: Progress | None = None,
 ) -> Summary:
     """Reads `input/annotations.jsonl` and its media; writes what can be packed.
 
@@ -100,7 +104,8 @@ def deidentify_folder(
     Args:
         input: the folder of raw clips; with `taxonomy.json`, else the shipped one.
         output: another folder, made if need be.
-        settings: of detector, bridging and mask.
+        settings: of detector, bridging, mask and voice.
+        workers: processes, a clip each at a time; 0 is one for every two cores.
         progress: called with a description, seconds done and seconds in all.
 
     Raises:
@@ -121,47 +126,31 @@ def deidentify_folder(
     write_taxonomy(output / "taxonomy.json", taxonomy)
     earlier = _earlier(output)
 
-    todo: list[tuple[Clip, Annotation]] = []
+    processes = workers or max(1, cores() // 2)
+    todo: list[_Job] = []
+    done: dict[str, DeidentifiedClip] = {}
     for annotation in annotations:
         try:
             media = check_inside(input, annotation.media)
             clip = Clip(annotation=annotation, media=media)
-            todo.append((clip, fit(clip)[0]))
+            fitted, source = fit(clip)[0], _source(clip, settings)
         except Refusal as refusal:
             rejections.append(reject(refusal, clip_id=annotation.clip_id))
-
-    clips: list[DeidentifiedClip] = []
-    resumed = 0
-    lengths = [(fitted.end or 0.0) - fitted.start for _, fitted in todo]
-
-    def report(seconds: float) -> None:
-        if progress is not None:
-            done = sum(lengths[:position]) + seconds
-            progress("de-identifying (seconds)", int(done), round(sum(lengths)))
-
-    for position, (clip, fitted) in enumerate(todo):
-        report(0.0)
-        clip_id = clip.annotation.clip_id
-        try:
-            source = _source(clip, settings)
-            known = earlier.get(clip_id)
-            if known is not None and known.source == source:
-                resumed += 1
-            else:
-                known = deidentify_clip(
-                    fitted,
-                    clip.media,
-                    output,
-                    settings,
-                    source=source,
-                    progress=report,
-                )
-                append_deidentified(output, known)
-            clips.append(known)
-        except Refusal as refusal:
-            rejections.append(reject(refusal, clip_id=clip_id))
-        report(lengths[position])
-
+            continue
+        known = earlier.get(annotation.clip_id)
+        if known is not None and known.source == source:
+            done[annotation.clip_id] = known
+        else:
+            threads = max(1, cores() // processes)
+            todo.append(_Job(fitted, media, output, settings, source, threads))
+    resumed = len(done)
+    for result in _results(todo, processes, progress):
+        if isinstance(result, Rejection):
+            rejections.append(result)
+        else:
+            append_deidentified(output, result)
+            done[result.annotation.clip_id] = result
+    clips = [done[a.clip_id] for a in annotations if a.clip_id in done]
     _list(output, clips, rejections)
     faces: dict[str, int] = {}
     for clip in clips:
@@ -179,6 +168,64 @@ def deidentify_folder(
         ),
         seconds=sum((clip.annotation.end or 0.0 for clip in clips), 0.0),
     )
+
+
+class _Job(NamedTuple):
+    """What a process needs to know to de-identify a clip."""
+
+    annotation: Annotation
+    media: Path
+    output: Path
+    settings: Settings
+    source: str
+    threads: int
+
+    @property
+    def seconds(self) -> float:
+        return (self.annotation.end or 0.0) - self.annotation.start
+
+
+def _results(
+    todo: Sequence[_Job], processes: int, progress: Progress | None
+) -> Iterator[DeidentifiedClip | Rejection]:
+    """What becomes of each clip, as it is done."""
+    total, before = round(sum(job.seconds for job in todo)), 0.0
+
+    def report(seconds: float) -> None:
+        if progress is not None:
+            progress("de-identifying (seconds)", int(before + seconds), total)
+
+    report(0.0)
+    if processes == 1 or len(todo) <= 1:
+        for job in todo:
+            yield _deidentify(job, report)
+            before += job.seconds
+            report(0.0)
+        return
+    lengths = {job.annotation.clip_id: job.seconds for job in todo}
+    for result in in_processes(_deidentify, todo, workers=min(processes, len(todo))):
+        yield result
+        is_clip = isinstance(result, DeidentifiedClip)
+        clip_id = result.annotation.clip_id if is_clip else result.clip_id
+        before += lengths[clip_id or ""]
+        report(0.0)
+
+
+def _deidentify(
+    job: _Job, progress: Callable[[float], None] | None = None
+) -> DeidentifiedClip | Rejection:
+    try:
+        return deidentify_clip(
+            job.annotation,
+            job.media,
+            job.output,
+            job.settings,
+            source=job.source,
+            threads=job.threads,
+            progress=progress,
+        )
+    except Refusal as refusal:
+        return reject(refusal, clip_id=job.annotation.clip_id)
 
 
 def _earlier(output: Path) -> dict[str, DeidentifiedClip]:

@@ -1,29 +1,16 @@
-"""Painting over faces: an ellipse, blurred until four cells remain, or solid."""
+"""Painting over faces: an ellipse, of which a few cells remain at most."""
 
 from collections.abc import Iterable
-import dataclasses
-from typing import Literal
 
 from jaxtyping import Float, UInt8
 import numpy as np
 from PIL import Image
 
-CELLS = 4  # that the longer side of a blurred ellipse keeps; a face needs some ten
+from deemo_jax.deidentify.settings import Mask
+
+CELLS = 4  # that the longer side of an ellipse keeps; a face needs some ten
 SOLID = 127
 LEAST = 2.0  # pixels, half an axis of the smallest ellipse
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mask:
-    """How faces are masked.
-
-    `scale`: axes of the ellipse over the sides of the detected box. Larger ones hide
-    hands near the face, which are body language; at 1.0 corners of the face remain.
-    `method`: "blur" keeps the colour of skin and light, "solid" keeps nothing.
-    """
-
-    scale: float = 1.4
-    method: Literal["blur", "solid"] = "blur"
 
 
 def paint(
@@ -54,13 +41,18 @@ def paint(
             (rows + 0.5 - y) / half[1]
         ) ** 2 <= 1
         region = rgb[top:bottom, left:right]
-        painted = _blurred(region) if mask.method == "blur" else SOLID
+        painted = SOLID if mask.method == "solid" else _coarse(region, mask.method)
         region[...] = np.where(inside[..., None], painted, region)
     return rgb
 
 
-def _blurred(region: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """A region of which only the means of a few cells are left, drawn smoothly."""
+def _coarse(
+    region: UInt8[np.ndarray, "h w 3"], method: str
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A region of which only the means of a few cells are left.
+
+    A blur draws them smoothly, a mosaic as they are: what they hold is the same.
+    """
     height, width = region.shape[:2]
     longer = max(height, width)
     cells = (
@@ -68,4 +60,5 @@ def _blurred(region: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
         max(1, round(CELLS * height / longer)),
     )
     image = Image.fromarray(region).resize(cells, Image.Resampling.BOX)
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    smooth = Image.Resampling.BICUBIC if method == "blur" else Image.Resampling.NEAREST
+    return np.asarray(image.resize((width, height), smooth))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
+import functools
 import itertools
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 from deemo_jax.annotation import Annotation, Refusal
 from deemo_jax.clip import Clip, DeidentifiedClip, file_digest
 from deemo_jax.deidentify.faces import FaceDetector, overlap
-from deemo_jax.deidentify.masks import Mask, paint
-from deemo_jax.deidentify.tracks import Bridging, Moment, bridge
+from deemo_jax.deidentify.masks import paint
+from deemo_jax.deidentify.settings import Settings
+from deemo_jax.deidentify.tracks import Moment, bridge
 from deemo_jax.deidentify.voice import anonymise
 from deemo_jax.media import (
     MediaError,
@@ -26,16 +28,6 @@ from deemo_jax.media import (
 VERSION = "centerface+mcadams/2"  # a change of methods or their settings counts up
 ROUNDING = 0.5  # seconds that an annotation may go beyond its media; it is cut there
 COUNTS = ("frames", "frames_with_face", "boxes", "frames_masked", "frames_unmasked")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How clips are de-identified; every part has its defaults."""
-
-    threshold: float = 0.2
-    longest_side: int = 640
-    bridging: Bridging = dataclasses.field(default_factory=Bridging)
-    mask: Mask = dataclasses.field(default_factory=Mask)
 
 
 def fit(clip: Clip) -> tuple[Annotation, MediaInfo]:
@@ -82,6 +74,7 @@ def deidentify_clip(
     settings: Settings,
     *,
     source: str = "",
+    threads: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> DeidentifiedClip:
     """Writes `folder/media/ID.mp4` and `ID.flac` of one clip, as far as it has them.
@@ -92,6 +85,7 @@ def deidentify_clip(
         folder: holds a folder `media`.
         settings: of detector, bridging and mask.
         source: see `DeidentifiedClip`.
+        threads: that look for faces.
         progress: called with the seconds of video that are done.
 
     Raises:
@@ -106,9 +100,7 @@ def deidentify_clip(
     if frames is not None:
         found: list[np.ndarray] = []
         counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
-        detector = FaceDetector(
-            threshold=settings.threshold, longest_side=settings.longest_side
-        )
+        detector = _detector(settings.threshold, settings.longest_side, threads)
         moments = bridge(detector.stream(frames), settings.bridging)
 
         def masked() -> Iterator[tuple[float, np.ndarray]]:
@@ -124,7 +116,7 @@ def deidentify_clip(
         faces = counts | {"left": faces_left(video, found, detector)}
     waveform = read_audio(media, start, end)
     if waveform is not None:
-        write_audio(audio, anonymise(waveform))
+        write_audio(audio, anonymise(waveform, settings.voice))
         files["audio"] = audio
     if not files:
         raise MediaError(
@@ -162,6 +154,12 @@ def faces_left(video: Path, masked: list[np.ndarray], detector: FaceDetector) ->
             shared = overlap(faces[:, :4], originals.astype(np.float32))
             left += int((shared.max(axis=1) >= 0.3).sum())
     return left
+
+
+@functools.cache
+def _detector(threshold: float, longest_side: int, threads: int) -> FaceDetector:
+    """One for all clips of a process: reading the network takes a while."""
+    return FaceDetector(threshold=threshold, longest_side=longest_side, threads=threads)
 
 
 def _first_known(frames: Iterator) -> Iterable | None:

@@ -9,25 +9,11 @@ from jaxtyping import Float, UInt8
 import numpy as np
 
 from deemo_jax.deidentify.faces import overlap
+from deemo_jax.deidentify.settings import Bridging
 
 SURE = 0.5  # score from which a detection is hardly ever a false alarm
 GROWTH = 0.02  # of a held box, for each frame since its face was seen
 LARGEST = 1.5  # sides of a held box over those of the one it was seen in
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Bridging:
-    """How many frames a face is masked for around those in which it was found.
-
-    `before`: before its first detection; so many frames are held in memory.
-    `after`: after each detection; None holds it until it is found again, or to the end
-    of the clip: hands before a face are a long gap, and a mask left behind by one who
-    left does no harm. A face never found with a score of 0.5 or more is held only for
-    as many frames as it was found in: a false alarm does not linger.
-    """
-
-    before: int = 15
-    after: int | None = None
 
 
 @dataclasses.dataclass

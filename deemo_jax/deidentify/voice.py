@@ -5,20 +5,23 @@ import secrets
 from jaxtyping import Complex, Float
 import numpy as np
 
+from deemo_jax.deidentify.settings import Voice
+
 FRAME, HOP = 320, 160  # samples: 20 and 10 ms at 16 kHz
 ORDER = 20  # of linear prediction
-COEFFICIENTS = (0.5, 0.9)  # the range that one is drawn from
 EPSILON = 1e-7  # added to the signal, so that silence has a prediction
 CHUNK = 4096  # frames treated at once; bounds memory
 
 
-def anonymise(waveform: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+def anonymise(
+    waveform: Float[np.ndarray, " N"], voice: Voice
+) -> Float[np.ndarray, " N"]:
     """`mcadams` with a coefficient drawn for this utterance, and kept nowhere.
 
     It comes from the operating system's entropy, not from a seed: who knows it can
     undo the transformation.
     """
-    return mcadams(waveform, secrets.SystemRandom().uniform(*COEFFICIENTS))
+    return mcadams(waveform, secrets.SystemRandom().uniform(*voice.coefficients))
 
 
 def mcadams(

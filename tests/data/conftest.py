@@ -1,20 +1,24 @@
 """A small packed folder without media files: records are made directly."""
 
+import dataclasses
 import io
 import json
+from typing import Any
 
 import numpy as np
 from PIL import Image
 import pytest
 import soundfile
 
-from deemo_jax.annotation import Interval, load_taxonomy
+from deemo_jax.annotation import Annotation, Interval, load_taxonomy
+from deemo_jax.clip import DeidentifiedClip, append_deidentified, file_digest
 from deemo_jax.config import DataConfig, SyntheticConfig
 from deemo_jax.data import prompt, tfds
 from deemo_jax.data.record import Record
 from deemo_jax.data.shards import shard_name, write_shard
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import train_tokenizer
+from deemo_jax.media import write_video
 
 
 def _jpeg(rng, width=20, height=16):
@@ -133,3 +137,38 @@ def config():
         workers=0,
         prefetch=2,
     )
+
+
+def clip(
+    clip_id, subject="anna", split=None, consent="granted", emotion="positive", **fields
+):
+    annotation = Annotation(
+        clip_id=clip_id, media=f"media/{clip_id}.flac", subject=subject, end=0.5,
+        split=split, consent=consent, emotion=emotion,
+    )  # fmt: skip
+    rest: dict[str, Any] = {"video": None, "audio": None, "sha256": {}, "faces": {}}
+    rest |= {"deidentification": "generated/1", "verdict": "generated"}
+    return DeidentifiedClip(annotation=annotation, **rest | fields)
+
+
+@pytest.fixture
+def input(tmp_path, flac):
+    """A de-identified folder: 12 clips of 4 subjects, two with pictures."""
+    folder = tmp_path / "deidentified"
+    (folder / "media").mkdir(parents=True)
+    for i in range(12):
+        one = clip(f"clip{i}", f"subject{i % 4}", ("train", "test")[i % 4 == 3])
+        sound = folder / one.annotation.media
+        sound.write_bytes(flac(np.random.default_rng(i)))
+        files = {"audio": sound}
+        if i < 2:
+            files["video"] = folder / "media" / f"clip{i}.mp4"
+            pixels = np.full((16, 16, 3), 20 * i, np.uint8)
+            write_video(files["video"], ((k / 10, pixels) for k in range(5)))
+        digests = {part: file_digest(path) for part, path in files.items()}
+        append_deidentified(folder, dataclasses.replace(one, sha256=digests, **files))
+    return folder
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

@@ -68,25 +68,6 @@ def test_resumed_anywhere_equals_straight_through(
         same(one, other)
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_the_number_of_processes_changes_nothing(
-    count, straight, source, config, tokenizer
-):
-    parts = [
-        take(
-            Batches(
-                source, config, tokenizer, SPANS, seed=7, batch_size=4,
-                rows=range(index * 4 // count, (index + 1) * 4 // count),
-            ),
-            9,
-        )
-        for index in range(count)
-    ]  # fmt: skip
-    for whole, shares in zip(straight, zip(*parts, strict=True), strict=True):
-        assert all(len(share.index) == 4 // count for share in shares)
-        same(whole, joined(shares))
-
-
 @pytest.mark.parametrize("prefetch", [0, 5])
 def test_threads_change_nothing(prefetch, straight, source, config, tokenizer):
     config = dataclasses.replace(config, prefetch=prefetch)
@@ -344,16 +325,18 @@ def test_a_packed_clip_is_what_it_is_in_a_row_of_its_own(source, packed, tokeniz
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4, 8])
-def test_packed_rows_are_those_of_one_host_however_many_read(
-    source, packed, tokenizer, hosts
+@pytest.mark.parametrize(("clips_per_row", "an_epoch"), [(1, 13), (3, 5)])
+def test_hosts_that_change_in_the_middle_lose_and_repeat_no_clip(
+    source, packed, tokenizer, clips_per_row, an_epoch, hosts
 ):
-    """With a kill after two steps, and other hosts going on."""
+    """Eight epochs of so many rows, eight a step; a kill after two fifths."""
+    config = dataclasses.replace(packed, clips_per_row=clips_per_row)
 
     def read(hosts, start, count):
         parts = [
             take(
                 Batches(
-                    source, packed, tokenizer, SPANS, seed=3, batch_size=8,
+                    source, config, tokenizer, SPANS, seed=3, batch_size=8,
                     rows=range(8 * host // hosts, 8 * (host + 1) // hosts),
                 ),
                 count,
@@ -363,10 +346,14 @@ def test_packed_rows_are_those_of_one_host_however_many_read(
         ]  # fmt: skip
         return [joined(each) for each in zip(*parts, strict=True)]
 
-    straight = read(1, 0, 5)
-    gone_on = read(hosts, 0, 2) + read(8 // hosts, 2, 3)
+    killed = 2 * an_epoch // 5
+    straight = read(1, 0, an_epoch)
+    gone_on = read(hosts, 0, killed) + read(8 // hosts, killed, an_epoch - killed)
     for one, other in zip(straight, gone_on, strict=True):
         same(one, other)
+    clips = np.concatenate([batch.index for batch in gone_on]).reshape(8, -1)
+    for epoch in clips:
+        assert sorted(epoch[epoch >= 0]) == list(range(len(source)))
 
 
 def test_rows_that_do_not_fit_are_refused_with_what_would(source, packed, tokenizer):

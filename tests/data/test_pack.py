@@ -1,57 +1,19 @@
 from collections import Counter
-import dataclasses
 import json
 from pathlib import Path
 import stat
-from typing import Any
 
-import numpy as np
 import pytest
 
-from deemo_jax.annotation import Annotation, load_taxonomy
-from deemo_jax.clip import Clip, DeidentifiedClip, append_deidentified, file_digest
+from deemo_jax.annotation import load_taxonomy
+from deemo_jax.clip import Clip, append_deidentified, file_digest
 from deemo_jax.data import pack
 from deemo_jax.data.pack import Summary, assign_splits, pack_folder, read_salt
 from deemo_jax.data.record import pseudonym
 from deemo_jax.data.source import ShardSource
-from deemo_jax.media import write_video
+from tests.data.conftest import clip, contents
 
 SALT = bytes(range(32))
-
-
-def clip(
-    clip_id, subject="anna", split=None, consent="granted", emotion="positive", **fields
-):
-    annotation = Annotation(
-        clip_id=clip_id, media=f"media/{clip_id}.flac", subject=subject, end=0.5,
-        split=split, consent=consent, emotion=emotion,
-    )  # fmt: skip
-    rest: dict[str, Any] = {"video": None, "audio": None, "sha256": {}, "faces": {}}
-    rest |= {"deidentification": "generated/1", "verdict": "generated"}
-    return DeidentifiedClip(annotation=annotation, **rest | fields)
-
-
-@pytest.fixture
-def input(tmp_path, flac):
-    """A de-identified folder: 12 clips of 4 subjects, two with pictures."""
-    folder = tmp_path / "deidentified"
-    (folder / "media").mkdir(parents=True)
-    for i in range(12):
-        one = clip(f"clip{i}", f"subject{i % 4}", ("train", "test")[i % 4 == 3])
-        sound = folder / one.annotation.media
-        sound.write_bytes(flac(np.random.default_rng(i)))
-        files = {"audio": sound}
-        if i < 2:
-            files["video"] = folder / "media" / f"clip{i}.mp4"
-            pixels = np.full((16, 16, 3), 20 * i, np.uint8)
-            write_video(files["video"], ((k / 10, pixels) for k in range(5)))
-        digests = {part: file_digest(path) for part, path in files.items()}
-        append_deidentified(folder, dataclasses.replace(one, sha256=digests, **files))
-    return folder
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def test_a_folder_is_packed_and_read(tmp_path, input):

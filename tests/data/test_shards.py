@@ -3,10 +3,18 @@ import pickle
 import random
 import threading
 
+from hypothesis import HealthCheck, given, settings, strategies
 import pytest
 
 from deemo_jax.data import shards
-from deemo_jax.data.shards import index_path, read_index, shard_name
+from deemo_jax.data.shards import (
+    Entry,
+    Index,
+    index_path,
+    read_index,
+    shard_name,
+    write_index,
+)
 from deemo_jax.data.source import ShardSource
 
 
@@ -45,6 +53,27 @@ def test_the_framing_is_tensorflows(copy, rows):
             rotated = (crc >> 15 | crc << 17) & 0xFFFFFFFF
             masked = (rotated + 0xA282EAD8) % 2**32
             assert int.from_bytes(stored, "little") == masked
+
+
+COUNTS = strategies.integers(0, 2**40)
+TEXT = strategies.text(strategies.characters(exclude_categories=["Cs"]), max_size=20)
+ENTRIES = strategies.builds(
+    Entry, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS,
+    strategies.lists(TEXT, max_size=3).map(tuple), TEXT, TEXT,
+)  # fmt: skip
+
+
+@settings(
+    deadline=None,
+    max_examples=200,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(strategies.lists(ENTRIES, max_size=5), COUNTS, strategies.binary(max_size=50))
+def test_any_index_comes_back(tmp_path, entries, withdrawn, data):
+    (tmp_path / "shard").write_bytes(data)
+    index = Index(entries, len(data), withdrawn)
+    write_index(tmp_path / "shard", index)
+    assert read_index(tmp_path / "shard") == index
 
 
 def test_crc32c_is_the_published_one():

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from deemo_jax.annotation import Annotation, Rejection
 from deemo_jax.clip import read_deidentified
 from deemo_jax.deidentify import folder as room
 from deemo_jax.deidentify.folder import deidentify_folder
-from deemo_jax.deidentify.masks import Mask
-from deemo_jax.deidentify.pipeline import Settings
+from deemo_jax.deidentify.settings import Mask, Settings
 from deemo_jax.media import iter_frames, write_video
+from deemo_jax.workers import in_processes
 
 
 @pytest.fixture
@@ -95,6 +96,40 @@ def test_what_is_refused_is_listed_and_the_rest_goes_on(raw, tmp_path):
     assert summary.faces["left"] == 0
     assert summary.seconds == pytest.approx(0.5 + 0.1 + 1.0, abs=0.01)
     assert "18 found in 18 of 18 frames, 0 left" in summary.describe()
+
+
+def test_several_processes_write_what_one_writes(raw, tmp_path):
+    """But for the voice, which is another one each time."""
+    bad = {clip_id: BAD[clip_id][0] for clip_id in ("cut", "long")}
+    annotate(raw, bad | GOOD)
+    found, told = [], []
+    for workers in (1, 3):
+        output = tmp_path / str(workers)
+        summary = deidentify_folder(
+            raw, output, workers=workers, progress=lambda *said: told.append(said)
+        )
+        pictures = [
+            (output / "media" / f"{name}.mp4").read_bytes()
+            for name in ("face", "three")
+        ]
+        lines = read_lines(output / "deidentified.jsonl")
+        for line in lines:
+            line["sha256"].pop("audio", None)
+        found.append((summary, pictures, lines, read_lines(output / "rejected.jsonl")))
+    assert found[0] == found[1]
+    assert found[0][0].clips == 3
+    assert told[-1][1:] == (1, 2)  # whole seconds
+    assert deidentify_folder(raw, output, workers=3).resumed == 3
+
+
+def test_a_clip_that_a_process_refuses_is_listed(tmp_path):
+    """It was sound when it was looked at, and is gone when it is read."""
+    about = Annotation(clip_id="three", media="gone.mp4", subject="s", end=1.0)
+    job = room._Job(about, tmp_path / "gone.mp4", tmp_path, Settings(), "", 1)
+    [refused] = in_processes(room._deidentify, [job], workers=1)
+    assert isinstance(refused, Rejection)
+    assert refused.clip_id == "three"
+    assert "there is no file gone.mp4" in refused.reason
 
 
 def test_the_output_is_a_folder_of_clips_itself(raw, tmp_path):

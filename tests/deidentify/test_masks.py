@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from deemo_jax.deidentify.faces import FaceDetector
-from deemo_jax.deidentify.masks import SOLID, Mask, paint
+from deemo_jax.deidentify.masks import SOLID, paint
+from deemo_jax.deidentify.settings import METHODS, Mask
 
 NOISE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
 SOLID_MASK = Mask(method="solid")
@@ -12,7 +13,7 @@ def boxes(*rows) -> list[np.ndarray]:
     return [np.array(row, np.float32) for row in rows]
 
 
-@pytest.mark.parametrize("method", ["blur", "solid"])
+@pytest.mark.parametrize("method", METHODS)
 def test_only_the_ellipse_is_painted(method):
     scale = 1.3
     painted = paint(NOISE, boxes([20, 10, 50, 40]), Mask(scale=scale, method=method))
@@ -23,7 +24,7 @@ def test_only_the_ellipse_is_painted(method):
     assert changed[distance < 0.97].mean() > 0.99
 
 
-@pytest.mark.parametrize("method", ["blur", "solid"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "box",
     [
@@ -62,6 +63,13 @@ def test_the_frame_given_is_not_changed():
     np.testing.assert_array_equal(NOISE, before)
 
 
+def test_a_mosaic_holds_what_the_blur_holds_in_cells():
+    painted = paint(NOISE, boxes([10, 5, 70, 55]), Mask(method="mosaic"))
+    inside = painted[25:35, 20:60]
+    assert len({tuple(pixel) for pixel in inside.reshape(-1, 3)}) <= 8
+    assert inside.astype(float).std() < 0.2 * NOISE.std()
+
+
 def test_a_blur_leaves_less_than_the_cells_could_hold():
     """What varies inside is what 4 x 4 means can carry: noise averages out."""
     painted = paint(NOISE, boxes([10, 5, 70, 55]), Mask())
@@ -70,7 +78,7 @@ def test_a_blur_leaves_less_than_the_cells_could_hold():
     assert np.abs(np.diff(inside, axis=1)).max() <= 4
 
 
-@pytest.mark.parametrize("method", ["blur", "solid"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_masked_face_is_found_no_more(portrait, method):
     detector = FaceDetector()
     face = detector(portrait)[0, :4]

@@ -5,8 +5,8 @@ import pytest
 from deemo_jax.annotation import Annotation, Interval, Refusal
 from deemo_jax.clip import Clip
 from deemo_jax.deidentify.faces import FaceDetector
-from deemo_jax.deidentify.masks import Mask
-from deemo_jax.deidentify.pipeline import Settings, deidentify_clip, faces_left, fit
+from deemo_jax.deidentify.pipeline import deidentify_clip, faces_left, fit
+from deemo_jax.deidentify.settings import Mask, Settings
 from deemo_jax.media import (
     MediaError,
     iter_frames,

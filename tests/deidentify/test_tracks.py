@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from deemo_jax.deidentify.tracks import Bridging, bridge
+from deemo_jax.deidentify.settings import Bridging
+from deemo_jax.deidentify.tracks import bridge
 
 BOX = np.array([10.0, 20.0, 30.0, 50.0], np.float32)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from deemo_jax.deidentify.voice import COEFFICIENTS, ORDER, anonymise, burg, mcadams
+from deemo_jax.deidentify.settings import Voice
+from deemo_jax.deidentify.voice import ORDER, anonymise, burg, mcadams
 
 RATE = 16_000
 
@@ -125,12 +126,12 @@ def test_each_utterance_draws_its_own_coefficient(speech):
     results = []
     for _ in range(3):
         np.random.seed(0)
-        results.append(anonymise(piece))
+        results.append(anonymise(piece, Voice()))
     assert not np.allclose(results[0], results[1])
     assert not np.allclose(results[1], results[2])
     for result in results:
         assert np.abs(result - piece).max() > 0.01
-    low, high = (mcadams(piece, edge) for edge in COEFFICIENTS)
+    low, high = (mcadams(piece, edge) for edge in Voice().coefficients)
     change = [np.abs(np.fft.rfft(w) - np.fft.rfft(piece)).sum() for w in (high, low)]
     assert change[0] < change[1]
 
@@ -139,3 +140,8 @@ def test_fast_enough(speech):
     begin = time.process_time()
     mcadams(speech, 0.7)
     assert time.process_time() - begin < len(speech) / RATE  # measured: 75 times less
+
+
+def test_a_range_of_one_coefficient_is_that_coefficient(speech):
+    fixed = Voice(coefficients=(0.8, 0.8))
+    np.testing.assert_array_equal(anonymise(speech, fixed), mcadams(speech, 0.8))

@@ -1,0 +1,30 @@
+"""How `deemo deidentify` masks faces and changes voices; these are its defaults.
+
+    deemo deidentify --config=configs/deidentify.py --input=clips --output=clips_deid
+
+A line may be changed on the command line, too, without naming this file:
+--config.mask.method=solid. Two cores mask about as many seconds of 640 x 360 video a
+second as `deidentify.md` beside this file says, with what each setting hides.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The settings; what each means stands in `deemo_jax/deidentify/settings.py`."""
+    config = ml_collections.ConfigDict()
+    config.threshold = 0.2  # CenterFace's score from which a detection is a face
+    config.longest_side = 640  # pixels; larger frames are looked at scaled down
+    config.bridging = dict(
+        before=15,  # frames masked before a face is first found
+        after=config_dict.placeholder(int),  # none: until found again
+    )
+    config.mask = dict(
+        scale=1.4,  # the ellipse's axes over the sides of the detected box
+        method="blur",  # or mosaic, solid
+    )
+    config.voice = dict(
+        coefficients=(0.5, 0.9),  # McAdams': drawn between them for each clip
+    )
+    return config

@@ -1,0 +1,67 @@
+"""Shards that an interrupted packing has written, which need not be written again."""
+
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import hashlib
+import hmac
+import json
+from pathlib import Path
+
+from deemo_jax.clip import DeidentifiedClip
+from deemo_jax.data.integrity import walk
+from deemo_jax.data.record import FrameSampling
+from deemo_jax.data.shards import Entry, read_index
+from deemo_jax.storage import write_whole
+
+STATE = ".packing.json"
+FORMAT = "deemo-pack/1"  # another one when the same clips come to other bytes
+
+
+class Unfinished:
+    """What stands in a folder while it is packed: of each whole shard, what it is of.
+
+    That is an HMAC, with the salt of the pseudonyms, of all that the shard's bytes
+    follow from, so that it says nothing of who is in it. Closed, it leaves no trace;
+    a packing that is interrupted does not close it.
+    """
+
+    def __init__(self, folder: Path, salt: bytes, sampling: FrameSampling | None):
+        self._path = folder / STATE
+        self._salt = salt
+        self._sampling = dataclasses.asdict(sampling or FrameSampling())
+        self._made_of: dict[str, str] = {}
+        with contextlib.suppress(OSError, ValueError):
+            self._made_of = dict(json.loads(self._path.read_bytes()))
+
+    def entries(
+        self, shard: Path, clips: Sequence[DeidentifiedClip]
+    ) -> list[Entry] | None:
+        """The index of a shard that holds all of the clips, each byte as written.
+
+        None if there is none such.
+        """
+        if self._made_of.get(shard.name) != self._digest(clips):
+            return None
+        try:
+            entries = read_index(shard).entries
+        except ValueError:
+            return None
+        return entries if [found.entry for found in walk(shard)] == entries else None
+
+    def enter(self, shard: Path, clips: Sequence[DeidentifiedClip]) -> None:
+        """Notes that a shard is whole and holds all of the clips."""
+        self._made_of[shard.name] = self._digest(clips)
+        write_whole(self._path, json.dumps(self._made_of))
+
+    def close(self) -> None:
+        """All is packed."""
+        self._path.unlink(missing_ok=True)
+
+    def _digest(self, clips: Sequence[DeidentifiedClip]) -> str:
+        of = [
+            [c.annotation.to_json(), c.sha256, c.verdict, c.deidentification]
+            for c in clips
+        ]
+        parts = json.dumps([FORMAT, self._sampling, of]).encode()
+        return hmac.digest(self._salt, parts, hashlib.sha256).hex()

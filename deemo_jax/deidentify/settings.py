@@ -1,0 +1,94 @@
+"""How clips are de-identified: the settings that `configs/deidentify.py` shows."""
+
+import dataclasses
+import math
+
+from deemo_jax.config import ConfigError
+
+METHODS = ("blur", "mosaic", "solid")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bridging:
+    """How many frames a face is masked for around those in which it was found.
+
+    `before`: before its first detection; so many frames are held in memory.
+    `after`: after each detection; None holds it until it is found again, or to the end
+    of the clip: hands before a face are a long gap, and a mask left behind by one who
+    left does no harm. A face never found with a score of 0.5 or more is held only for
+    as many frames as it was found in: a false alarm does not linger.
+    """
+
+    before: int = 15
+    after: int | None = None
+
+    def __post_init__(self):
+        _require(self.before >= 0, "bridging.before", self.before, "0 or more")
+        after = 0 if self.after is None else self.after
+        _require(after >= 0, "bridging.after", self.after, "0 or more, or None")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mask:
+    """How faces are masked.
+
+    `scale`: axes of the ellipse over the sides of the detected box. Larger ones hide
+    hands near the face, which are body language; at 1.0 corners of the face remain.
+    `method`: "blur" and "mosaic" keep the colour of skin and light, "solid" keeps
+    nothing.
+    """
+
+    scale: float = 1.4
+    method: str = "blur"
+
+    def __post_init__(self):
+        sound = 0 < self.scale < math.inf
+        _require(sound, "mask.scale", self.scale, "more than 0")
+        known = self.method in METHODS
+        _require(known, "mask.method", self.method, f"one of {', '.join(METHODS)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Voice:
+    """How voices are changed.
+
+    `coefficients`: the range that McAdams' coefficient is drawn from, for each clip
+    anew; (0.8, 0.8) is the fixed one of the VoicePrivacy challenge of 2020.
+    """
+
+    coefficients: tuple[float, float] = (0.5, 0.9)
+
+    def __post_init__(self):
+        low, high = self.coefficients
+        _require(
+            0 < low <= high < math.inf,
+            "voice.coefficients",
+            self.coefficients,
+            "above 0, the smaller one first",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How clips are de-identified; every part has its defaults.
+
+    `threshold`: score from which CenterFace's detections count as faces.
+    `longest_side`: pixels that larger frames are scaled down to before it looks.
+    """
+
+    threshold: float = 0.2
+    longest_side: int = 640
+    bridging: Bridging = dataclasses.field(default_factory=Bridging)
+    mask: Mask = dataclasses.field(default_factory=Mask)
+    voice: Voice = dataclasses.field(default_factory=Voice)
+
+    def __post_init__(self):
+        between = 0 < self.threshold < 1
+        _require(between, "threshold", self.threshold, "more than 0 and below 1")
+        enough = self.longest_side >= 32
+        _require(enough, "longest_side", self.longest_side, "32 pixels or more")
+
+
+def _require(holds: bool, key: str, value: object, what: str) -> None:
+    if not holds:
+        raise ConfigError(f"config.{key} is {value!r}; it must be {what}")

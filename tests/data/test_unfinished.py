@@ -1,0 +1,157 @@
+"""A packing that was interrupted goes on; what it left and is not whole is not kept."""
+
+import itertools
+import json
+import os
+
+import pytest
+
+from deemo_jax.data import pack
+from deemo_jax.data.pack import pack_folder
+from deemo_jax.data.record import FrameSampling
+from deemo_jax.data.shards import index_path, shard_name
+from deemo_jax.data.unfinished import STATE
+from tests.data.conftest import contents
+
+SHARDS = [shard_name("mer", "train", k, 4) for k in range(4)]
+SHARDS += [shard_name("mer", "test", k, 3) for k in range(3)]
+
+
+class Killed(BaseException):
+    """As a process is: nothing handles it."""
+
+
+@pytest.fixture
+def packing(monkeypatch, tmp_path, input):
+    """Packs the folder, killed before shard `fail`; gives the clips that were read."""
+    reads = []
+    read, write = pack.from_clip, pack.write_shard
+
+    def counted(clip, *rest):
+        reads.append(clip.annotation.clip_id)
+        return read(clip, *rest)
+
+    monkeypatch.setattr(pack, "from_clip", counted)
+
+    def run(output=tmp_path / "packed", *, fail=None, **changes):
+        reads.clear()
+        number = itertools.count()
+
+        def killed(path, rows):
+            if next(number) == fail:
+                (path.with_name(f".{path.name}.partial")).write_bytes(b"half")
+                raise Killed
+            return write(path, rows)
+
+        monkeypatch.setattr(pack, "write_shard", killed)
+        summary = pack_folder(input, output, name="mer", shards=4, **changes)
+        return summary, sorted(reads)
+
+    return run
+
+
+@pytest.fixture
+def whole(packing, tmp_path):
+    summary, reads = packing(tmp_path / "whole")
+    assert len(reads) == 12
+    return summary, contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("fail", [0, 1, 3, 4, 6])
+def test_only_what_is_missing_is_packed(packing, whole, tmp_path, fail):
+    output = tmp_path / "packed"
+    with pytest.raises(Killed):
+        packing(fail=fail)
+    assert not (output / "dataset_info.json").exists()
+    before = {
+        path.name: os.stat(path).st_mtime_ns
+        for name in SHARDS
+        for path in (output / name, index_path(output / name))
+        if path.exists()
+    }
+    assert len(before) == 2 * fail
+    summary, reads = packing()
+    assert len(reads) == 12 - min(fail, 4) * 9 // 4 - max(0, fail - 4)
+    assert (summary, contents(output)) == whole
+    for name, time in before.items():
+        assert os.stat(output / name).st_mtime_ns == time
+
+
+def another_annotation(folder, output):
+    lines = (folder / "deidentified.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows:
+        row["annotation"]["transcript"] = "Hm."
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "deidentified.jsonl").write_text(text)
+
+
+def another_salt(folder, output):
+    (folder / "salt.txt").write_text("ab" * 32 + "\n")
+
+
+def flipped(folder, output):
+    for name in SHARDS[:2]:
+        data = bytearray((output / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (output / name).write_bytes(data)
+
+
+def without_index(folder, output):
+    for name in SHARDS[:2]:
+        index_path(output / name).unlink()
+
+
+def torn(folder, output):
+    (output / STATE).write_bytes(b'{"a": ')
+
+
+@pytest.mark.parametrize(
+    "harm", [another_annotation, another_salt, flipped, without_index, torn]
+)
+def test_what_is_of_something_else_or_damaged_is_packed_again(
+    packing,
+    tmp_path,
+    input,
+    harm,
+):
+    output = tmp_path / "packed"
+    with pytest.raises(Killed):
+        packing(fail=2)
+    harm(input, output)
+    _, reads = packing()
+    assert len(reads) == 12
+    again = contents(output)
+    packing(tmp_path / "clean")
+    assert again == contents(tmp_path / "clean")
+
+
+def test_other_frames_are_packed_again(packing, tmp_path):
+    with pytest.raises(Killed):
+        packing(fail=2)
+    _, reads = packing(sampling=FrameSampling(quality=50))
+    assert len(reads) == 12
+
+
+def test_those_that_are_refused_are_told_again(packing, tmp_path, input):
+    """Its shard is whole, without it; the reason stands in the next run's list, too."""
+    lines = (input / "deidentified.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    del rows[4]["annotation"]["end"]  # of unknown length
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (input / "deidentified.jsonl").write_text(text)
+    with pytest.raises(Killed):
+        packing(fail=5)
+    summary, reads = packing()
+    assert "clip4" in reads
+    assert summary.rejected == 1
+    assert "clip4" in (input / "rejected_by_pack.jsonl").read_text()
+
+
+def test_while_it_is_packed_no_name_shows(packing, tmp_path):
+    with pytest.raises(Killed):
+        packing(fail=4)
+    text = (tmp_path / "packed" / STATE).read_text()
+    assert set(json.loads(text)) == set(SHARDS[:4])
+    assert "clip" not in text
+    assert "subject" not in text

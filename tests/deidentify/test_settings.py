@@ -1,0 +1,34 @@
+"""Settings that cannot stand are refused: which, its value, what it may be."""
+
+import pytest
+
+from deemo_jax.config import ConfigError
+from deemo_jax.deidentify.settings import Bridging, Mask, Settings, Voice
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Settings(threshold=0.0), r"config\.threshold is 0.0; .* below 1"),
+        (lambda: Settings(threshold=1.0), r"config\.threshold is 1.0"),
+        (lambda: Settings(longest_side=31), r"config\.longest_side is 31; .* 32"),
+        (lambda: Bridging(before=-1), r"config\.bridging\.before is -1; .* 0 or more"),
+        (lambda: Bridging(after=-1), r"config\.bridging\.after is -1; .*, or None"),
+        (lambda: Mask(scale=0.0), r"config\.mask\.scale is 0.0; .* more than 0"),
+        (lambda: Mask(scale=float("nan")), r"config\.mask\.scale is nan"),
+        (lambda: Mask(method="pixels"), r"is 'pixels'; .* one of blur, mosaic, solid"),
+        (lambda: Voice(coefficients=(0.9, 0.5)), r"\(0.9, 0.5\); .* smaller one first"),
+        (lambda: Voice(coefficients=(0.0, 0.5)), r"above 0"),
+    ],
+)
+def test_what_cannot_stand_is_refused(make, words):
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+def test_what_can_stand():
+    assert Settings(
+        bridging=Bridging(before=0, after=0),
+        mask=Mask(scale=0.5, method="mosaic"),
+        voice=Voice(coefficients=(0.8, 0.8)),
+    )
