@@ -5,12 +5,13 @@ import json
 import pytest
 
 from deemo_jax.data import integrity
-from deemo_jax.data.pack import assign_splits, read_salt
+from deemo_jax.data.pack import read_salt
 from deemo_jax.data.record import pseudonym
 from deemo_jax.data.shards import index_path, read_index, shard_name, write_index
 from deemo_jax.data.source import ShardSource
+from deemo_jax.data.splits import assign_splits
 from deemo_jax.data.withdraw import purge, runs_that_saw, withdraw
-from tests.data.test_pack import clip
+from tests.data.conftest import clip
 
 SALT = bytes(range(32))
 NAMES = [shard_name("tiny", "train", number, 2) for number in range(2)]
