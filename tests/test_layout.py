@@ -40,6 +40,8 @@ HEAVY = {
     ),
     "onnx": ("deidentify",),
     "onnxruntime": ("deidentify",),
+    "faster_whisper": ("deidentify",),
+    "jiwer": ("deidentify",),
     "scipy": (),
     "tensorflow": (),
     "cv2": (),

