@@ -37,7 +37,9 @@ $(VENV)/.demo: setup.py constraints.txt requirements-media.txt
 	    --no-deps -r requirements-media.txt
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.demo
+$(VENV)/.dev: $(VENV)/.demo requirements-audit.txt
 	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q \
-	    -c constraints.txt -e '.[deidentify,export,dev]'
+	    -c constraints.txt -e '.[deidentify,audit,export,dev]'
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q \
+	    --no-deps -r requirements-audit.txt
 	touch $@

@@ -49,6 +49,9 @@ setup(
             "onnx",
             "onnxruntime",
         ],
+        # Verifiers that are not those that masked; their weights are installed apart:
+        # see requirements-audit.txt
+        "audit": ["torch", "kaldi-native-fbank"],
         "export": ["torch"],
         "gguf": ["torch", "gguf", "accelerate"],  # `deemo convert` of a GGUF file
         "gcs": ["gcsfs"],  # workdirs and packed folders in gs://
