@@ -12,6 +12,41 @@ from deemo_jax.progress import bars
 from deemo_jax.storage import AnyPath
 
 
+def annotate(
+    *,
+    format: str,
+    input: str,
+    media: Path,
+    output: Path | None,
+    taxonomy: Path | None,
+    transcripts: Path | None,
+    subjects: Path | None,
+    subject_pattern: str,
+    subject_per_clip: bool,
+    fps: str,
+    language: str,
+) -> int:
+    """Writes `annotations.jsonl` from the files of another data set."""
+    from deemo_jax.annotate.folder import annotate_folder
+    from deemo_jax.annotate.who import read_who
+
+    with bars() as progress:
+        summary = annotate_folder(
+            [Path(name) for name in input.split(",")],
+            media,
+            output,
+            format=format,
+            who=read_who(subject_pattern, subjects, subject_per_clip),
+            taxonomy=taxonomy,
+            transcripts=transcripts,
+            fps=_number("fps", fps),
+            language=language,
+            progress=progress,
+        )
+    print(summary.describe())
+    return _code(summary.rejected, summary.output / "rejected.jsonl")
+
+
 def deidentify(
     *, input: Path, output: Path, workers: int, config: Settings | None
 ) -> int:
@@ -323,6 +358,17 @@ def demo(*, workdir: Path, seed: int) -> int:
 
     run(workdir, seed=seed)
     return DONE
+
+
+def _number(name: str, text: str) -> float | None:
+    """A flag that is a positive number, or None where it is not given."""
+    try:
+        number = float(text) if text else 1.0
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ConfigError(f"--{name} is {text!r}; give a number above 0")
+    return number if text else None
 
 
 def _check_dtype(dtype: str, known: tuple[str, ...]) -> None:

@@ -122,6 +122,26 @@ def iter_frames(
             yield max(0.0, time - start), _upright(frame, *size)
 
 
+def frame_times(path: Path) -> list[float]:
+    """When each frame appears, in seconds of the media; nothing is decoded.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    with _opened(path) as container:
+        stream = _stream(container, "video")
+        if stream is None:
+            return []
+        origin = (container.start_time or 0) / MICROSECONDS
+        stamps = [
+            (packet.dts if packet.pts is None else packet.pts, packet.time_base)
+            for packet in container.demux(stream)
+            if packet.size and not packet.is_discard
+        ]
+        times = [float(s * base) for s, base in stamps if s is not None and base]
+        return sorted(max(0.0, time - origin) for time in times)
+
+
 def read_audio(
     path: Path, start: float = 0.0, end: float | None = None
 ) -> Float[np.ndarray, " N"] | None:

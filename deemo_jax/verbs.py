@@ -60,6 +60,34 @@ WORKDIR = _folder(
 )
 
 VERBS: dict[str, Verb] = {
+    "annotate": Verb(
+        summary="write annotations.jsonl from the files of iMiGUE, MERR or AffectGPT",
+        example="deemo annotate --format=imigue --input=labels.csv --media=clips",
+        flags=(
+            Flag(name="format", help="imigue, merr (Emotion-LLaMA) or affectgpt (EMER, "
+                 "MERTools)"),
+            Flag(name="input", help="file of that format, or several by commas, of one "
+                 "matter each; of imigue also a folder of NUMBER_label.csv"),
+            _folder("media", "folder with the media, found by the clips' names"),
+            _folder("output", "folder to write; default: MEDIA. Media are linked below "
+                    "it", required=False),
+            _folder("taxonomy", "taxonomy.json; default: the classes of iMiGUE, and "
+                    "the emotions that occur", required=False),
+            _folder("transcripts", "CSV of what is said: name, and sentence, english "
+                    "or chinese", required=False),
+            _folder("subjects", "CSV of who is in the clips: name, subject",
+                    required=False),
+            Flag(name="subject_pattern", help="regular expression of what in a clip's "
+                 "name is its subject, such as '^(\\d+)_'", default=""),
+            Flag(name="subject_per_clip", help="true: each clip counts as a subject; "
+                 "people may then be in training and test at once", default=False),
+            Flag(name="fps", help="of the videos whose frames are counted; default: as "
+                 "they say", default=""),
+            Flag(name="language", help="english (default) or chinese, of files that "
+                 "have both", default="english"),
+        ),
+        act=acts.annotate,
+    ),
     "deidentify": Verb(
         summary="mask faces and change voices of every clip in a folder",
         example="deemo deidentify --input=clips --output=clips_deid",

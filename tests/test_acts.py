@@ -2,12 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from deemo_jax import cli
 from deemo_jax.export.parity import ExportError
+from deemo_jax.media import write_video
 from deemo_jax.plan.topology import NotCompiledError
 from tests.small import make_corpus
+
+FRAME = np.zeros((16, 16, 3), np.uint8)
 
 
 def test_refused_inputs_exit_3_and_are_listed(tmp_path, capsys):
@@ -20,6 +24,27 @@ def test_refused_inputs_exit_3_and_are_listed(tmp_path, capsys):
     assert "1 refused" in out
     listed = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
     assert json.loads(listed[0])["line"] == 1
+
+
+def test_annotations_of_others_that_were_refused_exit_3(tmp_path, capsys):
+    media = tmp_path / "clips"
+    media.mkdir()
+    write_video(media / "7.mp4", ((k / 10, FRAME) for k in range(10)))
+    labels = tmp_path / "labels.csv"
+    head = "video_id,subject_id,class,start_frame,end_frame"
+    labels.write_text(f"{head}\n7,3,1,0,4\n7,3,1,x,4\n")
+    words = ["annotate", "--format=imigue", f"--input={labels}", f"--media={media}"]
+    assert cli.main([*words, "--fps=0"]) == 2
+    assert "--fps is '0'; give a number above 0" in capsys.readouterr().err
+    assert cli.main(words) == 3
+    out = capsys.readouterr().out
+    assert "1 clips of 1 subjects, 1 instances of body language" in out
+    assert f"1 refused, see {media / 'rejected.jsonl'}" in out
+    labels.write_text(f"{head}\n7,,1,0,4\n")
+    (media / "annotations.jsonl").unlink()
+    assert cli.main(words) == 2
+    assert "give --subjects=FILE" in capsys.readouterr().err
+    assert cli.main([*words, "--subject_per_clip=true"]) == 0
 
 
 def test_an_unknown_dtype_is_refused_before_anything_is_read(capsys):

@@ -19,7 +19,7 @@ LINES = [
     ("architecture", "annotation", "spool", "progress", "fields", "weights"),
     ("config", "media", "workers", "batch"),
     ("clip", "distributed", "chips", "flops"),
-    ("sharding", "checkpoint", "pretrained", "deidentify", "data"),
+    ("sharding", "checkpoint", "pretrained", "deidentify", "data", "annotate"),
     ("models",),
     ("loss", "generate"),
     ("evaluate", "export"),

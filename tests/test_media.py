@@ -9,6 +9,7 @@ import soundfile
 
 from deemo_jax.media import (
     MediaError,
+    frame_times,
     iter_frames,
     mux,
     probe,
@@ -69,6 +70,23 @@ def test_frames_and_times_survive(tmp_path):
     for (_, before), (_, after) in zip(frames, read, strict=True):
         assert np.abs(before.astype(int) - after)[2:-2, 2:-2].mean() < 6
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_times_of_frames_are_those_at_which_they_are_decoded(tmp_path):
+    uneven = [0.0, 0.04, 0.1, 0.5, 0.52, 1.0]
+    write_video(tmp_path / "a.mp4", ((t, picture(i)) for i, t in enumerate(uneven)))
+    for path in (
+        tmp_path / "a.mp4",
+        encoded(tmp_path / "b.avi", "mpeg4", "yuv420p"),
+        encoded(tmp_path / "c.mkv", "libx264", "yuv420p"),
+    ):
+        decoded = [time for time, _ in iter_frames(path)]
+        np.testing.assert_allclose(frame_times(path), decoded, atol=1e-4)
+    write_audio(tmp_path / "a.flac", tone(1.0))
+    assert frame_times(tmp_path / "a.flac") == []
+    (tmp_path / "d.mp4").touch()
+    with pytest.raises(MediaError, match="is empty"):
+        frame_times(tmp_path / "d.mp4")
 
 
 def test_a_window_holds_what_is_shown_in_it(tmp_path):
