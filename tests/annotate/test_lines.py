@@ -7,7 +7,7 @@ ONE, TWO = Path("one.txt"), Path("two.json")
 NOD = Gesture(label="nod", start=1.0, end=2.0)
 
 
-def line(name, number=1, path=ONE, **said):
+def line(name, number: int | None = 1, path=ONE, **said):
     return Line(path=path, number=number, name=name, **said)
 
 
