@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import json
 import math
 from pathlib import Path
+import time
 from typing import Any
 
 from absl import logging
@@ -15,6 +16,7 @@ import orbax.checkpoint as ocp
 from deemo_jax.config import ConfigError
 from deemo_jax.distributed import broadcast, exchange, is_first, meet
 from deemo_jax.storage import (
+    SEEN_SECONDS,
     AnyPath,
     checksum,
     files_below,
@@ -25,6 +27,7 @@ from deemo_jax.storage import (
 MANIFEST = "manifest.json"
 BEST = "best.json"
 NONE = -1  # in place of a step
+SEAL_SECONDS = 4 * 3600  # the watchdog, which is sooner, names who does not get on
 FORMAT = "deemo-checkpoint/1"
 # Of an array that several devices hold, each writes a slice, if it is as large as this.
 # Orbax slices all arrays unless told: a program to compile for every shape, and a file
@@ -138,12 +141,12 @@ class Checkpoints:
         `after` are left out.
         """
         self.wait()
-        steps = sorted(_steps(self.folder), reverse=True) if is_first() else []
-        asked = iter([x for x in steps if x > after and (before is None or x < before)])
+        asked = iter(self._candidates(before, after) if is_first() else [])
         # The first process says which are there; what any finds holds for all.
         while (step := broadcast(next(asked, NONE))) != NONE:
             path = self.folder / str(step)
             share = (jax.process_index(), jax.process_count())
+            _wait_until_seen(path / MANIFEST)
             fault = find_fault(path, share=share)
             if not np.asarray(
                 exchange(np.array([fault is not None], np.float32))
@@ -152,6 +155,19 @@ class Checkpoints:
             if is_first():  # for the words, if it was not the one that found it
                 self._say(f"checkpoint {path} is passed over: {find_fault(path)}")
         return None
+
+    def _candidates(self, before: int | None, after: int) -> list[int]:
+        """The steps that were sealed, newest first; the others are named."""
+        found = []
+        for step in sorted(_steps(self.folder), reverse=True):
+            if step <= after or (before is not None and step >= before):
+                continue
+            if (self.folder / str(step) / MANIFEST).exists():
+                found.append(step)
+                continue
+            path = self.folder / str(step)
+            self._say(f"checkpoint {path} is passed over: {find_fault(path)}")
+        return found
 
     def restore(self, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
         """The pytrees of a checkpoint that are asked for, in the shardings asked for.
@@ -185,7 +201,15 @@ class Checkpoints:
         """Removes what a killed save left behind; the first process does."""
         if not is_first():
             return
-        for path in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
+        unfinished = sorted(self.folder.glob("*.orbax-checkpoint-tmp*"))
+        sealed = self.sealed()
+        # In a bucket, and between Orbax's end and the seal, they have no such name.
+        unfinished += [
+            self.folder / str(step)
+            for step in sorted(_steps(self.folder))
+            if step not in sealed and step < max(sealed, default=NONE)
+        ]
+        for path in unfinished:
             self._say(f"{path}, an unfinished checkpoint, is removed")
             remove_folder(path)
 
@@ -196,7 +220,7 @@ class Checkpoints:
             write_manifest(self.folder / str(step), step)
             self._remove_old(step)
         # The first one may hash for minutes: had others ended, JAX would end it.
-        meet(f"sealed {step} of {self.folder}")
+        meet(f"sealed {step} of {self.folder}", seconds=SEAL_SECONDS)
 
     def sealed(self) -> list[int]:
         """The steps of checkpoints that were finished, whole or not by now."""
@@ -297,9 +321,20 @@ def find_fault(path: AnyPath, *, share: tuple[int, int] = (0, 1)) -> str | None:
         if name not in files:
             return f"its file {name} is not in its {MANIFEST}"
     for name in names[share[0] :: share[1]]:
-        if files[name] != checksum(path / name, like=files[name]):
+        try:
+            found_sum = checksum(path / name, like=files[name])
+        except OSError as error:
+            return f"its file {name} cannot be read ({error.strerror or error})"
+        if files[name] != found_sum:
             return f"its file {name} is damaged: not the checksum in its {MANIFEST}"
     return None
+
+
+def _wait_until_seen(path: AnyPath) -> None:
+    """Waits for a file that another process sees: network file systems are late."""
+    until = time.monotonic() + SEEN_SECONDS
+    while not path.exists() and time.monotonic() < until:
+        time.sleep(0.5)
 
 
 def _names(path: AnyPath) -> list[str]:

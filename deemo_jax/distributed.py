@@ -104,6 +104,11 @@ def _join(coordinator: str, count: int, index: int, stall_seconds: int) -> int:
         if address is None or number is None or place is None:
             _check_alone()
             return 1
+        if not _is_address(address):
+            raise ConfigError(
+                f"the environment says that process 0 listens at {address!r}; it must "
+                f"be HOST:PORT"
+            )
         coordinator, count, index = address, number, place
     kind = ConfigError if by_hand else LostError
     try:
@@ -143,7 +148,8 @@ def lost(error: BaseException) -> LostError | None:
     if not isinstance(error, jax.errors.JaxRuntimeError):
         return None
     said = " ".join(str(error).split())
-    if said.startswith(LASTING):
+    # The agent of one that was told that another is gone is in no "CONNECTED state".
+    if said.startswith(LASTING) and "CONNECTED state" not in said:
         return None
     return LostError(f"another process is gone, or cannot be reached: {said[:300]}")
 
@@ -251,16 +257,14 @@ def _codes(mine: int) -> np.ndarray:
     return np.asarray(exchange(np.array([mine], np.float32)))[:, 0]
 
 
-def meet(name: str) -> None:
-    """Returns when all processes are here, or raises after `BARRIER_SECONDS`."""
+def meet(name: str, *, seconds: int = BARRIER_SECONDS) -> None:
+    """Returns when all processes are here, or raises after so many seconds."""
     wait = multihost.get_barrier_sync_fn()
-    wait(key=name, timeout_ms=BARRIER_SECONDS * 1000)
+    wait(key=name, timeout_ms=seconds * 1000)
 
 
 def _check(coordinator: str, count: int, index: int) -> None:
-    host, _, port = coordinator.rpartition(":")
-    is_port = port.isdecimal() and 0 < int(port) < 2**16
-    if not (host and is_port) or count < 1 or not 0 <= index < count:
+    if not _is_address(coordinator) or count < 1 or not 0 <= index < count:
         raise ConfigError(
             f"--coordinator is {coordinator!r}, --process_count {count} and "
             f"--process_index {index}; give all three: HOST:PORT of process 0, the "
@@ -274,6 +278,11 @@ def _check(coordinator: str, count: int, index: int) -> None:
                 f"{stated}; leave --coordinator, --process_count and --process_index "
                 f"out, the environment says them"
             )
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 2**16
 
 
 def _is_alone_on_host() -> bool:
@@ -291,6 +300,12 @@ def _is_alone_on_host() -> bool:
 
 def _check_alone() -> None:
     """Refuses that each of several processes trains for itself."""
+    if stated := os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        raise ConfigError(
+            f"JAX_COORDINATOR_ADDRESS in the environment is {stated}, but not how many "
+            f"processes there are; give --coordinator={stated}, --process_count and "
+            f"--process_index, or unset it"
+        )
     for name in COUNTS:
         stated = os.environ.get(name, "1")
         if stated != "1":

@@ -1,7 +1,9 @@
 """How a process ends: the exit codes of all verbs, and an end that waits for nobody."""
 
+import contextlib
 import multiprocessing
 import os
+import sys
 from typing import NoReturn
 
 DONE = 0
@@ -30,4 +32,7 @@ def end_now(code: int) -> NoReturn:
     """Ends this process and the workers it has started: nothing is waited for."""
     for worker in multiprocessing.active_children():
         worker.kill()
+    for stream in (sys.stdout, sys.stderr):  # what was printed is not lost
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
     os._exit(code)

@@ -65,7 +65,10 @@ def _receive(address: str, count: int, seconds: float) -> str:
                 f"port {port} of {socket.gethostname()} cannot be listened on "
                 f"({error.strerror}); end what uses it, or choose another port"
             )
-        while len(came) < count - 1 and not fault:
+        while not fault:
+            _drop_gone(came)
+            if len(came) == count - 1:
+                break
             left = until - time.monotonic()
             if left <= 0:
                 missing = sorted(set(range(1, count)) - set(came))
@@ -81,8 +84,10 @@ def _receive(address: str, count: int, seconds: float) -> str:
                 continue
             stack.enter_context(visitor)
             said = _read(visitor, POLL_SECONDS * 4)
-            if said is None or not isinstance(said.get("index"), int):
-                continue  # somebody else, a scan of ports say
+            if said is None or not _is_of_a_run(said):
+                visitor.close()  # somebody else, a scan of ports say; or it comes again
+                continue
+            _drop_gone(came)
             fault = _misfit(said, count, came)
             known = -1 if said["index"] in came else said["index"]
             came[known] = visitor, said
@@ -100,6 +105,28 @@ def _listen(port: int) -> socket.socket:
                 ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
             )
     return socket.create_server(("", port), backlog=1024)
+
+
+def _drop_gone(came: dict[int, tuple[socket.socket, Mapping[str, Any]]]) -> None:
+    """Who gave up, or was killed and is started again, is not here."""
+    for index in [index for index, guest in came.items() if not _is_here(guest[0])]:
+        del came[index]
+
+
+def _is_here(visitor: socket.socket) -> bool:
+    """Whether one that came still waits: it says nothing more, but it hangs up."""
+    visitor.setblocking(False)
+    try:
+        return bool(visitor.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _is_of_a_run(said: Mapping[str, Any]) -> bool:
+    numbers = (said.get("count"), said.get("index"), said.get("pid"))
+    return all(isinstance(x, int) for x in numbers) and "host" in said
 
 
 def _misfit(

@@ -17,6 +17,8 @@ import fsspec.config
 from deemo_jax.exits import BAD_USAGE
 
 SCHEME = "gs://"
+# Network file systems show to other hosts what one has written only after a while.
+SEEN_SECONDS = 60.0
 # A folder or file here, or in a bucket; both have the methods of `pathlib`.
 AnyPath = Path | epath.Path
 

@@ -24,6 +24,10 @@ ask() {
 }
 trap ask TERM USR1 INT
 for ((start = 0; start <= ${RESTARTS:-100}; start++)); do
+    if ((asked)); then # between two starts
+        code=75
+        break
+    fi
     # In a session of its own, so that Ctrl-C comes to this shell alone.
     setsid mpirun "${options[@]}" ${DEEMO:-deemo} train "$@" &
     run=$! code=0

@@ -32,6 +32,10 @@ ask() {
 }
 trap ask TERM USR1 INT
 for ((start = 0; start <= ${RESTARTS:-100}; start++)); do
+    if ((asked)); then # between two starts
+        code=75
+        break
+    fi
     on_workers "$train" &
     run=$! code=0
     wait "$run" || code=$?

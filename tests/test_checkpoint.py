@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorstore
 
+from deemo_jax import checkpoint
 from deemo_jax.checkpoint import (
     MANIFEST,
     Best,
@@ -207,6 +208,30 @@ def test_an_incomplete_checkpoint_is_passed_over(copied, left):
     assert (step, len(said)) == (2, 1)
 
 
+def test_one_that_cannot_be_read_is_passed_over(copied, monkeypatch):
+    bad = files(copied / "3" / "params")[0]
+    read = checkpoint.checksum
+
+    def checksum(path, **named):
+        if path == bad:
+            raise OSError(5, "Input/output error")
+        return read(path, **named)
+
+    monkeypatch.setattr(checkpoint, "checksum", checksum)
+    step, said = newest(copied)
+    assert step == 2
+    assert f"{bad.name} cannot be read (Input/output error)" in said[0]
+
+
+def test_a_manifest_that_is_seen_late_is_waited_for(copied, monkeypatch):
+    """As another process sees it, whose network file system is behind."""
+    manifest, late = copied / "3" / MANIFEST, copied / "late"
+    manifest.rename(late)
+    monkeypatch.setattr(Checkpoints, "_candidates", lambda *_: [3, 2])
+    threading.Timer(1.0, late.rename, (manifest,)).start()
+    assert newest(copied) == (3, [])
+
+
 def test_a_manifest_of_another_checkpoint_does_not_do(copied):
     manifest = json.loads((copied / "2" / MANIFEST).read_text())
     (copied / "3" / MANIFEST).write_text(json.dumps(manifest))
@@ -220,6 +245,7 @@ def test_none_is_found_where_there_is_none(tmp_path):
 def test_a_damaged_one_is_written_over_and_remains_are_cleared(copied):
     (copied / "3" / MANIFEST).unlink()
     (copied / "4.orbax-checkpoint-tmp").mkdir()
+    (copied / "1" / MANIFEST).unlink()
     said = []
     with Checkpoints(copied, keep=9, say=said.append) as checkpoints:
         checkpoints.clear_remains()
@@ -229,6 +255,9 @@ def test_a_damaged_one_is_written_over_and_remains_are_cleared(copied):
     jax.tree.map(np.testing.assert_array_equal, found["params"], tree(33))
     assert "4.orbax-checkpoint-tmp" in said[0]
     assert not (copied / "4.orbax-checkpoint-tmp").exists()
+    # Never sealed, and there is a whole one after it: it would lie there for good.
+    assert f"{copied / '1'}, an unfinished checkpoint" in said[1]
+    assert sorted(path.name for path in copied.iterdir()) == ["2", "3"]
 
 
 def test_a_failed_save_is_not_silent(tmp_path):

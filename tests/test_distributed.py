@@ -64,6 +64,31 @@ def test_several_processes_that_find_nobody_do_not_train_each_alone(
     assert asked == []
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("host", "'host'; it must be HOST:PORT"),
+        ("host:99999", "'host:99999'; it must be HOST:PORT"),
+    ],
+)
+def test_an_address_of_the_environment_that_is_none_is_refused(
+    monkeypatch, asked, address, said
+):
+    for name, value in (SLURM | {"SLURM_NTASKS": 2}).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", address)
+    with pytest.raises(ConfigError, match=said):
+        join()
+    assert asked == []
+
+
+def test_an_address_without_a_number_of_processes_is_no_run_of_one(monkeypatch, asked):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host:1234")
+    with pytest.raises(ConfigError, match="give --coordinator=host:1234, --process_c"):
+        join()
+    assert asked == []
+
+
 SLURM = {
     "SLURM_JOB_ID": "7",
     "SLURM_STEP_NODELIST": "a[1-2]",
@@ -185,6 +210,9 @@ def test_what_xla_says_when_another_process_is_gone():
     assert isinstance(gone, LostError)
     assert "cannot be reached: UNKNOWN: Gloo all-reduce failed: Conn" in str(gone)
     assert said("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes") is None
+    assert said("FAILED_PRECONDITION: the buffer was donated") is None
+    state = "FAILED_PRECONDITION: Agent must be in CONNECTED state. It is in ERROR."
+    assert isinstance(said(state), LostError)
     assert lost(ValueError("UNKNOWN: Gloo")) is None
     assert lost(TimeoutError("a slow disk")) is None
     barrier = TimeoutError("Timed out while waiting for async_write_complete barrier.")

@@ -1,6 +1,7 @@
 """Threads in place of processes: what they say to each other goes through sockets."""
 
 from concurrent.futures import ThreadPoolExecutor
+import json
 import socket
 import time
 
@@ -64,6 +65,41 @@ def test_two_of_the_same_number_are_told_all(address):
     assert told[0].startswith("two processes are number 1: pid ")
 
 
+def leave(address, count, index):
+    """Comes, says who it is, and is gone: killed, say."""
+    host, port = address.split(":")
+    me = {"count": count, "index": index, "host": "gone", "pid": 1}
+    while True:
+        try:
+            with socket.create_connection((host, int(port))) as door:
+                door.sendall(json.dumps(me).encode() + b"\n")
+                time.sleep(0.3)
+            return
+        except OSError:
+            time.sleep(0.05)
+
+
+def test_one_that_came_and_is_gone_may_come_again(address):
+    def before(index):
+        if index == 1:
+            leave(address, 3, 1)
+        elif index == 2:
+            time.sleep(1.5)
+
+    assert meet(address, (3, 0), (3, 1), (3, 2), before=before) == [""] * 3
+
+
+def test_one_that_came_and_is_gone_is_missed(address):
+    def before(index):
+        if index == 2:
+            leave(address, 3, 1)
+            time.sleep(0.3)
+
+    told = meet(address, (3, 0), (3, 2), seconds=2.0, before=before)
+    said = f"of 3 processes, number 1 did not come to {address} within 2 s"
+    assert told == [said] * 2
+
+
 def test_one_of_another_number_of_processes_is_told_all(address):
     told = meet(address, (3, 0), (2, 1))
     assert len(set(told)) == 1
@@ -87,7 +123,7 @@ def test_a_stranger_who_knocks_is_let_go(address):
     def knock(index):
         if index == 0:
             return
-        for words in (b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"index": "x"}\n', b""):
+        for words in (b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"index": 1}\n', b""):
             while True:
                 try:
                     with socket.create_connection((host, int(port))) as door:

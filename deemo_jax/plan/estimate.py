@@ -177,8 +177,8 @@ def _compile(
     with jax.set_mesh(mesh):
         try:
             return "", step.lower(state, batch).compile(compiler_options=options)
-        except jax.errors.JaxRuntimeError as error:
-            return _first_words(str(error)), None
+        except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
+            return _first_words(str(error) or repr(error)), None
 
 
 def _first_words(said: str) -> str:

@@ -7,12 +7,11 @@ import time
 import jax
 
 from deemo_jax.config import Config, ConfigError, to_dict
+from deemo_jax.data.tokenizer import Tokenizer
 from deemo_jax.distributed import broadcast, is_first
-from deemo_jax.storage import AnyPath
+from deemo_jax.storage import SEEN_SECONDS, AnyPath
 from deemo_jax.train.local_checkpoints import RUN_ID
 
-# Network file systems show to other hosts what one has written only after a while.
-SEEN_SECONDS = 60.0
 # What hosts may call by names of their own.
 OWN = (("train", "local_folder"), ("data", "path"))
 
@@ -45,6 +44,27 @@ def check_agreement(config: Config, workdir: AnyPath) -> None:
                 f"shared file system or in gs://"
             )
         time.sleep(0.5)
+
+
+def check_same_data(manifest: str, tokenizer: Tokenizer) -> None:
+    """Compares records and tokenizer with those of process 0, in all processes.
+
+    Each may have a copy of its own, and then it must be the same.
+
+    Raises:
+      ConfigError: if this process would read others.
+    """
+    words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    for what, text, key in (
+        ("records", manifest, "data.path"),
+        ("tokenizer", f"{words}{tokenizer.chat_template}", "data.tokenizer"),
+    ):
+        mine = _digest(text)
+        if broadcast(mine) != mine:
+            raise ConfigError(
+                f"the {what} of process {jax.process_index()} are not those of process "
+                f"0; give all hosts the same config.{key}, or copies of the same folder"
+            )
 
 
 def _digest(text: str) -> int:

@@ -98,7 +98,8 @@ def _leased(path: epath.Path) -> Iterator[None]:
     ended = threading.Event()
 
     def is_ours() -> bool:
-        return json.loads(path.read_bytes())["id"] == name
+        # One that took it may have let it go by now.
+        return path.exists() and json.loads(path.read_bytes())["id"] == name
 
     def renew() -> None:
         count = 0

@@ -19,7 +19,7 @@ from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.sharding import check_rows, make_mesh, place
 from deemo_jax.spool import flush
 from deemo_jax.storage import AnyPath, locate
-from deemo_jax.train.agreement import check_agreement
+from deemo_jax.train.agreement import check_agreement, check_same_data
 from deemo_jax.train.explain import check_replication
 from deemo_jax.train.health import Health, UnsoundError
 from deemo_jax.train.initial import check_initial
@@ -37,7 +37,7 @@ from deemo_jax.train.log import (
     write_environment,
 )
 from deemo_jax.train.phases import Goodput, Phases
-from deemo_jax.train.preemption import NOTHING, Asked, Preempted, preemption
+from deemo_jax.train.preemption import Asked, Preempted, preemption
 from deemo_jax.train.prepare import open_split, prepare_data, prepare_tokenizer
 from deemo_jax.train.profile import Profile
 from deemo_jax.train.start import first_state, items_of, make_batches
@@ -161,6 +161,8 @@ def _run(
         tokenizer = prepare_tokenizer(config, workdir, source)
         # Inside: what the first process counts and keeps, the others read.
         batches = make_batches(config, mesh, source, tokenizer)
+    with together():
+        check_same_data(source.manifest, tokenizer)
     say = say_in(workdir)
     checkpoints = Checkpoints(
         workdir / "checkpoints",
@@ -175,6 +177,7 @@ def _run(
         say(words)
     with jax.set_mesh(mesh), checkpoints, local:
         checkpoints.clear_remains()
+        goodput = Goodput(workdir, phases) if is_first() else None
         phases.enter("restore", 0)
         state, start = first_state(config, mesh, checkpoints, local=local)
         local.drop_after(start)
@@ -183,8 +186,11 @@ def _run(
         graphdef, _ = split_model(config)
         if start >= steps:
             say(f"nothing left to do: {start} of {steps} steps are done")
-        if profile_steps and profile_steps[1] <= start:
-            say(f"no trace: steps {profile_steps[0]} to {profile_steps[1]} are done")
+        if profile_steps and not start < profile_steps[0] <= steps:
+            say(
+                f"no trace from step {profile_steps[0]} on: this start does the steps "
+                f"{start + 1} to {steps}"
+            )
         best = Best(checkpoints, config.evaluate.best, start=start)
         ledger = Ledger(
             workdir,
@@ -201,13 +207,18 @@ def _run(
         train_step = make_train_step(config, mesh)
         batch_iterator = batches.iterate(start)
         before: Dispatched | None = None
-        asked, saved = NOTHING, time.monotonic()
+
+        def anybody_asks() -> Asked:
+            wish = Asked(save=False, stop=stop_asked())
+            return Asked.by_any(exchange(wish.told(busy_seconds=0.0)))
+
+        # Asked to stop while it was restored, it does not compile first.
+        asked, saved = anybody_asks(), time.monotonic()
         health = Health(
             max_skipped=config.train.max_skipped_steps,
             clip_ids=[entry.clip_id for entry in source.entries],
             say=say_in(workdir, everyone=True),
         )
-        goodput = Goodput(workdir, phases) if is_first() else None
         with (
             Metrics(
                 workdir,
@@ -243,8 +254,7 @@ def _run(
                 phases.get_on()
                 if goodput:
                     goodput.tick()
-                wish = Asked(save=False, stop=stop_asked())
-                if Asked.by_any(exchange(wish.told(busy_seconds=0.0))).stop:
+                if anybody_asks().stop:
                     raise Preempted
 
             def look(step: int, *, kept: bool) -> bool:

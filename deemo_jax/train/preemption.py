@@ -37,9 +37,6 @@ class Asked:
         return cls(save=bool(save), stop=bool(stop))
 
 
-NOTHING = Asked(save=False, stop=False)
-
-
 class Preempted(Exception):
     """The run was asked to stop, has saved its state, and can go on."""
 

@@ -67,8 +67,9 @@ class Watchdog:
             BEAT_SECONDS_IN_BUCKET if in_bucket(workdir) else BEAT_SECONDS,
             stall_seconds / 4,
         )
-        # A failure is heard at most so much later.
-        self._heard_seconds = 2 * self._interval + 1.0
+        # A failure is heard at most so much later: by the first process, and, through
+        # that, by the others.
+        self._heard_seconds = 2 * (1 + (process > 0)) * self._interval + 1.0
         # With the first process, JAX ends those that have not ended by themselves.
         self._last_seconds = GRACE_SECONDS + 2 * self._heard_seconds
         self._ended = threading.Event()
@@ -165,15 +166,20 @@ class Watchdog:
             code=code or self._fault.code,
         )
         path = self._folder / f"{self._process}.json"
+        text = json.dumps(dataclasses.asdict(beat)) + "\n"
         try:
-            write_whole(path, json.dumps(dataclasses.asdict(beat)) + "\n")
+            write_whole(path, text)
         except Exception as error:  # no full disk or network ends a run that gets on
             self._trouble = f"{type(error).__name__}: {error}"
-            print(f"no heartbeat was written: {error}", file=sys.stderr)
+            stored = _written_over(path, text)
+            if not stored:
+                print(f"no heartbeat was written: {error}", file=sys.stderr)
         else:
-            self._stored, self._trouble = time.monotonic(), ""
+            stored = True
         finally:
             self._lock.release()
+        if stored:
+            self._stored, self._trouble = time.monotonic(), ""
 
     def _read(self, watched: Sequence[int]) -> dict[int, Beat]:
         beats = {}
@@ -209,3 +215,18 @@ class Watchdog:
         flush()
         time.sleep(max(0.0, until - time.monotonic()))
         end_now(fault.code)
+
+
+def _written_over(path: AnyPath, text: str) -> bool:
+    """Writes a beat over the one before: a full disk has no room for a new file.
+
+    Whoever reads it meanwhile may find it torn, and reads it again.
+    """
+    if in_bucket(path):
+        return False
+    try:
+        with open(path, "r+b", buffering=0) as file:
+            file.write(text.encode().ljust(os.fstat(file.fileno()).st_size))
+    except OSError:
+        return False
+    return True

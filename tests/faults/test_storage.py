@@ -29,6 +29,15 @@ def mounted(folder: Path, options: str):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def fill(folder):
+    """Leaves no room on the disk of a folder."""
+    file = os.open(folder / "ballast", os.O_CREAT | os.O_WRONLY)
+    with contextlib.suppress(OSError):
+        while True:
+            os.write(file, bytes(4096))
+    os.close(file)
+
+
 def good(workdir):
     """The steps of the checkpoints that are whole."""
     found = [path for path in (workdir / "checkpoints").iterdir() if path.is_dir()]
@@ -45,11 +54,7 @@ def test_a_full_disk_ends_the_run_and_takes_nothing_with_it(launch, tmp_path):
     with mounted(tmp_path / "run", "size=8m") as workdir:
         run = launch(workdir, **SETTINGS)
         run.until_step(8)
-        file = os.open(workdir / "ballast", os.O_CREAT | os.O_WRONLY)
-        with contextlib.suppress(OSError):
-            while True:
-                os.write(file, bytes(4096))
-        os.close(file)
+        fill(workdir)
         assert run.end() == 1, run.said
         assert len(complaints(run)) == 1
         assert "No space left on device" in complaints(run)[0]
@@ -64,6 +69,18 @@ def test_a_full_disk_ends_the_run_and_takes_nothing_with_it(launch, tmp_path):
         assert again.end() == 0, again.said
         assert f"resumed at step {max(before)}\n" in again.said
         assert list(steps(workdir)) == list(range(1, reached + 5))
+
+
+def test_of_several_processes_all_say_that_the_disk_is_full(launch, tmp_path):
+    with mounted(tmp_path / "run", "size=8m") as workdir:
+        run = launch(workdir, 2, 4, **SETTINGS | {"train__stall_seconds": 20})
+        run.until_step(8)
+        fill(workdir)
+        assert run.end() == 1, run.said
+    said = [line for line in run.said.splitlines() if "No space left on dev" in line]
+    assert any("deemo train: " in line for line in said), run.said
+    assert any("process 0 failed in" in line for line in said), run.said
+    assert "fatal errors" not in run.said  # which JAX says before it aborts
 
 
 def test_a_disk_that_cannot_be_written_is_refused_and_left_as_it_is(launch, tmp_path):

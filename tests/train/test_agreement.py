@@ -4,12 +4,13 @@ Real processes do so in `tests/faults/test_failures.py`.
 """
 
 import dataclasses
+import types
 
 import pytest
 
 from deemo_jax.config import ConfigError
 from deemo_jax.train import agreement
-from deemo_jax.train.agreement import check_agreement
+from deemo_jax.train.agreement import check_agreement, check_same_data
 from deemo_jax.train.local_checkpoints import RUN_ID
 from tests.small import small_config
 
@@ -58,3 +59,25 @@ def test_another_workdir_is_refused(first, run_id):
     path.unlink() if run_id is None else path.write_text(run_id)
     with pytest.raises(ConfigError, match=r"process 1 is not the folder that process"):
         check_agreement(small_config(), first)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words", "said"),
+    [("a1", {"sad": 5}, ""), ("b2", {"sad": 5}, "records"), ("a1", {}, "tokenizer")],
+)
+def test_other_records_or_another_tokenizer_are_refused(
+    monkeypatch, manifest, words, said
+):
+    def tokenizer(words):
+        return types.SimpleNamespace(get_vocab=lambda: words, chat_template="{{ x }}")
+
+    told = []
+    monkeypatch.setattr(agreement, "broadcast", lambda x: told.append(x) or x)
+    check_same_data("a1", tokenizer({"sad": 5}))
+    monkeypatch.setattr(agreement, "broadcast", lambda _: told.pop(0))
+    monkeypatch.setattr(agreement.jax, "process_index", lambda: 1)
+    if not said:
+        check_same_data(manifest, tokenizer(words))
+        return
+    with pytest.raises(ConfigError, match=f"the {said} of process 1 are not those of"):
+        check_same_data(manifest, tokenizer(words))

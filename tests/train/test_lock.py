@@ -76,8 +76,9 @@ def test_a_lock_in_a_bucket_whose_run_is_dead_is_taken(bucket, tmp_path, monkeyp
         assert "dead" not in (workdir / LOCK).read_text()
 
 
+@pytest.mark.parametrize("let_go", [False, True])
 def test_one_that_another_run_has_taken_meanwhile_ends_this_one(
-    bucket, tmp_path, monkeypatch, capfd
+    bucket, tmp_path, monkeypatch, capfd, let_go
 ):
     codes = []
     monkeypatch.setattr(lock, "LEASE_SECONDS", 0.4)
@@ -85,7 +86,10 @@ def test_one_that_another_run_has_taken_meanwhile_ends_this_one(
     workdir = locate(f"{bucket}/{tmp_path.name}")
     with locked(workdir):
         other = '{"holder": "another", "id": "x", "renewed": 0}'
-        (workdir / LOCK).write_text(other)
+        if let_go:
+            (workdir / LOCK).unlink()
+        else:
+            (workdir / LOCK).write_text(other)
         end = time.monotonic() + 20
         while not codes and time.monotonic() < end:
             time.sleep(0.05)

@@ -22,7 +22,7 @@ from deemo_jax.train.log import (
     write_config,
     write_environment,
 )
-from deemo_jax.train.preemption import NOTHING
+from deemo_jax.train.preemption import Asked
 from tests.small import small_config
 
 
@@ -37,7 +37,7 @@ def step(number, loss=6.0, grad_norm=1.5, skipped=0):
         "skipped": jnp.int32(skipped),
     }
     index = np.array([4, 7])
-    wishes = NOTHING.told(busy_seconds=0.5)[None]
+    wishes = Asked(save=False, stop=False).told(busy_seconds=0.5)[None]
     return Dispatched(
         step=number, sums=sums, index=index, data_seconds=0.25, wishes=wishes
     )

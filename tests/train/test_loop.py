@@ -166,6 +166,22 @@ def test_asked_to_stop_it_does_not_evaluate_first(configure, tmp_path, monkeypat
     assert set(evaluated) == set(range(1, 11))
 
 
+def test_asked_to_stop_while_it_is_restored_it_makes_no_step(
+    straight, configure, monkeypatch
+):
+    first_state = loop.first_state
+
+    def asked(*given, **named):
+        signal.raise_signal(signal.SIGTERM)
+        return first_state(*given, **named)
+
+    monkeypatch.setattr(loop, "first_state", asked)
+    with pytest.raises(Preempted):
+        train(configure(train__steps=20), straight[1])
+    assert len(rows(straight[1])) == 10
+    assert "saved at step 10 of 20" in (straight[1] / "train.log").read_text()
+
+
 def test_a_finished_run_is_left_alone_and_may_be_made_longer(
     straight, configure, capsys
 ):
@@ -359,3 +375,6 @@ def test_some_steps_are_traced(configure, tmp_path):
     train(configure(), tmp_path, profile_steps=(3, 5))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     assert "trace of steps 3 to 5" in (tmp_path / "train.log").read_text()
+    for first, last in ((9, 12), (40, 41)):  # done already in part, never to be done
+        train(configure(train__steps=14), tmp_path, profile_steps=(first, last))
+        assert f"no trace from step {first} on" in (tmp_path / "train.log").read_text()

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from deemo_jax.train.preemption import NOTHING, SIGNALS, Asked, preemption
+from deemo_jax.train.preemption import SIGNALS, Asked, preemption
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -39,6 +39,9 @@ def test_another_thread_hears_no_signals():
     thread.start()
     thread.join()
     assert found == [False]
+
+
+NOTHING = Asked(save=False, stop=False)
 
 
 def test_what_one_process_asks_all_do():

@@ -109,11 +109,26 @@ def test_storage_that_refuses_beats_is_named_and_nobody_else(
             raise OSError("stale file handle")
 
         monkeypatch.setattr(module, "write_whole", refused)
+        monkeypatch.setattr(module, "_written_over", lambda *_: False)
         until(lambda: ended)
         monkeypatch.undo()
     assert ended[0] == 76
     assert "process 0 could write no heartbeat to" in said[0]
     assert "OSError: stale file handle" in said[0]
+
+
+def test_on_a_full_disk_beats_are_written_over_the_last_one(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with watchdog(tmp_path, Phases()):
+        monkeypatch.setattr(module, "write_whole", full)
+        before = read(tmp_path)["count"]
+        until(lambda: read(tmp_path)["count"] > before + 1)
+    with pytest.raises(OSError, match="No space"), watchdog(tmp_path, Phases()):
+        full()
+    assert read(tmp_path)["end"] == "OSError: [Errno 28] No space left on device"
+    assert read(tmp_path)["code"] == 1
 
 
 def test_storage_that_hangs_is_found_by_a_thread_that_does_not_touch_it(
