@@ -69,6 +69,8 @@ def pack(
     salt_file: Path | None,
     shards: int,
     stratify: bool,
+    window: int,
+    hop: int,
     check: bool,
     reindex: bool,
     withdraw: str,
@@ -112,6 +114,7 @@ def pack(
         )
 
     from deemo_jax.data.pack import REJECTED, pack_folder
+    from deemo_jax.data.windows import windowing_of
 
     with bars() as progress:
         summary = pack_folder(
@@ -121,6 +124,7 @@ def pack(
             salt_file=salt_file,
             shards=shards,
             stratify=stratify,
+            windowing=windowing_of(name, window, hop),
             progress=progress,
         )
     print(summary.describe())

@@ -36,7 +36,7 @@ class DeidentifiedClip:
     """A clip without face or voice identity, the only thing that can be packed.
 
     Its files hold the clip alone, so its annotation's `start` is 0 and its `end` the
-    clip's length in seconds. A part that the clip lacks is None.
+    clip's length in seconds, but for a `Window`. A part that the clip lacks is None.
 
     Attributes:
         annotation: what people said of it; `media` names the first file below.

@@ -28,6 +28,7 @@ from deemo_jax.data.record import FrameSampling, Record, from_clip
 from deemo_jax.data.shards import Entry, read_withdrawn, shard_name, write_shard
 from deemo_jax.data.splits import assign_splits
 from deemo_jax.data.unfinished import Unfinished
+from deemo_jax.data.windows import Windowing
 
 Progress = Callable[[str, int, int | None], None]
 SALT = "salt.txt"  # in the owner's folder, never in the packed one
@@ -71,6 +72,7 @@ def pack_folder(
     description: str = "",
     sampling: FrameSampling | None = None,
     stratify: bool = False,
+    windowing: Windowing | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Packs what `deemo deidentify` wrote to `input`; the same input, the same bytes.
@@ -78,7 +80,7 @@ def pack_folder(
     The salt of the pseudonyms is read from `salt_file`, by default `input/salt.txt`,
     and made where there is none. What is refused stands in the owner's folder, in
     `input/rejected_by_pack.jsonl`: it names clips and subjects as their owner does, and
-    a packed folder is handed on.
+    a packed folder is handed on. With `windowing`, long clips are packed in windows.
 
     Raises:
         ValueError: `input` is no de-identified folder, the name is not one that TFDS
@@ -94,7 +96,7 @@ def pack_folder(
         )
     output.mkdir(parents=True, exist_ok=True)
     entries, refused = write_dataset(
-        clips,
+        clips if windowing is None else windowing.cut(clips),
         output,
         name=name,
         salt=read_salt(salt_path),

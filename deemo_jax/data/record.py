@@ -14,6 +14,7 @@ from deemo_jax import media
 from deemo_jax.annotation import Interval, Refusal
 from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.data import example
+from deemo_jax.data.windows import Window, sound_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def pseudonym(salt: bytes, kind: str, name: str) -> str:
 def from_clip(
     clip: DeidentifiedClip, salt: bytes, sampling: FrameSampling | None = None
 ) -> Record:
-    """Reads a de-identified clip's files into a record.
+    """Reads a de-identified clip's files, or a window of them, into a record.
 
     Raises:
         TypeError: `clip` is no `DeidentifiedClip`.
@@ -84,20 +85,23 @@ def from_clip(
     if annotation.end is None:
         raise Refusal("its length is not stated", "run `deemo deidentify` again")
     frames, times = [], []
+    within = annotation.start, annotation.end
+    duration = annotation.end - annotation.start
     if clip.video is not None:
-        kept = sample_frames(
-            media.iter_frames(clip.video), annotation.end, sampling or FrameSampling()
+        shown = media.iter_frames(
+            clip.video, *(within if isinstance(clip, Window) else ())
         )
+        kept = sample_frames(shown, duration, sampling or FrameSampling())
         for time, pixels in kept:
             frames.append(encode_jpeg(pixels, sampling or FrameSampling()))
             times.append(time)
     return Record(
         clip_id=pseudonym(salt, "clip", annotation.clip_id),
         subject=pseudonym(salt, "subject", annotation.subject),
-        duration=annotation.end,
+        duration=duration,
         frames=tuple(frames),
         frame_times=tuple(times),
-        audio=clip.audio.read_bytes() if clip.audio is not None else None,
+        audio=sound_of(clip),
         transcript=annotation.transcript,
         emotion=annotation.emotion,
         reasoning=annotation.reasoning,

@@ -10,6 +10,17 @@ from deemo_jax.data.shards import shard_name
 
 VERSION = "1.0.0"
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+SEEN, HEARD, SAID = ({key: key} for key in ("frames", "audio", "transcript"))
+SUPERVISED = {
+    "deemo_mer": (SEEN | HEARD | SAID, "emotion"),
+    "deemo_nfbl": (SEEN | HEARD, "nfbl"),
+}
+CITATION = """@inproceedings{li2025deemo,
+  title = {{DEEMO}: De-identity Multimodal Emotion Recognition and Reasoning},
+  author = {Li, D. and Xing, B. and Liu, X. and Xia, B. and Wen, B. and
+            K{\\"a}lvi{\\"a}inen, H.},
+  booktitle = {ACM Multimedia}, year = {2025}, note = {arXiv:2504.19549}
+}"""  # of the subsets' form; whose data it is, their description says
 
 
 def features() -> Any:
@@ -83,6 +94,8 @@ def write_metadata(
             version=VERSION,
             check_data=False,
             description=description,
+            supervised_keys=SUPERVISED.get(name),
+            citation=CITATION if name in SUPERVISED else None,
         )
         for file in ("features.json", "dataset_info.json"):
             (Path(beside) / file).replace(folder / file)

@@ -110,7 +110,8 @@ def purge(folder: Path, *, progress: Progress | None = None) -> int:
             done, gone = done + 1, gone + left_out
     if progress:
         progress("rewriting shards", done, total)
-    description = json.loads((folder / "dataset_info.json").read_bytes())["description"]
+    info = json.loads((folder / "dataset_info.json").read_bytes())
+    description = info.get("description", "")  # an empty one is not written
     write_card(folder, name, entries, facts, description)
     sizes = {split: sum(e.length for e in rows) for split, rows in entries.items()}
     tfds.write_metadata(folder, name, lengths, sizes, description)

@@ -1,0 +1,57 @@
+"""The two subsets as builders of TensorFlow Datasets, over folders that were packed.
+
+import tensorflow_datasets as tfds
+from deemo_jax.data.builders import DeemoMer
+
+builder = DeemoMer("packed")  # or tfds.builder("deemo_mer", data_dir="packed")
+builder.info.splits["train"].num_examples, builder.taxonomy.emotions
+builder.records("train")[0].emotion  # without TensorFlow, checked when read
+builder.as_dataset(split="train", as_supervised=True)  # with it
+"""
+
+import os
+from pathlib import Path
+
+from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
+
+from deemo_jax.annotation import Taxonomy, load_taxonomy
+from deemo_jax.data.source import ShardSource
+from deemo_jax.data.tfds import dataset_name
+
+
+class _Packed(ReadOnlyBuilder, skip_registration=True):
+    """A folder that `deemo pack` wrote under the builder's name; it never writes.
+
+    Raises:
+        ValueError: the folder holds no such data set.
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str]):
+        self._folder = Path(data_dir)
+        if (there := dataset_name(self._folder)) != type(self).name:
+            raise ValueError(
+                f"{data_dir} holds {there or 'no data set'}, not {type(self).name}: "
+                f"write it with `deemo pack --name={type(self).name}`"
+            )
+        super().__init__(builder_dir=os.fspath(data_dir))
+        self._original_state = {"data_dir": os.fspath(data_dir)}  # what is pickled
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The label sets: of emotions, and of body language with its groups."""
+        return load_taxonomy(self._folder / "taxonomy.json")
+
+    def records(self, split: str, *, folds: int = 0, fold: int = 0) -> ShardSource:
+        """The records of a split or a fold, in any order; see `ShardSource`."""
+        return ShardSource(self._folder, split, folds=folds, fold=fold)
+
+
+class DeemoMer(_Packed):
+    """DEEMO-MER: a clip a record, with emotion, reasoning and transcript."""
+
+
+class DeemoNfbl(_Packed):
+    """DEEMO-NFBL: a window of a long video a record, with intervals of body language.
+
+    How videos are cut says `deemo_jax.data.windows`.
+    """
