@@ -116,8 +116,8 @@ VERBS: dict[str, Verb] = {
             Flag(name="shards", help="a split; default 8", default=8),
             Flag(name="stratify", help="true: deal out subjects without split so that "
                  "splits have the labels alike", default=False),
-            Flag(name="window", help="seconds: longer clips are cut into windows; 0: none "
-                 "is; default: 16 for --name=deemo_nfbl, else 0", default=-1),
+            Flag(name="window", help="seconds: longer clips are cut into windows, by 0 "
+                 "none; default: 16 for --name=deemo_nfbl, else 0", default=-1),
             Flag(name="hop", help="seconds from one window to the next; default: "
                  "WINDOW", default=0),
             Flag(name="check", help="read every byte of OUTPUT instead, and say what "

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 import dataclasses
 import io
 import math
+from typing import Any
 
 from deemo_jax.annotation import Interval
 from deemo_jax.architecture import SAMPLE_RATE
@@ -80,7 +81,9 @@ class Windowing:
                     transcript=None,
                     reasoning=None,
                 )
-                fields = {f.name: getattr(clip, f.name) for f in _FIELDS}
+                fields: dict[str, Any] = {
+                    f.name: getattr(clip, f.name) for f in _FIELDS
+                }
                 yield Window(**fields | {"annotation": annotation})
 
 

@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from typing import Any
 
 import pytest
 import tensorflow_datasets
@@ -23,7 +24,8 @@ def test_a_packed_folder_by_name(packed):
     name, folder = packed
     made = {"deemo_mer": DeemoMer, "deemo_nfbl": DeemoNfbl}[name](folder)
     found = tensorflow_datasets.builder(name, data_dir=str(folder))
-    for builder in (made, found, pickle.loads(pickle.dumps(made))):
+    builders: list[Any] = [made, found, pickle.loads(pickle.dumps(made))]
+    for builder in builders:
         assert type(builder) is type(made)
         assert builder.name == name
         assert builder.info.splits["train"].num_examples == 9

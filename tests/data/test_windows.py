@@ -168,6 +168,7 @@ def test_a_window_holds_what_is_shown_and_heard_in_it(long_input):
         from_clip(window, SALT, sampling)
         for window in Windowing(seconds=3.0, hop=3.0).cut([whole])
     )
+    assert whole.audio
     samples = soundfile.read(whole.audio, dtype="int16")[0]
     heard = [
         soundfile.read(io.BytesIO(row.audio or b""), dtype="int16")[0]
