@@ -84,7 +84,8 @@ class Windowing:
                 fields: dict[str, Any] = {
                     f.name: getattr(clip, f.name) for f in _FIELDS
                 }
-                yield Window(**fields | {"annotation": annotation})
+                fields["annotation"] = annotation
+                yield Window(**fields)
 
 
 _FIELDS = dataclasses.fields(DeidentifiedClip)
