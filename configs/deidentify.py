@@ -27,4 +27,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.voice = dict(
         coefficients=(0.5, 0.9),  # McAdams': drawn between them for each clip
     )
+    config.audit = dict(  # a clip that has more fails
+        faces_left=0,  # detections where faces were, by another detector
+        gap_frames=0,  # frames on end that show a face without mask
+        alike=0.0,  # share of the masked faces that are taken for their originals
+        seen=0.1,  # share of the masked frames in which the audit must see a face
+        longest_side=960,  # pixels that it scales frames to, for faces of 70 and more
+    )
     return config

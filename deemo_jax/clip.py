@@ -1,5 +1,7 @@
 """Clips before and after de-identification, and the media files behind them."""
 
+from collections.abc import Iterable
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -18,6 +20,7 @@ from deemo_jax.annotation import (
     parse_object,
     reject,
 )
+from deemo_jax.storage import write_whole
 
 MANIFEST = "deidentified.jsonl"
 AGAIN = "run `deemo deidentify` again; only what it wrote can be packed"
@@ -29,6 +32,22 @@ class Clip:
 
     annotation: Annotation
     media: Path
+
+    def digest(self) -> str:
+        """SHA-256 of the file and of which part of it the clip is, in hexadecimal.
+
+        Raises:
+            Refusal: the file cannot be read.
+        """
+        try:
+            media = file_digest(self.media)
+        except OSError as error:
+            raise Refusal(
+                f"{self.media.name} cannot be read ({error.strerror})",
+                "make it readable",
+            ) from error
+        span = f"{self.annotation.start!r} {self.annotation.end!r}"
+        return hashlib.sha256(f"{media} {span}".encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,9 +63,12 @@ class DeidentifiedClip:
         audio: FLAC, 16 kHz mono, anonymised.
         sha256: of the files, under "video" and "audio".
         deidentification: methods and their version, such as "centerface+mcadams/2".
-        verdict: of the audit: "unaudited", or "generated" where there is no person.
+        verdict: of the audit: "passed", "failed", "unaudited", or "generated" where
+            there is no person.
         faces: counts, such as "frames", "frames_with_face", "boxes"; may be empty.
-        source: digest of what it was made from; when that changes, it is made anew.
+        source: digest of what it was made from; when that changes, it is made anew. It
+            begins with `Clip.digest`.
+        audit: what the verdict follows from, and "reasons"; empty if nobody looked.
     """
 
     annotation: Annotation
@@ -57,6 +79,7 @@ class DeidentifiedClip:
     verdict: str
     faces: dict[str, int]
     source: str = ""
+    audit: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self, folder: Path) -> dict[str, Any]:
         """The object of its line in the folder's `deidentified.jsonl`."""
@@ -69,6 +92,7 @@ class DeidentifiedClip:
             "verdict": self.verdict,
             "faces": self.faces,
             "source": self.source,
+            "audit": self.audit,
         }
 
     @classmethod
@@ -93,8 +117,9 @@ class DeidentifiedClip:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise Refusal(f"not a de-identified clip ({error})", AGAIN) from error
-        if not isinstance(clip.sha256, dict) or not isinstance(clip.faces, dict):
-            raise Refusal("sha256 and faces are no objects", AGAIN)
+        parts = (clip.sha256, clip.faces, clip.audit)
+        if not all(isinstance(part, dict) for part in parts):
+            raise Refusal("sha256, faces and audit are not all objects", AGAIN)
         for part, path in files.items():
             if clip.sha256.get(part) != file_digest(path):
                 raise Refusal(f"{names[part]} is not the file that was written", AGAIN)
@@ -163,3 +188,18 @@ def read_deidentified(
             clip_id = key if isinstance(key, str) else None
             rejections[key] = reject(refusal, line=number, clip_id=clip_id)
     return list(clips.values()), list(rejections.values())
+
+
+def replace_deidentified(folder: Path, clips: Iterable[DeidentifiedClip]) -> None:
+    """Puts clips in the place of those of their ids, whole or not at all.
+
+    Lines of other clips stay as they are, sound or not.
+    """
+    new = {clip.annotation.clip_id: clip.to_json(folder) for clip in clips}
+    lines = []
+    for line in (folder / MANIFEST).read_text(errors="replace").split("\n"):
+        with contextlib.suppress(Refusal, KeyError, TypeError):
+            fields = new[parse_object(line.encode())["annotation"]["clip_id"]]
+            line = json.dumps(fields, ensure_ascii=False)
+        lines.append(line)
+    write_whole(folder / MANIFEST, "\n".join(lines))

@@ -13,6 +13,7 @@ EXTRAS = {
     "onnx": "deidentify",
     "onnxruntime": "deidentify",
     "jiwer": "deidentify",
+    "dlib": "audit",
     "torch": "export",
     "gcsfs": "gcs",
 }
@@ -101,6 +102,22 @@ VERBS: dict[str, Verb] = {
         config="optional",
         settings=Settings,
     ),
+    "audit": Verb(
+        summary="measure what is left of faces and voices in a de-identified folder",
+        example="deemo audit --input=clips --output=clips_deid",
+        flags=(
+            _folder("input", "folder that the clips were made from"),
+            _folder("output", "folder that `deemo deidentify` wrote; gets verdicts, "
+                    "audit/audit.json, audit/report.html"),
+            Flag(name="workers", help="processes, a clip each at a time; default: one "
+                 "for every core", default=0),
+            Flag(name="show_originals", help="true: the report shows faces as they "
+                 "were, too", default=False),
+        ),
+        act=acts.audit,
+        config="optional",
+        settings=Settings,
+    ),
     "pack": Verb(
         summary="pack de-identified clips into TFRecord shards with an index",
         example="deemo pack --input=clips_deid --output=packed --name=deemo_mer",
@@ -120,6 +137,8 @@ VERBS: dict[str, Verb] = {
                  "none; default: 16 for --name=deemo_nfbl, else 0", default=-1),
             Flag(name="hop", help="seconds from one window to the next; default: "
                  "WINDOW", default=0),
+            Flag(name="allow_unaudited", help="true: take clips that no audit has "
+                 "judged; never those that failed", default=False),
             Flag(name="check", help="read every byte of OUTPUT instead, and say what "
                  "is wrong", default=False),
             Flag(name="reindex", help="build the indexes of OUTPUT from its shards "

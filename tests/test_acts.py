@@ -8,7 +8,6 @@ import pytest
 from deemo_jax import cli
 from deemo_jax.export.parity import ExportError
 from deemo_jax.media import write_video
-from deemo_jax.plan.topology import NotCompiledError
 from tests.small import make_corpus
 
 FRAME = np.zeros((16, 16, 3), np.uint8)
@@ -122,38 +121,6 @@ def test_steps_to_trace_are_read_before_anything_is_made(tmp_path, capsys):
     assert cli.main(words) == 2
     assert "FIRST:LAST" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "give either --topology or --scaling"),
-        (["--topology=v5e-8", "--scaling=v5e-8"], "give either"),
-        (["--topology=v7-8"], "known are v5e"),
-        (["--topology=v5e-8,v6e-8", "--largest_batch"], "looked for on one"),
-        (["--topology=v5e-8", "--config.mesh.data=3"], "does not divide the 8 devices"),
-    ],
-)
-def test_plans_that_cannot_be(words, message, capsys):
-    assert cli.main(["plan", *SMALL, *words]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_plans_as_words_table_and_json(monkeypatch, capsys):
-    """Without a compiler, so that it takes no time."""
-
-    def refuse(topology):
-        raise NotCompiledError("nothing is installed")
-
-    monkeypatch.setattr("deemo_jax.plan.estimate.compile_only_devices", refuse)
-    words = ["plan", "--config=configs/tiny.py"]
-    assert cli.main([*words, "--topology=v5e-8"]) == 0
-    assert "analytic only" in capsys.readouterr().out
-    assert cli.main([*words, "--topology=v5e-8,h100-1x8"]) == 0
-    assert "| h100-1x8 | 8     | full" in capsys.readouterr().out
-    assert cli.main([*words, "--scaling=v5e-8,v5e-16", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [plan["batch_size"] for plan in found] == [16, 32]
 
 
 def test_a_packed_folder_is_looked_after(tmp_path, capsys):

@@ -4,13 +4,15 @@ import json
 import numpy as np
 import pytest
 
-from deemo_jax.annotation import Annotation, Interval
+from deemo_jax.annotation import Annotation, Interval, Refusal
 from deemo_jax.clip import (
     MANIFEST,
+    Clip,
     DeidentifiedClip,
     append_deidentified,
     file_digest,
     read_deidentified,
+    replace_deidentified,
 )
 from deemo_jax.media import write_audio, write_video
 
@@ -114,6 +116,7 @@ def test_an_edited_or_missing_file_is_refused_by_name(tmp_path, part):
         {"sha256": None},
         {"sha256": {"audio": "0"}},
         {"faces": []},
+        {"audit": None},
         {"surplus": 1},
         {"annotation": None},
         {"annotation": {"clip_id": "a"}},
@@ -131,6 +134,35 @@ def test_what_is_no_such_clip_is_refused(tmp_path, changes):
         append_line(tmp_path, fields)
     clips, rejections = read_deidentified(tmp_path)
     assert (clips, len(rejections)) == ([], 2)
+
+
+def test_clips_are_replaced_and_other_lines_stay(tmp_path):
+    a, b = make(tmp_path, "a"), make(tmp_path, "b")
+    append_deidentified(tmp_path, a)
+    append_deidentified(tmp_path, b)
+    append_line(tmp_path, {"surplus": 1})
+    before = (tmp_path / MANIFEST).read_text().splitlines()
+    new = dataclasses.replace(a, verdict="failed", audit={"reasons": ["left"]})
+    replace_deidentified(tmp_path, [new])
+    assert (tmp_path / MANIFEST).read_text().splitlines()[1:] == before[1:]
+    clips, rejections = read_deidentified(tmp_path)
+    assert clips == [new, b]
+    assert len(rejections) == 1
+
+
+def test_the_digest_is_of_the_media_and_of_the_part(tmp_path):
+    media = tmp_path / "a.mp4"
+    media.write_bytes(b"one")
+    about = make(tmp_path, "a").annotation
+    whole = Clip(annotation=about, media=media).digest()
+    part = Clip(annotation=dataclasses.replace(about, start=0.5), media=media).digest()
+    told = dataclasses.replace(about, transcript="Yes.")
+    assert Clip(annotation=told, media=media).digest() == whole
+    media.write_bytes(b"two")
+    other = Clip(annotation=about, media=media).digest()
+    assert len({whole, part, other}) == 3
+    with pytest.raises(Refusal, match=r"gone\.mp4 cannot be read \(No such file"):
+        Clip(annotation=about, media=tmp_path / "gone.mp4").digest()
 
 
 def test_a_folder_without_manifest_is_an_error(tmp_path):

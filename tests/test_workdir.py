@@ -201,7 +201,7 @@ def test_a_run_on_train_alone_and_on_emotions_alone_is_exported(workdir, tmp_pat
         fields["verdict"] = "unaudited"
         lines.append(json.dumps(fields))
     (corpus / "deidentified.jsonl").write_text("\n".join(lines) + "\n")
-    pack_folder(corpus, tmp_path / "packed", name="mine")
+    pack_folder(corpus, tmp_path / "packed", name="mine", allow_unaudited=True)
     config = dataclasses.replace(
         CONFIG, data=dataclasses.replace(CONFIG.data, path=str(tmp_path / "packed"))
     )

@@ -73,9 +73,13 @@ def pack_folder(
     sampling: FrameSampling | None = None,
     stratify: bool = False,
     windowing: Windowing | None = None,
+    allow_unaudited: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
     """Packs what `deemo deidentify` wrote to `input`; the same input, the same bytes.
+
+    Clips that failed their audit are refused, and those that nobody audited unless
+    they are allowed.
 
     The salt of the pseudonyms is read from `salt_file`, by default `input/salt.txt`,
     and made where there is none. What is refused stands in the owner's folder, in
@@ -88,6 +92,8 @@ def pack_folder(
     """
     input, output = Path(input), Path(output)
     clips, rejections = read_deidentified(input)
+    clips, unfit = by_verdict(clips, allow_unaudited=allow_unaudited)
+    rejections += unfit
     salt_path = salt_file or input / SALT
     if salt_path.resolve().is_relative_to(output.resolve()):
         raise ValueError(
@@ -120,6 +126,30 @@ def pack_folder(
         bytes=sum(row.length for rows in entries.values() for row in rows),
         rejected=len(rejections) + len(refused),
     )
+
+
+def by_verdict(
+    clips: Iterable[DeidentifiedClip], *, allow_unaudited: bool
+) -> tuple[list[DeidentifiedClip], list[Rejection]]:
+    """Clips that passed their audit or are generated, and a rejection for each other.
+
+    With `allow_unaudited`, those that nobody audited are among the former.
+    """
+    allowed = {"passed", "generated", *(["unaudited"] if allow_unaudited else [])}
+    sound, rejections = [], []
+    for clip in clips:
+        if clip.verdict in allowed:
+            sound.append(clip)
+            continue
+        why = "; ".join(map(str, clip.audit.get("reasons", ())))
+        refusal = Refusal(
+            f"its verdict is {clip.verdict!r}" + (f" ({why})" if why else ""),
+            "audit it with `deemo audit`, or pack with --allow_unaudited"
+            if clip.verdict == "unaudited"
+            else "look at it, and de-identify it with other settings, or leave it out",
+        )
+        rejections.append(reject(refusal, clip_id=clip.annotation.clip_id))
+    return sound, rejections
 
 
 def write_dataset(

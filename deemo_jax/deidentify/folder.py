@@ -1,11 +1,11 @@
 """De-identifying a folder of annotated media: what is refused never stops the rest."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
 import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+import shutil
 
 from deemo_jax.annotation import (
     WITHDRAWN,
@@ -26,9 +26,16 @@ from deemo_jax.clip import (
     Clip,
     DeidentifiedClip,
     append_deidentified,
-    file_digest,
     read_deidentified,
 )
+from deemo_jax.deidentify import audit_faces
+from deemo_jax.deidentify.audit import (
+    audit_clip,
+    failures,
+    judged,
+    judged_again,
+)
+from deemo_jax.deidentify.jobs import Progress, Report, do_all
 from deemo_jax.deidentify.pipeline import (
     COUNTS,
     VERSION,
@@ -36,10 +43,8 @@ from deemo_jax.deidentify.pipeline import (
     fit,
 )
 from deemo_jax.deidentify.settings import Settings
-from deemo_jax.media import MediaError
-from deemo_jax.workers import cores, in_processes
+from deemo_jax.workers import cores
 
-Progress = Callable[[str, int, int | None], None]
 NAMED = 5  # clips that a summary names
 
 
@@ -55,6 +60,9 @@ class Summary:
             audit).
         unmasked: clip ids with frames in which nothing was masked.
         seconds: of clips.
+        verdicts: how many clips have which.
+        failed: each clip that failed its audit, with the reasons.
+        unaudited_for: why nothing was audited, if that is so.
     """
 
     clips: int
@@ -63,6 +71,9 @@ class Summary:
     faces: dict[str, int]
     unmasked: tuple[str, ...]
     seconds: float
+    verdicts: dict[str, int]
+    failed: tuple[str, ...]
+    unaudited_for: str | None
 
     def describe(self) -> str:
         """A few lines for a person."""
@@ -81,7 +92,12 @@ class Summary:
                 + ", ".join(self.unmasked[:NAMED])
                 + (f" and {more} more clips" if more > 0 else "")
             )
-        return text
+        text += "\naudit: " + ", ".join(
+            f"{count} {verdict}" for verdict, count in sorted(self.verdicts.items())
+        )
+        if self.unaudited_for:
+            text += f" ({self.unaudited_for}: {audit_faces.REMEDY})"
+        return "\n".join([text, *self.failed])
 
 
 def deidentify_folder(
@@ -127,8 +143,10 @@ def deidentify_folder(
     earlier = _earlier(output)
 
     processes = workers or max(1, cores() // 2)
+    missing = audit_faces.missing()
     todo: list[_Job] = []
     done: dict[str, DeidentifiedClip] = {}
+    resumed = 0
     for annotation in annotations:
         try:
             media = check_inside(input, annotation.media)
@@ -138,13 +156,23 @@ def deidentify_folder(
             rejections.append(reject(refusal, clip_id=annotation.clip_id))
             continue
         known = earlier.get(annotation.clip_id)
-        if known is not None and known.source == source:
-            done[annotation.clip_id] = known
+        if known is not None and known.source != source:
+            known = None
+        resumed += known is not None
+        again = known and judged_again(known, settings.audit)
+        if known is not None and (again is not None or missing):
+            done[annotation.clip_id] = again or known
         else:
-            threads = max(1, cores() // processes)
-            todo.append(_Job(fitted, media, output, settings, source, threads))
-    resumed = len(done)
-    for result in _results(todo, processes, progress):
+            job = _Job(
+                annotation=fitted, media=media, output=output, settings=settings,
+                source=source, threads=max(1, cores() // processes), known=known,
+                audit=missing is None,
+            )  # fmt: skip
+            todo.append(job)
+    what = "de-identifying (seconds)"
+    for result in do_all(
+        _deidentify, todo, workers=processes, what=what, progress=progress
+    ):
         if isinstance(result, Rejection):
             rejections.append(result)
         else:
@@ -167,11 +195,15 @@ def deidentify_folder(
             if clip.faces.get("frames_unmasked", 0)
         ),
         seconds=sum((clip.annotation.end or 0.0 for clip in clips), 0.0),
+        verdicts=Counter(clip.verdict for clip in clips),
+        failed=failures(clips),
+        unaudited_for=missing,
     )
 
 
-class _Job(NamedTuple):
-    """What a process needs to know to de-identify a clip."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What a process needs to know to de-identify a clip, or to audit a `known` one."""
 
     annotation: Annotation
     media: Path
@@ -179,53 +211,38 @@ class _Job(NamedTuple):
     settings: Settings
     source: str
     threads: int
+    known: DeidentifiedClip | None
+    audit: bool
 
     @property
     def seconds(self) -> float:
+        """Of the clip."""
         return (self.annotation.end or 0.0) - self.annotation.start
 
 
-def _results(
-    todo: Sequence[_Job], processes: int, progress: Progress | None
-) -> Iterator[DeidentifiedClip | Rejection]:
-    """What becomes of each clip, as it is done."""
-    total, before = round(sum(job.seconds for job in todo)), 0.0
-
-    def report(seconds: float) -> None:
-        if progress is not None:
-            progress("de-identifying (seconds)", int(before + seconds), total)
-
-    report(0.0)
-    if processes == 1 or len(todo) <= 1:
-        for job in todo:
-            yield _deidentify(job, report)
-            before += job.seconds
-            report(0.0)
-        return
-    lengths = {job.annotation.clip_id: job.seconds for job in todo}
-    for result in in_processes(_deidentify, todo, workers=min(processes, len(todo))):
-        yield result
-        is_clip = isinstance(result, DeidentifiedClip)
-        clip_id = result.annotation.clip_id if is_clip else result.clip_id
-        before += lengths[clip_id or ""]
-        report(0.0)
-
-
-def _deidentify(
-    job: _Job, progress: Callable[[float], None] | None = None
-) -> DeidentifiedClip | Rejection:
+def _deidentify(job: _Job, report: Report) -> DeidentifiedClip | Rejection:
     try:
-        return deidentify_clip(
+        clip = job.known or deidentify_clip(
             job.annotation,
             job.media,
             job.output,
             job.settings,
             source=job.source,
             threads=job.threads,
-            progress=progress,
+            progress=lambda seconds: report(seconds / 2 if job.audit else seconds),
         )
+        if job.audit:
+            audited = audit_clip(
+                job.annotation,
+                job.media,
+                clip,
+                job.settings.audit.longest_side,
+                progress=lambda seconds: report((job.seconds + seconds) / 2),
+            )
+            clip = judged(clip, audited.figures, job.settings.audit)
     except Refusal as refusal:
         return reject(refusal, clip_id=job.annotation.clip_id)
+    return clip
 
 
 def _earlier(output: Path) -> dict[str, DeidentifiedClip]:
@@ -237,21 +254,19 @@ def _earlier(output: Path) -> dict[str, DeidentifiedClip]:
 
 
 def _forget(output: Path, clip_id: str) -> None:
-    """Deletes what an earlier run wrote of a clip."""
+    """Deletes what an earlier run wrote of a clip, and the report that shows it."""
+    shutil.rmtree(output / "audit", ignore_errors=True)
     for suffix in (".mp4", ".flac"):
         (output / "media" / f"{clip_id}{suffix}").unlink(missing_ok=True)
 
 
 def _source(clip: Clip, settings: Settings) -> str:
     """A digest of all that a clip is made from; equal digests need no second run."""
-    try:
-        media = file_digest(clip.media)
-    except OSError as error:
-        raise MediaError(
-            f"{clip.media.name} cannot be read ({error.strerror})", "make it readable"
-        ) from error
-    parts = [clip.annotation.to_json(), media, VERSION, dataclasses.asdict(settings)]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    # The audit changes no clip.
+    how = {k: v for k, v in dataclasses.asdict(settings).items() if k != "audit"}
+    parts = [clip.annotation.to_json(), VERSION, how]
+    made_by = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return f"{clip.digest()}-{made_by}"
 
 
 def _list(

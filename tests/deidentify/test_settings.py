@@ -3,7 +3,7 @@
 import pytest
 
 from deemo_jax.config import ConfigError
-from deemo_jax.deidentify.settings import Bridging, Mask, Settings, Voice
+from deemo_jax.deidentify.settings import Audit, Bridging, Mask, Settings, Voice
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,14 @@ from deemo_jax.deidentify.settings import Bridging, Mask, Settings, Voice
         (lambda: Mask(scale=0.0), r"config\.mask\.scale is 0.0; .* more than 0"),
         (lambda: Mask(scale=float("nan")), r"config\.mask\.scale is nan"),
         (lambda: Mask(method="pixels"), r"is 'pixels'; .* one of blur, mosaic, solid"),
+        (
+            lambda: Audit(faces_left=-1),
+            r"audit\.faces_left is -1; .* 0 or more",
+        ),
+        (lambda: Audit(gap_frames=-1), r"config\.audit\.gap_frames is -1"),
+        (lambda: Audit(alike=1.5), r"config\.audit\.alike is 1.5; .* from 0 to 1"),
+        (lambda: Audit(seen=-0.1), r"config\.audit\.seen is -0.1"),
+        (lambda: Audit(longest_side=8), r"config\.audit\.longest_side is 8; .* 32"),
         (lambda: Voice(coefficients=(0.9, 0.5)), r"\(0.9, 0.5\); .* smaller one first"),
         (lambda: Voice(coefficients=(0.0, 0.5)), r"above 0"),
     ],

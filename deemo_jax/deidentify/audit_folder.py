@@ -1,0 +1,186 @@
+"""Auditing a de-identified folder against its originals: verdicts, rates, report."""
+
+from collections import Counter
+import dataclasses
+from pathlib import Path
+
+from deemo_jax.annotation import (
+    Annotation,
+    Refusal,
+    Rejection,
+    check_inside,
+    folder_taxonomy,
+    read_annotations,
+    reject,
+    write_rejections,
+)
+from deemo_jax.clip import (
+    Clip,
+    DeidentifiedClip,
+    read_deidentified,
+    replace_deidentified,
+)
+from deemo_jax.deidentify.audit import Audited, audit_clip, failures, judged
+from deemo_jax.deidentify.audit_faces import REMEDY, missing
+from deemo_jax.deidentify.audit_rates import Rate, face_rates
+from deemo_jax.deidentify.audit_report import write_html, write_json
+from deemo_jax.deidentify.audit_voices import Utterance, voice_rates
+from deemo_jax.deidentify.jobs import Progress, Report, do_all
+from deemo_jax.deidentify.settings import Settings
+from deemo_jax.workers import cores
+
+FOLDER = "audit"  # in the de-identified folder; nothing of it is packed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What the audit of a folder found.
+
+    Attributes:
+        verdicts: how many clips have which.
+        failed: each clip that failed, with the reasons.
+        rates: of attacks on the corpus.
+        rejected: clips that could not be audited.
+    """
+
+    verdicts: dict[str, int]
+    failed: tuple[str, ...]
+    rates: tuple[Rate, ...]
+    rejected: int
+
+    def describe(self) -> str:
+        """A few lines for a person."""
+        counts = [f"{count} {v}" for v, count in sorted(self.verdicts.items())]
+        return "\n".join(
+            [
+                "audit: " + ", ".join(counts),
+                *self.failed,
+                *(rate.describe() for rate in self.rates),
+            ]
+        )
+
+
+def audit_folder(
+    input: Path,
+    output: Path,
+    *,
+    settings: Settings | None = None,
+    workers: int = 0,
+    show_originals: bool = False,
+    progress: Progress | None = None,
+) -> Summary:
+    """Audits every clip that `deemo deidentify` wrote to `output` of those in `input`.
+
+    Verdicts and figures go into `output/deidentified.jsonl`; `output/audit` gets
+    `audit.json`, `report.html` and `rejected.jsonl`. A clip that is refused here keeps
+    the verdict that it has.
+
+    Args:
+        input: the folder of raw clips.
+        output: the de-identified folder.
+        settings: its `audit` holds the thresholds.
+        workers: processes, a clip each at a time; 0 is one for each core.
+        show_originals: whether the report shows faces as they were, too.
+        progress: called with a description, seconds done and seconds in all.
+
+    Raises:
+        ValueError: the extra is not installed, or a folder is not what it should be.
+    """
+    settings = settings or Settings()
+    if lacking := missing():
+        raise ValueError(f"{lacking}: {REMEDY}")
+    clips, rejections = read_deidentified(output)
+    annotations, _ = read_annotations(
+        input / "annotations.jsonl", folder_taxonomy(input)
+    )
+    raw = {annotation.clip_id: annotation for annotation in annotations}
+    jobs: list[_Job] = []
+    for clip in clips:
+        try:
+            jobs.append(_job(clip, raw, input, settings.audit.longest_side))
+        except Refusal as refusal:
+            rejections.append(reject(refusal, clip_id=clip.annotation.clip_id))
+    found: dict[str, Audited] = {}
+    workers = workers or cores()
+    what = "auditing (seconds)"
+    for result in do_all(_audit, jobs, workers=workers, what=what, progress=progress):
+        if isinstance(result, Rejection):
+            rejections.append(result)
+        else:
+            found[result.clip_id] = result
+    seen = [
+        (judged(clip, found[clip_id].figures, settings.audit), found[clip_id])
+        for clip in clips
+        if (clip_id := clip.annotation.clip_id) in found
+    ]
+    replace_deidentified(output, [clip for clip, _ in seen])
+    rates = face_rates([audited for _, audited in seen])
+    rates += voice_rates(
+        [
+            Utterance(annotation=job.annotation, media=job.media, audio=job.clip.audio)
+            for job in jobs
+            if job.clip.audio is not None
+        ],
+        report=progress and (lambda done: progress("attacking voices", done, None)),
+    )
+    folder = output / FOLDER
+    folder.mkdir(exist_ok=True)
+    write_rejections(folder / "rejected.jsonl", rejections)
+    write_json(folder / "audit.json", seen, rates, settings.audit)
+    write_html(
+        folder / "report.html",
+        seen,
+        rates,
+        settings.audit,
+        rejected=len(rejections),
+        show_originals=show_originals,
+    )
+    return Summary(
+        verdicts=Counter(clip.verdict for clip, _ in seen),
+        failed=failures(clip for clip, _ in seen),
+        rates=tuple(rates),
+        rejected=len(rejections),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Job:
+    annotation: Annotation
+    media: Path
+    clip: DeidentifiedClip
+    longest_side: int
+
+    @property
+    def seconds(self) -> float:
+        """Of the clip."""
+        return self.clip.annotation.end or 0.0
+
+
+def _job(
+    clip: DeidentifiedClip, raw: dict[str, Annotation], input: Path, longest_side: int
+) -> _Job:
+    """A clip and its original; `Refusal` if that is not what the clip was made of."""
+    annotation = raw.get(clip.annotation.clip_id)
+    if annotation is None:
+        raise Refusal(
+            f"{input / 'annotations.jsonl'} has no sound line of it",
+            "name the folder that it was made from",
+        )
+    media = check_inside(input, annotation.media)
+    if Clip(annotation=annotation, media=media).digest() != clip.source.split("-")[0]:
+        raise Refusal(
+            f"{annotation.media}, or the part of it, is not what it was made from",
+            "name the folder that it was made from, or de-identify it again",
+        )
+    return _Job(
+        annotation=annotation, media=media, clip=clip, longest_side=longest_side
+    )
+
+
+def _audit(job: _Job, report: Report) -> Audited | Rejection:
+    try:
+        return audit_clip(
+            job.annotation, job.media, job.clip, job.longest_side, progress=report
+        )
+    except Refusal as refusal:
+        return reject(refusal, clip_id=job.annotation.clip_id)

@@ -1,0 +1,141 @@
+"""How often an anonymised voice is recognised in a corpus, and which words stay."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from pathlib import Path
+
+from jaxtyping import Float
+import numpy as np
+
+from deemo_jax.annotation import Annotation
+from deemo_jax.deidentify.attackers import ATTACKERS, attack_voices
+from deemo_jax.deidentify.audit_rates import Rate
+from deemo_jax.deidentify.speakers import SpeakerVerifier
+from deemo_jax.deidentify.transcript import transcribe, word_errors
+from deemo_jax.deidentify.voice import mcadams
+from deemo_jax.media import read_audio
+
+SPEAKERS, UTTERANCES = 20, 6  # at most; bounds time and memory
+TRANSCRIPTS = 40  # clips at most whose words are compared
+SHORTEST = 8_000  # samples; of less, nobody is recognised
+INVERSES = np.linspace(0.5, 0.9, 9)  # coefficients that the blind attacker undoes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """A clip with sound: where its voice is, before and after."""
+
+    annotation: Annotation
+    media: Path
+    audio: Path
+
+    def clear(self) -> Float[np.ndarray, " N"] | None:
+        """The original voice."""
+        return read_audio(self.media, self.annotation.start, self.annotation.end)
+
+
+def voice_rates(
+    utterances: Sequence[Utterance], *, report: Callable[[int], None] | None = None
+) -> list[Rate]:
+    """Error rates of attackers on voices, and of the words that Whisper hears.
+
+    Of a subject, up to six utterances of half a second and more are taken; of each as
+    many are known to the attacker, half of the fewest that one of them has. The blind
+    attacker tries what undoes McAdams' method, and the voice as it is. `report` is
+    called with how many of the tried utterances are done.
+    """
+    return [*_recognition(utterances, report), *_words(utterances)]
+
+
+def _recognition(
+    utterances: Sequence[Utterance], report: Callable[[int], None] | None
+) -> list[Rate]:
+    clear: dict[str, list[np.ndarray]] = {}
+    after: dict[str, list[np.ndarray]] = {}
+    for utterance in utterances:
+        name = utterance.annotation.subject
+        if len(clear.get(name, ())) == UTTERANCES or (
+            name not in clear and len(clear) == SPEAKERS
+        ):
+            continue
+        before, now = utterance.clear(), read_audio(utterance.audio)
+        if before is None or now is None or min(len(before), len(now)) < SHORTEST:
+            continue
+        clear.setdefault(name, []).append(before)
+        after.setdefault(name, []).append(now)
+    clear = {name: voices for name, voices in clear.items() if len(voices) > 1}
+    if len(clear) < 2:
+        why_not = "it takes two subjects with two utterances each, and there " + (
+            "is 1" if len(clear) == 1 else "are none"
+        )
+        return [_unknown(f"voices, {name}", "EER", why_not) for name in ATTACKERS]
+    try:
+        embed = SpeakerVerifier()
+    except (ValueError, ImportError) as error:
+        return [_unknown(f"voices, {name}", "EER", str(error)) for name in ATTACKERS]
+    done = 0
+
+    def inverses(voice: np.ndarray) -> list[np.ndarray]:
+        nonlocal done
+        done += 1
+        if report is not None:
+            report(done)
+        return [voice, *(mcadams(voice, 1 / a) for a in INVERSES)]
+
+    found = attack_voices(
+        clear,
+        {name: after[name] for name in clear},
+        enrolment=min(len(voices) for voices in clear.values()) // 2,
+        embed=embed,
+        inverses=inverses,
+    )
+    return [
+        Rate(
+            attack=f"voices, {name}",
+            measure=measure,
+            value=value,
+            trials=linking.trials,
+            subjects=linking.speakers,
+            chance=chance,
+        )
+        for name, linking in found.items()
+        for measure, value, chance in (
+            ("EER", linking.eer, 0.5),
+            ("rank 1", linking.top1, 1 / linking.speakers),
+        )
+    ]
+
+
+def _words(utterances: Sequence[Utterance]) -> list[Rate]:
+    """Words that are heard otherwise than the transcript has them, before and after."""
+    told = [u for u in utterances if u.annotation.transcript][:TRANSCRIPTS]
+    errors, words = np.zeros(2, int), 0
+    try:
+        for utterance in told:
+            voices = utterance.clear(), read_audio(utterance.audio)
+            for k, voice in enumerate(voices):
+                heard = "" if voice is None else transcribe(voice)
+                wrong, said = word_errors(utterance.annotation.transcript or "", heard)
+                errors[k] += wrong
+            words += said
+    except (ValueError, ImportError) as error:
+        told, missing = [], str(error)
+    else:
+        missing = "no clip with a voice has a transcript"
+    subjects = len({u.annotation.subject for u in told})
+    return [
+        Rate(
+            attack=f"words, {name}",
+            measure="word error",
+            value=wrong / words,
+            trials=words,
+            subjects=subjects,
+        )
+        if words and told
+        else _unknown(f"words, {name}", "word error", missing)
+        for name, wrong in zip(("clear", "anonymised"), errors.tolist(), strict=True)
+    ]
+
+
+def _unknown(attack: str, measure: str, why_not: str) -> Rate:
+    return Rate(attack=attack, measure=measure, why_not=why_not)

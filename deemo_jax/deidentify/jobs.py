@@ -1,0 +1,65 @@
+"""Clips done one after another or by several processes, with progress in seconds."""
+
+from collections.abc import Callable, Iterator, Sequence
+import functools
+from typing import Protocol, TypeVar, runtime_checkable
+
+from deemo_jax.workers import in_processes
+
+Progress = Callable[[str, int, int | None], None]
+Report = Callable[[float], None]
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A job, and the seconds of media in it."""
+
+    @property
+    def seconds(self) -> float:
+        """Its part of the work."""
+        ...
+
+
+Job = TypeVar("Job", bound=Timed)
+Result = TypeVar("Result")
+
+
+def do_all(
+    work: Callable[[Job, Report], Result],
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    what: str,
+    progress: Progress | None,
+) -> Iterator[Result]:
+    """What `work` makes of each job, as it is done.
+
+    Args:
+        work: a function of a module, given the job and what to call with the seconds of
+            it that are done.
+        jobs: which are pickled where there are several workers.
+        workers: processes.
+        what: is being done, such as "auditing (seconds)".
+        progress: called with that, the seconds done, and those in all.
+    """
+    total, before = round(sum(job.seconds for job in jobs)), 0.0
+
+    def report(seconds: float) -> None:
+        if progress is not None:
+            progress(what, int(before + seconds), total)
+
+    report(0.0)
+    if workers == 1 or len(jobs) <= 1:
+        results = ((job, work(job, report)) for job in jobs)
+    else:
+        apart = functools.partial(_apart, work)
+        results = in_processes(apart, jobs, workers=min(workers, len(jobs)))
+    for job, result in results:
+        before += job.seconds
+        report(0.0)
+        yield result
+
+
+def _apart(work: Callable[[Job, Report], Result], job: Job) -> tuple[Job, Result]:
+    """In another process, whose progress nobody sees."""
+    return job, work(job, lambda seconds: None)

@@ -1,0 +1,124 @@
+"""`deemo audit` of a folder of real frames."""
+
+import json
+import shutil
+
+import pytest
+
+from deemo_jax import cli
+from deemo_jax.annotation import Annotation, write_annotations
+from deemo_jax.clip import read_deidentified
+from deemo_jax.deidentify import audit_faces, audit_folder
+from deemo_jax.deidentify.folder import deidentify_folder
+from deemo_jax.deidentify.settings import Audit, Mask, Settings
+from deemo_jax.media import iter_frames, write_video
+
+SMALL = Audit(longest_side=640)
+SETTINGS = Settings(audit=SMALL)
+
+
+@pytest.fixture(scope="module")
+def folders(carphone, tmp_path_factory):
+    """Raw and de-identified: one clip masked, one not; nothing looked at them yet."""
+    folder = tmp_path_factory.mktemp("folders")
+    raw, output = folder / "raw", folder / "output"
+    raw.mkdir()
+    write_video(raw / "a.mp4", iter_frames(carphone, 0.0, 0.1))
+    write_video(raw / "b.mp4", iter_frames(carphone, 1.0, 1.1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit_faces, "missing", lambda: "not asked for")
+        for scale in (0.1, 1.4):
+            write_annotations(
+                raw / "annotations.jsonl",
+                [Annotation(clip_id=name, media=f"{name}.mp4", subject=name)
+                 for name in "ab"[: 1 + (scale == 0.1)]],
+            )  # fmt: skip
+            deidentify_folder(
+                raw, folder / str(scale), settings=Settings(mask=Mask(scale=scale))
+            )
+    shutil.copytree(folder / "1.4", output)
+    shutil.copy(folder / "0.1" / "media" / "b.mp4", output / "media")
+    lines = (folder / "0.1" / "deidentified.jsonl").read_text().splitlines()
+    [bare] = [line for line in lines if '"b"' in line]
+    with open(output / "deidentified.jsonl", "a") as file:
+        file.write(bare + "\n")
+    write_annotations(
+        raw / "annotations.jsonl",
+        [Annotation(clip_id=n, media=f"{n}.mp4", subject=n) for n in "ab"],
+    )
+    return raw, output
+
+
+@pytest.fixture
+def copied(folders, tmp_path):
+    for folder in folders:
+        shutil.copytree(folder, tmp_path / folder.name)
+    return tmp_path / "raw", tmp_path / "output"
+
+
+def test_a_folder_gets_verdicts_figures_and_a_report(copied, capsys):
+    raw, output = copied
+    words = [f"--input={raw}", f"--output={output}", "--workers=1"]
+    code = cli.main(["audit", *words, "--config.audit.longest_side=640"])
+    said = capsys.readouterr().out
+    assert code == 3  # one failed
+    assert "audit: 1 failed, 1 passed" in said
+    assert "\nb failed: " in said
+    assert "no mask is on a face for 3 frames" in said
+    assert "faces, naive, rank 1: " in said
+    assert "of 2 trials among 2 subjects, by chance 50%" in said
+    assert f"report: {output / 'audit' / 'report.html'}" in said
+    clips, rejections = read_deidentified(output)
+    assert [clip.verdict for clip in clips] == ["passed", "failed"]
+    assert rejections == []
+    found = json.loads((output / "audit" / "audit.json").read_text())
+    assert [clip["verdict"] for clip in found["clips"]] == ["passed", "failed"]
+    html = (output / "audit" / "report.html").read_text()
+    assert html.count("data:image/jpeg") >= 2
+
+    pack = ["pack", f"--input={output}", f"--output={raw / 'packed'}", "--name=mer"]
+    assert cli.main(pack) == 3
+    [line] = (output / "rejected_by_pack.jsonl").read_text().splitlines()
+    assert json.loads(line)["clip_id"] == "b"
+    assert not list((raw / "packed").rglob("*audit*"))
+
+
+def test_what_cannot_be_audited_is_listed_and_keeps_its_verdict(copied, monkeypatch):
+    raw, output = copied
+    monkeypatch.setattr(audit_folder, "audit_clip", None)  # it comes to none
+    (raw / "a.mp4").write_bytes((raw / "b.mp4").read_bytes())
+    write_annotations(
+        raw / "annotations.jsonl",
+        [Annotation(clip_id="a", media="a.mp4", subject="a")],
+    )
+    before = (output / "deidentified.jsonl").read_text()
+    summary = audit_folder.audit_folder(raw, output, settings=SETTINGS, workers=1)
+    assert (summary.verdicts, summary.rejected) == ({}, 2)
+    lines = (output / "audit" / "rejected.jsonl").read_text().splitlines()
+    reasons = {line["clip_id"]: line["reason"] for line in map(json.loads, lines)}
+    assert "is not what it was made from" in reasons["a"]
+    assert "no sound line of it" in reasons["b"]
+    assert (output / "deidentified.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("input", "output", "words"),
+    [
+        ("raw", "raw", "write the folder with `deemo deidentify` first"),
+        ("nowhere", "output", "put an annotations.jsonl"),
+    ],
+)
+def test_other_folders_are_refused(copied, capsys, input, output, words):
+    folder = copied[0].parent
+    flags = [f"--input={folder / input}", f"--output={folder / output}"]
+    assert cli.main(["audit", *flags]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_without_the_extra_it_says_how_to_get_it(copied, monkeypatch, capsys):
+    monkeypatch.setattr(audit_folder, "missing", lambda: "dlib-bin is not installed")
+    flags = [f"--input={copied[0]}", f"--output={copied[1]}"]
+    assert cli.main(["audit", *flags]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "dlib-bin is not installed: pip install 'deemo-jax[audit]'" in line

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from deemo_jax.annotation import Annotation
+from deemo_jax.deidentify import audit_voices
+from deemo_jax.deidentify.audit_rates import Rate
+from deemo_jax.deidentify.audit_voices import Utterance, voice_rates
+from deemo_jax.deidentify.voice import mcadams
+from deemo_jax.media import write_audio
+
+
+@pytest.fixture
+def utterances(speech, tmp_path):
+    """Real speech as if of three people; anonymised, all but the first's is silence."""
+
+    def make(*subjects: str, transcript: str | None = None) -> list[Utterance]:
+        made = []
+        for index, subject in enumerate(subjects):
+            piece = speech[8000 * index : 8000 * (index + 3)]
+            paths = [tmp_path / f"{index}.{kind}.flac" for kind in ("raw", "new")]
+            write_audio(paths[0], piece)
+            write_audio(paths[1], mcadams(piece, 0.8) * (subject == subjects[0]))
+            about = Annotation(
+                clip_id=f"c{index}", media=paths[0].name, subject=subject,
+                transcript=transcript,
+            )  # fmt: skip
+            made.append(Utterance(annotation=about, media=paths[0], audio=paths[1]))
+        return made
+
+    return make
+
+
+def rates(*args, **kwargs) -> dict[tuple[str, str], Rate]:
+    return {(r.attack, r.measure): r for r in voice_rates(*args, **kwargs)}
+
+
+def test_voices_are_attacked_and_the_sample_is_told(utterances):
+    """Two seconds a half alike are one person's; what is silent is nobody's."""
+    done = []
+    found = rates(utterances("a", "b", "a", "b"), report=done.append)
+    assert done == [1, 2]
+    for attack in audit_voices.ATTACKERS:
+        eer, top = (found[f"voices, {attack}", m] for m in ("EER", "rank 1"))
+        assert (eer.trials, eer.subjects, eer.chance) == (2, 2, 0.5)
+        assert (top.trials, top.chance) == (2, 0.5)
+        assert eer.value is not None
+        assert 0 <= eer.value <= 1
+    assert found["voices, ignorant", "rank 1"].value in (0.0, 0.5)
+    assert found["words, clear", "word error"].why_not.endswith("has a transcript")
+
+
+@pytest.mark.parametrize(
+    ("subjects", "words"),
+    [((), "there are none"), (("a", "a", "b"), "there is 1")],
+)
+def test_too_few_voices_give_no_rate_but_the_reason(utterances, subjects, words):
+    for rate in rates(utterances(*subjects)).values():
+        assert rate.value is None
+        assert words in rate.describe() or "transcript" in rate.describe()
+
+
+def test_without_the_verifier_it_is_said(utterances, monkeypatch):
+    def missing():
+        raise ValueError("CAM++ is not installed: pip install it")
+
+    monkeypatch.setattr(audit_voices, "SpeakerVerifier", missing)
+    found = rates(utterances("a", "b", "a", "b"))
+    assert "CAM++ is not installed" in found["voices, lazy", "EER"].describe()
+
+
+def test_words_are_counted_before_and_after(utterances, monkeypatch):
+    """Heard is one of five words otherwise, and nothing of what is silent."""
+
+    def hear(waveform):
+        return "we all won at last" if np.abs(waveform).max() > 0 else ""
+
+    monkeypatch.setattr(audit_voices, "transcribe", hear)
+    found = rates(utterances("a", "b", transcript="We have won at last."))
+    clear, after = (found[f"words, {k}", "word error"] for k in ("clear", "anonymised"))
+    assert (clear.value, after.value) == (pytest.approx(0.2), pytest.approx(0.6))
+    assert (clear.trials, clear.subjects) == (10, 2)
