@@ -25,7 +25,8 @@ class Spool:
         self._folder = tempfile.TemporaryDirectory(prefix="deemo-spool-")
         self._local: dict[str, tuple[Path, epath.Path]] = {}
         self._copied: dict[Path, tuple[int, int]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what stands for what
+        self._copying = threading.Lock()  # one copies at a time, however slowly
         self._ended = threading.Event()
         self._told = False
         self._seconds = seconds
@@ -49,7 +50,9 @@ class Spool:
     def flush(self) -> None:
         """Copies what has changed since it was copied last."""
         with self._lock:
-            for local, remote in self._local.values():
+            pairs = list(self._local.values())
+        with self._copying:
+            for local, remote in pairs:
                 names = files_below(local) if local.is_dir() else [""]
                 for name in names:
                     self._copy(local / name, remote / name if name else remote)

@@ -66,3 +66,31 @@ def test_what_cannot_be_copied_is_told_once_and_tried_again(
     assert said == f"{path} is not up to date: no route\n"
     spool.close()
     assert path.read_text() == "text"
+
+
+def test_a_slow_network_holds_nobody_up_who_appends(bucket, tmp_path, monkeypatch):
+    path = epath.Path(f"{bucket}/{tmp_path.name}/log")
+    spool = Spool(seconds=3600.0)
+    here = spool.stand_in(path, folder=False)
+    append(here, "text")
+    asked, answers = threading.Event(), threading.Event()
+
+    def wait(*_):
+        asked.set()
+        assert answers.wait(20)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(type(path), "write_bytes", wait)
+        copying = threading.Thread(target=spool.flush)
+        copying.start()
+        assert asked.wait(20)
+        found = []
+        asking = threading.Thread(
+            target=lambda: found.append(spool.stand_in(path, folder=False))
+        )
+        asking.start()
+        asking.join(5)
+        assert found == [here]
+        answers.set()
+        copying.join()
+    spool.close()
