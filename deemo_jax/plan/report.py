@@ -6,10 +6,12 @@ from typing import Any
 
 from deemo_jax.plan.estimate import Plan
 
-COLUMNS = (
+# Between them, a column for each kind of collective that there is.
+BEFORE = (
     "topology", "chips", "stage", "mesh", "batch", "fits", "arguments", "temporaries",
-    "of", "sent", "step", "bound", "MFU at most",
+    "of", "sent",
 )  # fmt: skip
+AFTER = ("step", "bound", "MFU at most")
 
 
 def describe(plan: Plan) -> str:
@@ -63,8 +65,9 @@ def describe(plan: Plan) -> str:
 
 
 def table(plans: Sequence[Plan]) -> str:
-    """A row for each plan, as Markdown."""
-    rows = [COLUMNS, *(_row(plan) for plan in plans)]
+    """A row for each plan, as Markdown; what is sent, also by kind of collective."""
+    kinds = sorted({each.kind for plan in plans for each in plan.collectives})
+    rows = [(*BEFORE, *kinds, *AFTER), *(_row(plan, kinds) for plan in plans)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -85,9 +88,15 @@ def to_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _row(plan: Plan) -> tuple[str, ...]:
+def _row(plan: Plan, kinds: Sequence[str]) -> tuple[str, ...]:
     memory, times = plan.memory, plan.times
     unknown = "analytic"
+
+    def sent(*kinds: str) -> str:
+        if not plan.compiled:
+            return unknown
+        return _bytes(sum(x.sent for x in plan.collectives if x.kind in kinds))
+
     return (
         plan.topology.name,
         str(plan.topology.chips),
@@ -98,7 +107,8 @@ def _row(plan: Plan) -> tuple[str, ...]:
         _bytes(memory.arguments),
         _bytes(memory.temporaries or 0) if plan.compiled else unknown,
         _bytes(memory.capacity),
-        _bytes(sum(x.sent for x in plan.collectives)) if plan.compiled else unknown,
+        sent(*kinds),
+        *(sent(kind) for kind in kinds),
         f"{times.step:.3f} s",
         times.bound,
         f"{plan.mfu(times.step):.1%}",

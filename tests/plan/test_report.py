@@ -7,7 +7,7 @@ import pytest
 
 from deemo_jax.plan.estimate import Memory, Plan, Times
 from deemo_jax.plan.program import Collective
-from deemo_jax.plan.report import COLUMNS, describe, table, to_json
+from deemo_jax.plan.report import AFTER, BEFORE, describe, table, to_json
 from deemo_jax.plan.topology import read_topology
 
 
@@ -73,14 +73,16 @@ def test_what_does_not_fit_says_so(plan):
 
 
 def test_as_a_table(plan):
-    lines = table([plan, plan]).splitlines()
+    more = Collective(kind="all-reduce", axes=("data",), count=1, sent=5e8)
+    both = dataclasses.replace(plan, collectives=(*plan.collectives, more))
+    lines = table([plan, both]).splitlines()
     assert len(lines) == 4
-    assert [cell.strip() for cell in lines[0].strip("|").split("|")] == list(COLUMNS)
-    row = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert row == [
-        "v5e-8", "8", "tune", "data=2, fsdp=4", "16", "yes", "2.50 GB", "1.25 GB",
-        "16.00 GB", "7.50 GB", "0.200 s", "network", "31.7%",
-    ]  # fmt: skip
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == [*BEFORE, "all-gather", "all-reduce", *AFTER]
+    start = ["v5e-8", "8", "tune", "data=2, fsdp=4", "16", "yes", "2.50 GB", "1.25 GB"]
+    end = ["0.200 s", "network", "31.7%"]
+    assert cells[2] == [*start, "16.00 GB", "7.50 GB", "7.50 GB", "0.00 kB", *end]
+    assert cells[3] == [*start, "16.00 GB", "8.00 GB", "7.50 GB", "500.00 MB", *end]
 
 
 def test_as_json(plan):
