@@ -25,6 +25,7 @@ setup(
         "grain>=0.2.18",
         "ml-collections>=1.1",
         "absl-py",
+        "array_record",
         "av",  # media in and out
         "etils[epath]",
         "fsspec",

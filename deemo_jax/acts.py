@@ -92,6 +92,7 @@ def pack(
     name: str,
     salt_file: Path | None,
     shards: int,
+    format: str,
     stratify: bool,
     window: int,
     hop: int,
@@ -102,7 +103,7 @@ def pack(
     runs: Path | None,
     purge: bool,
 ) -> int:
-    """Packs a de-identified folder into TFRecord shards, or sees to a packed one."""
+    """Packs a de-identified folder into shards of records, or sees to a packed one."""
     asked = [check, reindex, bool(withdraw), purge]
     if sum(asked) > 1:
         raise ConfigError(
@@ -148,6 +149,7 @@ def pack(
             name=name,
             salt_file=salt_file,
             shards=shards,
+            format=format,
             stratify=stratify,
             windowing=windowing_of(name, window, hop),
             allow_unaudited=allow_unaudited,

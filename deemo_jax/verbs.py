@@ -119,7 +119,7 @@ VERBS: dict[str, Verb] = {
         settings=Settings,
     ),
     "pack": Verb(
-        summary="pack de-identified clips into TFRecord shards with an index",
+        summary="pack de-identified clips into shards of records with an index",
         example="deemo pack --input=clips_deid --output=packed --name=deemo_mer",
         flags=(
             _folder("input", "folder that `deemo deidentify` wrote", required=False),
@@ -131,6 +131,8 @@ VERBS: dict[str, Verb] = {
                 required=False,
             ),
             Flag(name="shards", help="a split; default 8", default=8),
+            Flag(name="format", help="tfrecord or array_record; default: tfrecord",
+                 default="tfrecord"),
             Flag(name="stratify", help="true: deal out subjects without split so that "
                  "splits have the labels alike", default=False),
             Flag(name="window", help="seconds: longer clips are cut into windows, by 0 "

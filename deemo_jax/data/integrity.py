@@ -9,13 +9,11 @@ from deemo_jax.data import record as records
 from deemo_jax.data.record import Record
 from deemo_jax.data.shards import (
     AGAIN,
-    FOOTER,
-    HEADER,
+    FORMATS,
     Entry,
     Index,
-    crc32c,
     entry_of,
-    masked,
+    format_of,
     read_index,
     read_splits,
     read_withdrawn,
@@ -35,37 +33,18 @@ class Found(NamedTuple):
 
 
 def walk(shard: Path) -> Iterator[Found]:
-    """The records of a shard, found by its framing alone, one at a time.
-
-    What follows a damaged length cannot be found: it is the last then.
-    """
-    size = shard.stat().st_size
-    with open(shard, "rb") as file:
-        number = offset = 0
-        while offset < size:
-            where = f"{shard}: record {number} at byte {offset}"
-            header = file.read(HEADER)
-            if len(header) < HEADER or header[8:] != masked(crc32c(header[:8])):
-                said = f"{where} has a damaged length, what follows is not read"
-                yield Found(None, None, b"", said)
-                return
-            length = int.from_bytes(header[:8], "little")
-            data, footer = file.read(length), file.read(FOOTER)
-            if len(data) < length or len(footer) < FOOTER:
-                yield Found(None, None, b"", f"{where} is cut short")
-                return
-            yield _read(where, data, footer, offset)
-            number, offset = number + 1, offset + HEADER + length + FOOTER
-
-
-def _read(where: str, data: bytes, footer: bytes, offset: int) -> Found:
-    if footer != masked(crc32c(data)):
-        return Found(None, None, data, f"{where} is damaged: its CRC32C is another")
-    try:
-        row = records.from_bytes(data)
-        return Found(entry_of(row, data, offset), row, data, "")
-    except Exception as error:  # whatever stands there was not written by us
-        return Found(None, None, data, f"{where} is no record of ours: {error}")
+    """The records of a shard, found without its index, one at a time."""
+    scanned = FORMATS[format_of(shard)].scan(shard)
+    for number, (offset, data, problem) in enumerate(scanned):
+        where = f"{shard}: record {number} at byte {offset}"
+        if problem:
+            yield Found(None, None, data, f"{where} {problem}")
+            continue
+        try:
+            row = records.from_bytes(data)
+            yield Found(entry_of(row, data, offset), row, data, "")
+        except Exception as error:  # whatever stands there was not written by us
+            yield Found(None, None, data, f"{where} is no record of ours: {error}")
 
 
 def check(folder: Path, *, progress: Progress | None = None) -> list[str]:

@@ -21,11 +21,18 @@ from deemo_jax.annotation import (
     write_whole,
 )
 from deemo_jax.clip import DeidentifiedClip, read_deidentified
+from deemo_jax.config import ConfigError
 from deemo_jax.data import tfds
 from deemo_jax.data.card import Facts, write_card
 from deemo_jax.data.integrity import walk
 from deemo_jax.data.record import FrameSampling, Record, from_clip
-from deemo_jax.data.shards import Entry, read_withdrawn, shard_name, write_shard
+from deemo_jax.data.shards import (
+    FORMATS,
+    Entry,
+    read_withdrawn,
+    shard_name,
+    write_shard,
+)
 from deemo_jax.data.splits import assign_splits
 from deemo_jax.data.unfinished import Unfinished
 from deemo_jax.data.windows import Windowing
@@ -69,6 +76,7 @@ def pack_folder(
     name: str,
     salt_file: Path | None = None,
     shards: int = 8,
+    format: str = "tfrecord",
     description: str = "",
     sampling: FrameSampling | None = None,
     stratify: bool = False,
@@ -108,6 +116,7 @@ def pack_folder(
         salt=read_salt(salt_path),
         taxonomy=folder_taxonomy(input),
         shards=shards,
+        format=format,
         description=description,
         sampling=sampling,
         stratify=stratify,
@@ -160,6 +169,7 @@ def write_dataset(
     salt: bytes,
     taxonomy: Taxonomy,
     shards: int = 8,
+    format: str = "tfrecord",
     description: str = "",
     sampling: FrameSampling | None = None,
     stratify: bool = False,
@@ -177,7 +187,7 @@ def write_dataset(
         nothing is left to pack there is no entry, and no data set.
 
     Raises:
-        ValueError: the folder holds another data set, or the name is unfit.
+        ValueError: the folder holds another data set, the name or the format is unfit.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(
@@ -185,6 +195,8 @@ def write_dataset(
         )
     if shards < 1:
         raise ValueError(f"shards is {shards}: give 1 or more")
+    if format not in FORMATS:
+        raise ConfigError(f"format is {format!r}: give {' or '.join(FORMATS)}")
     if (there := tfds.dataset_name(output)) not in (None, name):
         raise ValueError(
             f"{output} holds the data set {there}: "
@@ -195,10 +207,10 @@ def write_dataset(
     )
     (output / "dataset_info.json").unlink(missing_ok=True)
     unfinished = Unfinished(output, salt, sampling)
-    plan = _plan(output, name, splits, shards)
+    plan = _plan(output, name, splits, shards, format)
     kept = {shard: unfinished.entries(shard, part) for _, shard, part in plan}
     whole = {shard.name for shard, rows in kept.items() if rows is not None}
-    for pattern in (f"{name}-*.tfrecord-*", f".{name}-*.partial"):
+    for pattern in (f"{name}-*.*-of-*", f".{name}-*.partial"):
         for old in output.glob(pattern):
             if old.name.removesuffix(".index") not in whole:
                 old.unlink()
@@ -224,7 +236,7 @@ def write_dataset(
             lengths[split] = [len(rows) for rows in indexes]
             entries[split] = [entry for rows in indexes for entry in rows]
         else:  # a split whose every clip was refused is none
-            for empty in output.glob(f"{name}-{split}.tfrecord-*"):
+            for empty in output.glob(f"{name}-{split}.{format}-*"):
                 empty.unlink()
     unfinished.close()
     if not entries:
@@ -232,7 +244,7 @@ def write_dataset(
     write_whole(output / "taxonomy.json", json.dumps(taxonomy.to_json(), indent=1))
     write_card(output, name, entries, tally.facts, description)
     num_bytes = {split: sum(e.length for e in rows) for split, rows in entries.items()}
-    tfds.write_metadata(output, name, lengths, num_bytes, description)
+    tfds.write_metadata(output, name, lengths, num_bytes, description, format=format)
     return entries, rejections
 
 
@@ -290,15 +302,19 @@ def _plan(
     name: str,
     splits: Mapping[str, Sequence[DeidentifiedClip]],
     shards: int,
+    format: str,
 ) -> list[tuple[str, Path, Sequence[DeidentifiedClip]]]:
     """The split, the path and the clips of each shard."""
     plan = []
     for split, members in splits.items():
         count = min(shards, len(members))
         cuts = [len(members) * k // count for k in range(count + 1)]
+        names = [shard_name(name, split, k, count, format) for k in range(count)]
         plan += [
-            (split, output / shard_name(name, split, k, count), members[first:last])
-            for k, (first, last) in enumerate(itertools.pairwise(cuts))
+            (split, output / shard, members[first:last])
+            for shard, (first, last) in zip(
+                names, itertools.pairwise(cuts), strict=True
+            )
         ]
     return plan
 

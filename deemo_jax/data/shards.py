@@ -1,19 +1,20 @@
-"""TFRecord shards with an index beside each: written whole, read in any order."""
+"""Shards of records with an index beside each: written whole, read in any order."""
 
 from collections.abc import Iterable
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from deemo_jax.data import array_record, tfrecord
 from deemo_jax.data import record as records
 from deemo_jax.data.record import Record
+from deemo_jax.data.tfrecord import crc32c
 from deemo_jax.storage import AnyPath, size_of, write_whole
 
 Folder = TypeVar("Folder", bound=AnyPath)
 
 INDEX_FORMAT = "deemo-index/2"
-HEADER, FOOTER = 12, 4  # bytes of TFRecord's framing around each record
+FORMATS = {"tfrecord": tfrecord, "array_record": array_record}  # by names of TFDS
 AGAIN = "copy it again from where it was packed, or run `deemo pack` again"
 REINDEX = "copy it again, or build it from the shard, `deemo pack --reindex=true`"
 WITHDRAWN = "withdrawn.json"  # pseudonyms of those who took their consent back
@@ -50,9 +51,16 @@ class Index(NamedTuple):
     withdrawn: int = 0
 
 
-def shard_name(name: str, split: str, shard: int, shards: int) -> str:
+def shard_name(
+    name: str, split: str, shard: int, shards: int, format: str = "tfrecord"
+) -> str:
     """The file name that TFDS expects."""
-    return f"{name}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
+    return f"{name}-{split}.{format}-{shard:05d}-of-{shards:05d}"
+
+
+def format_of(shard: AnyPath) -> str:
+    """The format of a shard, which its name says."""
+    return shard.name.rpartition(".")[2].partition("-")[0]
 
 
 def index_path(shard: AnyPath) -> AnyPath:
@@ -66,23 +74,13 @@ def write_shard(path: Path, rows: Iterable[Record]) -> list[Entry]:
 
 
 def write_encoded(path: Path, rows: Iterable[tuple[Record, bytes]]) -> list[Entry]:
-    """`write_shard` of records whose bytes are known.
-
-    The framing is TFRecord's: length (8 bytes), masked CRC32C of those, the record,
-    masked CRC32C of the record; all little-endian.
-    """
+    """`write_shard` of records whose bytes are known."""
     entries = []
     beside = path.with_name(f".{path.name}.partial")
-    with open(beside, "wb") as file:
+    with FORMATS[format_of(path)].writing(beside) as write:
         for row, data in rows:
-            length = len(data).to_bytes(8, "little")
-            entries.append(entry_of(row, data, file.tell()))
-            file.write(length + masked(crc32c(length)))
-            file.write(data)
-            file.write(masked(entries[-1].crc32c))
-        size = file.tell()
-        file.flush()
-        os.fsync(file.fileno())
+            entries.append(entry_of(row, data, write(data)))
+    size = beside.stat().st_size
     # An index that is left of what stood here before would be that of another shard.
     index_path(path).unlink(missing_ok=True)
     beside.replace(path)
@@ -158,19 +156,6 @@ def read_withdrawn(folder: AnyPath) -> frozenset[str]:
         ) from error
 
 
-def crc32c(data: bytes) -> int:
-    """CRC32C (Castagnoli) of the bytes."""
-    import google_crc32c
-
-    return google_crc32c.value(data)
-
-
-def masked(crc: int) -> bytes:
-    """A checksum as TFRecord stores it."""
-    rotated = ((crc >> 15) | (crc << 17)) & 0xFFFFFFFF
-    return ((rotated + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
-
-
 def entry_of(row: Record, data: bytes, offset: int) -> Entry:
     """What the index says of a record that stands at `offset`."""
     from deemo_jax.data.audio import count_samples
@@ -199,7 +184,7 @@ def read_splits(folder: Folder) -> tuple[str, dict[str, list[tuple[Folder, int]]
     path = folder / "dataset_info.json"
     try:
         info = json.loads(path.read_bytes())
-        name = str(info["name"])
+        name, format = str(info["name"]), str(info["fileFormat"])
         lengths = {
             str(found["name"]): [int(count) for count in found["shardLengths"]]
             for found in info["splits"]
@@ -211,9 +196,13 @@ def read_splits(folder: Folder) -> tuple[str, dict[str, list[tuple[Folder, int]]
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {AGAIN}") from error
+    if format not in FORMATS:
+        raise ValueError(
+            f"{folder} holds {format}, not {' or '.join(FORMATS)}: {AGAIN}"
+        )
     return name, {
         split: [
-            (folder / shard_name(name, split, number, len(counts)), count)
+            (folder / shard_name(name, split, number, len(counts), format), count)
             for number, count in enumerate(counts)
         ]
         for split, counts in lengths.items()

@@ -1,6 +1,7 @@
 """The records of a split or of a fold, in any order, each checked when it is read."""
 
 from collections.abc import Iterator, Sequence
+import functools
 import hashlib
 import itertools
 import mmap
@@ -12,16 +13,17 @@ from deemo_jax.data import record as records
 from deemo_jax.data.record import Record
 from deemo_jax.data.shards import (
     AGAIN,
-    HEADER,
+    FORMATS,
     WITHDRAWN,
     Entry,
     Index,
-    crc32c,
+    format_of,
     index_path,
     read_index,
     read_splits,
     read_withdrawn,
 )
+from deemo_jax.data.tfrecord import crc32c
 from deemo_jax.storage import AnyPath, locate, read_range
 
 
@@ -100,8 +102,9 @@ class ShardSource:
         if not 0 <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
         entry, (number, at) = self.entries[i], self._place[i]
-        start = entry.offset + HEADER
-        data = self._read(number, start, start + entry.length)
+        framing = FORMATS[format_of(self._shards[number])]
+        read = functools.partial(self._read, number)
+        data = framing.record(read, entry.offset, entry.length)
         if (found := crc32c(data)) != entry.crc32c:
             raise ValueError(
                 f"{self._shards[number]}: record {at} "

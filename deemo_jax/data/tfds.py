@@ -60,6 +60,8 @@ def write_metadata(
     shard_lengths: Mapping[str, Sequence[int]],
     num_bytes: Mapping[str, int],
     description: str,
+    *,
+    format: str = "tfrecord",
 ) -> None:
     """Writes `features.json`, then `dataset_info.json`, each whole or not at all.
 
@@ -73,7 +75,7 @@ def write_metadata(
             data_dir=beside,  # pyright: ignore[reportArgumentType]  it converts
             dataset_name=name,
             template=TEMPLATE,
-            filetype_suffix="tfrecord",
+            filetype_suffix=format,
         )
         splits = [
             tfds.core.SplitInfo(
@@ -86,7 +88,8 @@ def write_metadata(
         ]
         # TFDS derives names of data set and splits from the files that it finds.
         for split, lengths in shard_lengths.items():
-            (Path(beside) / shard_name(name, split, 0, len(lengths))).touch()
+            first = shard_name(name, split, 0, len(lengths), format)
+            (Path(beside) / first).touch()
         tfds.folder_dataset.write_metadata(
             data_dir=beside,
             features=features(),

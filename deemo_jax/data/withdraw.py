@@ -114,7 +114,9 @@ def purge(folder: Path, *, progress: Progress | None = None) -> int:
     description = info.get("description", "")  # an empty one is not written
     write_card(folder, name, entries, facts, description)
     sizes = {split: sum(e.length for e in rows) for split, rows in entries.items()}
-    tfds.write_metadata(folder, name, lengths, sizes, description)
+    tfds.write_metadata(
+        folder, name, lengths, sizes, description, format=info["fileFormat"]
+    )
     return gone
 
 

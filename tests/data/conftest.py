@@ -15,7 +15,7 @@ from deemo_jax.clip import DeidentifiedClip, append_deidentified, file_digest
 from deemo_jax.config import DataConfig, SyntheticConfig
 from deemo_jax.data import prompt, tfds
 from deemo_jax.data.record import Record
-from deemo_jax.data.shards import shard_name, write_shard
+from deemo_jax.data.shards import FORMATS, shard_name, write_shard
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import train_tokenizer
 from deemo_jax.media import write_video
@@ -56,20 +56,28 @@ def _make_record(i, **changes):
     return Record(**fields | changes)
 
 
-def _pack(folder, rows, *, split="train", shards=2, name="tiny"):
+def _pack(folder, rows, *, split="train", shards=2, name="tiny", format="tfrecord"):
     """Writes records into a packed folder of one split, without media or salt."""
     cuts = [len(rows) * k // shards for k in range(shards + 1)]
     counts = [
         len(
             write_shard(
-                folder / shard_name(name, split, k, shards), rows[cuts[k] : cuts[k + 1]]
+                folder / shard_name(name, split, k, shards, format),
+                rows[cuts[k] : cuts[k + 1]],
             )
         )
         for k in range(shards)
     ]
     (folder / "taxonomy.json").write_text(json.dumps(load_taxonomy().to_json()))
-    tfds.write_metadata(folder, name, {split: counts}, {split: 1}, "made by a test")
+    tfds.write_metadata(
+        folder, name, {split: counts}, {split: 1}, "made by a test", format=format
+    )
     return folder
+
+
+@pytest.fixture(params=list(FORMATS))
+def format(request):
+    return request.param
 
 
 @pytest.fixture(scope="session")

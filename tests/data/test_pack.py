@@ -6,6 +6,8 @@ import pytest
 
 from deemo_jax.annotation import load_taxonomy
 from deemo_jax.clip import append_deidentified, file_digest, read_deidentified
+from deemo_jax.config import ConfigError
+from deemo_jax.data import integrity
 from deemo_jax.data.pack import Summary, pack_folder, read_salt
 from deemo_jax.data.record import pseudonym
 from deemo_jax.data.source import ShardSource
@@ -41,6 +43,20 @@ def test_packing_again_gives_the_same_bytes(tmp_path, input):
     pack_folder(input, tmp_path / "one", name="mer", shards=3)
     pack_folder(input, tmp_path / "one", name="mer", shards=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_packed_in_another_format_the_records_are_the_same(tmp_path, input):
+    output, rows = tmp_path / "packed", {}
+    for format in ("tfrecord", "array_record", "tfrecord"):
+        pack_folder(input, output, name="mer", shards=2, format=format)
+        assert integrity.check(output) == []
+        rows[format] = list(ShardSource(output, "train"))
+        names = [path.name for path in output.glob("*-of-*")]
+        assert len(names) == 2 * 4
+        assert all(f".{format}-" in name for name in names)
+    assert rows["tfrecord"] == rows["array_record"]
+    with pytest.raises(ConfigError, match="'riegeli': give tfrecord or array_record"):
+        pack_folder(input, output, name="mer", format="riegeli")
 
 
 def test_names_and_salt_stay_with_the_owner(tmp_path, input):

@@ -1,8 +1,12 @@
 import importlib.util
+import io
 import json
 import subprocess
 import sys
+from typing import Any
 
+import numpy as np
+from PIL import Image
 import pytest
 
 from deemo_jax.data import tfds
@@ -20,6 +24,25 @@ def test_tensorflow_datasets_reads_the_metadata(folder, source):
     assert names == [f"tiny-train.tfrecord-0000{k}-of-00002" for k in range(2)]
     assert str(info.features) == str(tfds.features())
     assert info.description == "made by a test"
+    assert "tensorflow" not in sys.modules
+
+
+def test_tensorflow_datasets_reads_array_records(tmp_path, rows, pack_records):
+    import tensorflow_datasets
+
+    pack_records(tmp_path, rows, format="array_record")
+    builder = tensorflow_datasets.builder_from_directory(str(tmp_path))
+    read: Any = builder.as_data_source("train")  # pyright: ignore[reportCallIssue]
+    assert len(read) == len(rows)
+    for found, row in zip(read, rows, strict=True):
+        assert found["clip_id"].decode() == row.clip_id
+        assert found["audio"] == (row.audio or b"")
+        assert found["transcript"].decode() == (row.transcript or "")
+        assert list(found["nfbl"]["label"]) == [n.label.encode() for n in row.nfbl]
+        assert np.array(found["nfbl"]["end"]).tolist() == [n.end for n in row.nfbl]
+        assert len(found["frames"]) == len(row.frames)
+        for pixels, jpeg in zip(found["frames"], row.frames, strict=True):
+            np.testing.assert_array_equal(pixels, Image.open(io.BytesIO(jpeg)))
     assert "tensorflow" not in sys.modules
 
 

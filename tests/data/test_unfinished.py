@@ -9,12 +9,15 @@ import pytest
 from deemo_jax.data import pack
 from deemo_jax.data.pack import pack_folder
 from deemo_jax.data.record import FrameSampling
-from deemo_jax.data.shards import index_path, shard_name
+from deemo_jax.data.shards import index_path, read_index, shard_name
 from deemo_jax.data.unfinished import STATE
 from tests.data.conftest import contents
 
-SHARDS = [shard_name("mer", "train", k, 4) for k in range(4)]
-SHARDS += [shard_name("mer", "test", k, 3) for k in range(3)]
+
+@pytest.fixture
+def shards(format):
+    train = [shard_name("mer", "train", k, 4, format) for k in range(4)]
+    return train + [shard_name("mer", "test", k, 3, format) for k in range(3)]
 
 
 class Killed(BaseException):
@@ -22,7 +25,7 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def packing(monkeypatch, tmp_path, input):
+def packing(monkeypatch, tmp_path, input, format):
     """Packs the folder, killed before shard `fail`; gives the clips that were read."""
     reads = []
     read, write = pack.from_clip, pack.write_shard
@@ -34,6 +37,7 @@ def packing(monkeypatch, tmp_path, input):
     monkeypatch.setattr(pack, "from_clip", counted)
 
     def run(output=tmp_path / "packed", *, fail=None, **changes):
+        changes = {"format": format} | changes
         reads.clear()
         number = itertools.count()
 
@@ -58,14 +62,14 @@ def whole(packing, tmp_path):
 
 
 @pytest.mark.parametrize("fail", [0, 1, 3, 4, 6])
-def test_only_what_is_missing_is_packed(packing, whole, tmp_path, fail):
+def test_only_what_is_missing_is_packed(packing, whole, tmp_path, shards, fail):
     output = tmp_path / "packed"
     with pytest.raises(Killed):
         packing(fail=fail)
     assert not (output / "dataset_info.json").exists()
     before = {
         path.name: os.stat(path).st_mtime_ns
-        for name in SHARDS
+        for name in shards
         for path in (output / name, index_path(output / name))
         if path.exists()
     }
@@ -91,15 +95,15 @@ def another_salt(folder, output):
 
 
 def flipped(folder, output):
-    for name in SHARDS[:2]:
-        data = bytearray((output / name).read_bytes())
-        data[len(data) // 2] ^= 1
-        (output / name).write_bytes(data)
+    for shard in output.glob("*-train.*-0000[01]-of-00004"):
+        data = bytearray(shard.read_bytes())
+        data[read_index(shard).entries[1].offset + 100] ^= 1
+        shard.write_bytes(data)
 
 
 def without_index(folder, output):
-    for name in SHARDS[:2]:
-        index_path(output / name).unlink()
+    for index in output.glob("*-train.*-0000[01]-of-00004.index"):
+        index.unlink()
 
 
 def torn(folder, output):
@@ -148,10 +152,10 @@ def test_those_that_are_refused_are_told_again(packing, tmp_path, input):
     assert "clip4" in (input / "rejected_by_pack.jsonl").read_text()
 
 
-def test_while_it_is_packed_no_name_shows(packing, tmp_path):
+def test_while_it_is_packed_no_name_shows(packing, tmp_path, shards):
     with pytest.raises(Killed):
         packing(fail=4)
     text = (tmp_path / "packed" / STATE).read_text()
-    assert set(json.loads(text)) == set(SHARDS[:4])
+    assert set(json.loads(text)) == set(shards[:4])
     assert "clip" not in text
     assert "subject" not in text

@@ -14,11 +14,15 @@ from deemo_jax.data.withdraw import purge, runs_that_saw, withdraw
 from tests.data.conftest import clip
 
 SALT = bytes(range(32))
-NAMES = [shard_name("tiny", "train", number, 2) for number in range(2)]
 
 
 @pytest.fixture
-def packed(tmp_path, make_record, pack_records):
+def names(format):
+    return [shard_name("tiny", "train", number, 2, format) for number in range(2)]
+
+
+@pytest.fixture
+def packed(tmp_path, make_record, pack_records, format):
     """Clips of subjects named "anna", "bert" and "cleo" by their owner."""
     names = ("anna", "bert", "cleo")
     rows = [
@@ -26,22 +30,22 @@ def packed(tmp_path, make_record, pack_records):
         for i in range(12)
     ]
     (tmp_path / "packed").mkdir()
-    return pack_records(tmp_path / "packed", rows), rows
+    return pack_records(tmp_path / "packed", rows, format=format), rows
 
 
 def of(name):
     return pseudonym(SALT, "subject", name)
 
 
-def test_a_subject_is_left_out_and_no_shard_is_touched(packed):
+def test_a_subject_is_left_out_and_no_shard_is_touched(packed, names):
     folder, rows = packed
-    before = {name: (folder / name).read_bytes() for name in NAMES}
+    before = {name: (folder / name).read_bytes() for name in names}
     manifest = ShardSource(folder, "train").manifest
     assert withdraw(folder, "bert", salt=SALT) == 4
     source = ShardSource(folder, "train")
     assert list(source) == [row for row in rows if row.subject != of("bert")]
     assert source.manifest != manifest  # no run goes on as if nothing had happened
-    assert {name: (folder / name).read_bytes() for name in NAMES} == before
+    assert {name: (folder / name).read_bytes() for name in names} == before
     assert b"bert" not in (folder / "withdrawn.json").read_bytes()
     assert integrity.check(folder) == []
     assert withdraw(folder, "bert", salt=SALT) == 0
@@ -59,21 +63,21 @@ def test_a_subject_that_is_not_there_is_refused(packed, subject, salt):
     assert not (folder / "withdrawn.json").exists()
 
 
-def test_an_interrupted_withdrawal_lets_nobody_read(packed):
+def test_an_interrupted_withdrawal_lets_nobody_read(packed, names):
     folder, _ = packed
-    index = read_index(folder / NAMES[1])
+    index = read_index(folder / names[1])
     withdraw(folder, "bert", salt=SALT)
-    write_index(folder / NAMES[1], index)  # as if it had not come that far
+    write_index(folder / names[1], index)  # as if it had not come that far
     with pytest.raises(ValueError, match="still lists a subject .*--withdraw"):
         ShardSource(folder, "train")
     withdraw(folder, "bert", salt=SALT)
     assert len(ShardSource(folder, "train")) == 8
 
 
-def test_purged_their_bytes_are_gone(packed):
+def test_purged_their_bytes_are_gone(packed, names):
     folder, rows = packed
     gone = [row for row in rows if row.subject == of("bert")]
-    assert any(gone[0].frames[0] in (folder / name).read_bytes() for name in NAMES)
+    assert any(gone[0].frames[0] in (folder / name).read_bytes() for name in names)
     with pytest.raises(ValueError, match="nobody has withdrawn"):
         purge(folder)
     withdraw(folder, "bert", salt=SALT)
@@ -85,6 +89,7 @@ def test_purged_their_bytes_are_gone(packed):
     assert list(source) == [row for row in rows if row.subject != of("bert")]
     assert integrity.check(folder) == []
     info = json.loads((folder / "dataset_info.json").read_text())
+    assert info["fileFormat"] == names[0].split(".")[1].split("-")[0]
     assert info["description"] == "made by a test"
     assert info["splits"][0]["shardLengths"] == ["4", "4"]
     assert "| train | 8 | 2 | 8 | 8 |" in (folder / "README.md").read_text()

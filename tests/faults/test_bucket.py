@@ -6,6 +6,8 @@ import signal
 import pytest
 
 from deemo_jax.checkpoint import MANIFEST, find_fault
+from deemo_jax.data import tfds
+from deemo_jax.data.shards import shard_name, write_shard
 from deemo_jax.data.source import ShardSource
 from deemo_jax.storage import copy_folder, files_below, locate
 from deemo_jax.train.lock import LOCK
@@ -28,6 +30,21 @@ def test_records_in_a_bucket_are_those_that_were_packed(launch, uploaded):
     there = ShardSource(uploaded, "train")
     assert there.manifest == here.manifest
     assert [there[i] for i in (3, 0)] == [here[i] for i in (3, 0)]
+
+
+def test_array_records_are_read_from_a_bucket_by_their_places(bucket, launch, tmp_path):
+    rows = list(ShardSource(locate(launch.data["data__path"]), "train"))[:6]
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    write_shard(packed / shard_name("few", "train", 0, 1, "array_record"), rows)
+    taxonomy = locate(launch.data["data__path"]) / "taxonomy.json"
+    (packed / "taxonomy.json").write_bytes(taxonomy.read_bytes())
+    tfds.write_metadata(
+        packed, "few", {"train": [len(rows)]}, {"train": 1}, "", format="array_record"
+    )
+    copy_folder(packed, locate(f"{bucket}/{tmp_path.name}/packed"))
+    there = ShardSource(locate(f"{bucket}/{tmp_path.name}/packed"), "train")
+    assert [there[i] for i in (3, 0, 5)] == [rows[3], rows[0], rows[5]]
 
 
 def test_a_run_goes_on_in_a_bucket_as_on_a_disk(bucket, launch, uploaded, tmp_path):
