@@ -163,7 +163,8 @@ def _usage(name: str, verb: verbs.Verb) -> str:
         if verb.settings is not Config:
             about = "configs/deidentify.py; --config.mask.method=solid overrides"
         shown.append(("config", about))
-    rows = [f"  --{flag:<14}{text}" for flag, text in shown]
+    width = max(14, *(len(flag) + 1 for flag, _ in shown))
+    rows = [f"  --{flag:<{width}}{text}" for flag, text in shown]
     return "\n".join(
         [f"deemo {name}: {verb.summary}", "", *rows, "", f"example: {verb.example}"]
     )

@@ -32,7 +32,7 @@ def test_help_of_a_verb_shows_its_flags_and_an_example_that_parses(name, capsys)
     example = out.strip().splitlines()[-1].removeprefix("example: deemo ").split()
     assert example[0] == name
     assert cli.parse(name, verbs.VERBS[name], example[1:])
-    assert all(f"--{flag.name}" in out for flag in verbs.VERBS[name].flags)
+    assert all(f"--{flag.name} " in out for flag in verbs.VERBS[name].flags)
 
 
 @pytest.mark.parametrize(
