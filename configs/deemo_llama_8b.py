@@ -36,7 +36,11 @@ def get_config(stage: str = "align") -> ml_collections.ConfigDict:
         synthetic=dict(
             train_clips=800, test_clips=320, train_subjects=40, test_subjects=16
         ),
-        tasks=("recognition", "reasoning"),
+        tasks=("recognition", "reasoning"),  # and "nfbl_which", "nfbl_when"
+        task_weights=(),  # of each task; (): a row asks for all
+        phrasings=5,  # wordings of each question, drawn
+        nfbl_never=0.25,  # of the questions nfbl_when
+        nfbl_cues=False,
         num_frames=8,
         image_size=384,
         audio_seconds=30.0,

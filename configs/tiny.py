@@ -27,7 +27,11 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
         synthetic=dict(
             train_clips=1200, test_clips=320, train_subjects=60, test_subjects=16
         ),
-        tasks=("recognition", "reasoning"),
+        tasks=("recognition", "reasoning"),  # and "nfbl_which", "nfbl_when"
+        task_weights=(),  # of each task; (): a row asks for all
+        phrasings=1,  # 1: the first alone
+        nfbl_never=0.25,  # of the questions nfbl_when
+        nfbl_cues=False,
         num_frames=8,
         image_size=48,
         audio_seconds=3.0,

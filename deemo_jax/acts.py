@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from deemo_jax.config import TASKS, Config, ConfigError
+from deemo_jax.config import Config, ConfigError
+from deemo_jax.config_data import TASKS
 from deemo_jax.deidentify.settings import Settings
 from deemo_jax.exits import DONE, FAILED, PREEMPTED, SOME_REFUSED
 from deemo_jax.progress import bars
@@ -260,24 +261,14 @@ def _replay(config: Config, workdir: AnyPath, step: int) -> int:
 
 
 def evaluate(*, workdir: AnyPath, config: Config | None) -> int:
-    """Evaluates the newest checkpoint of a workdir on both tasks."""
+    """Evaluates the newest checkpoint of a workdir on the tasks it was trained on."""
     from deemo_jax.workdir import evaluate_run, open_run
 
     run = open_run(workdir, config)
     with bars() as progress:
         results = evaluate_run(run, progress=progress)
-    for way, found in results.recognition.items():
-        print(
-            f"recognition by {way}: accuracy {found.accuracy:.3f}, "
-            f"weighted F1 {found.weighted_f1:.3f}, macro F1 {found.macro_f1:.3f}, "
-            f"UAR {found.uar:.3f}"
-        )
-    if results.reasoning is not None:
-        means = results.reasoning
-        print(
-            f"reasoning, lexical scorer: word F1 {means.word_f1:.3f}, ROUGE-L "
-            f"{means.rouge_l:.3f}, same emotion {means.same_emotion:.3f}"
-        )
+    for line in results.describe():
+        print(line)
     print(f"report: {workdir / 'eval' / str(run.step) / 'report.html'}")
     return DONE
 
@@ -287,6 +278,8 @@ def generate(
     workdir: AnyPath,
     input: Path,
     task: str,
+    label: str,
+    question: str,
     config: Config | None,
 ) -> int:
     """Asks the newest model of a workdir about every clip of a de-identified folder."""
@@ -294,8 +287,15 @@ def generate(
 
     if task not in TASKS:
         raise ConfigError(f"--task is {task!r}; it must be one of {', '.join(TASKS)}")
+    if question and label:
+        raise ConfigError("--label is of --task=nfbl_when; leave it out, or --question")
     run = open_run(workdir, config)
-    answers, rejected = ask(run, input, task)
+    if not question and (task == "nfbl_when") != (label in run.taxonomy.nfbl):
+        raise ConfigError(
+            f"--label is {label!r}; with --task=nfbl_when it must be one of "
+            f"{'; '.join(run.taxonomy.nfbl)}, and with another task it must be left out"
+        )
+    answers, rejected = ask(run, input, question or task, label)
     for clip_id, text in answers.items():
         print(f"{clip_id}: {text}")
     return _code(len(rejected), workdir / "generate" / str(run.step) / "rejected.jsonl")

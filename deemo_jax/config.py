@@ -13,12 +13,11 @@ from typing import Any
 
 import ml_collections
 
-from deemo_jax.architecture import FRAMES_PER_SECOND, SAMPLE_RATE, DeemoLlamaConfig
-from deemo_jax.fields import ConfigError, flatten, read_group
+from deemo_jax.architecture import FRAMES_PER_SECOND, DeemoLlamaConfig
+from deemo_jax.config_data import DataConfig
+from deemo_jax.fields import ConfigError, flatten, read_group, require
 from deemo_jax.storage import AnyPath
 
-TASKS = ("recognition", "reasoning")
-MODALITIES = ("video", "audio", "text")
 STAGES = ("align", "tune", "full")
 REMAT = ("none", "dots", "full")
 # Layout of a part of the model -> the axes that its parameters may be split over.
@@ -40,56 +39,6 @@ NOT_NEGATIVE = (
     "evaluate.every", "train.save_seconds", "train.keep_every",
     "train.max_skipped_steps", "train.local_every",
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SyntheticConfig:
-    """The generated corpus, used where `data.path` is empty."""
-
-    train_clips: int
-    test_clips: int
-    train_subjects: int
-    test_subjects: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where the records are and how they become rows.
-
-    `path` is a packed TFDS folder; empty means: generate a corpus in the workdir.
-    Unless `folds` is 0, its subjects are divided anew, whatever its splits, into so
-    many (-1: one a subject), of which number `fold`, counted from 0, is for
-    evaluation and the others for training.
-    `tokenizer` is a Hugging Face folder; empty means: train one on the corpus.
-    `num_frames` frames of `image_size` pixels square and `audio_seconds` of sound are
-    taken from a clip, `max_length` tokens is the longest row, of `clips_per_row` clips
-    in training. `modality_dropout` is
-    the probability, in training, with which each modality of a clip is left out (never
-    all of them); `augment` shifts, flips and adds noise. `workers` is the number of
-    Grain's worker processes, 0 reads in threads of this one.
-    """
-
-    path: str
-    name: str
-    tokenizer: str
-    folds: int
-    fold: int
-    synthetic: SyntheticConfig
-    tasks: tuple[str, ...]
-    num_frames: int
-    image_size: int
-    audio_seconds: float
-    max_length: int
-    clips_per_row: int
-    modality_dropout: float
-    augment: bool
-    workers: int
-    prefetch: int
-
-    @property
-    def num_samples(self) -> int:
-        """Samples of sound in a row."""
-        return round(self.audio_seconds * SAMPLE_RATE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,81 +189,74 @@ class Config:
 
     def __post_init__(self):
         for key in POSITIVE:
-            _require(_get(self, key) > 0, key, _get(self, key), "more than 0")
+            require(_get(self, key) > 0, key, _get(self, key), "more than 0")
         for key in NOT_NEGATIVE:
-            _require(_get(self, key) >= 0, key, _get(self, key), "0 or more")
-        _require(
-            0 <= self.data.modality_dropout < 1, "data.modality_dropout",
-            self.data.modality_dropout, "at least 0 and below 1",
-        )  # fmt: skip
-        for task in self.data.tasks:
-            _require(task in TASKS, "data.tasks", task, "among " + ", ".join(TASKS))
-        _require(
+            require(_get(self, key) >= 0, key, _get(self, key), "0 or more")
+        self.data.check()
+        require(
             self.train.dtype in ("float32", "bfloat16"), "train.dtype",
             self.train.dtype, "float32 or bfloat16",
         )  # fmt: skip
         self._check_lora()
         stage, remat = self.train.stage, self.train.remat
-        _require(stage in STAGES, "train.stage", stage, "among " + ", ".join(STAGES))
-        _require(remat in REMAT, "train.remat", remat, "among " + ", ".join(REMAT))
-        _require(
+        require(stage in STAGES, "train.stage", stage, "among " + ", ".join(STAGES))
+        require(remat in REMAT, "train.remat", remat, "among " + ", ".join(REMAT))
+        require(
             self.data.image_size == self.model.vision_tower.image_size,
             "data.image_size", self.data.image_size,
             f"model.vision_tower.image_size, {self.model.vision_tower.image_size}",
         )  # fmt: skip
-        _require(
+        require(
             self.data.num_frames <= self.model.video_connector.max_positions,
             "data.num_frames", self.data.num_frames, "at most model.video_connector."
             f"max_positions, {self.model.video_connector.max_positions}",
         )  # fmt: skip
         longest = self.model.max_audio_frames / FRAMES_PER_SECOND
-        _require(
+        require(
             self.data.audio_seconds <= longest, "data.audio_seconds",
             self.data.audio_seconds, f"at most {longest:g}, what model.audio_tower and "
             "model.audio_connector have positions for",
         )  # fmt: skip
         for kind in (("dcn_data", "dcn_fsdp"), ("data", "fsdp", "sequence", "tensor")):
             sizes = tuple(getattr(self.mesh, axis) for axis in kind)
-            _require(
+            require(
                 all(size == -1 or size > 0 for size in sizes) and sizes.count(-1) <= 1,
                 "mesh", ", ".join(f"{a}={n}" for a, n in zip(kind, sizes, strict=True)),
                 "sizes of 1 or more, -1 at most once among these",
             )  # fmt: skip
         for name in ("vision_tower", "audio_tower", "connectors", "language_model"):
             found = getattr(self.layout, name)
-            _require(
+            require(
                 found in LAYOUTS, f"layout.{name}", found, "among " + ", ".join(LAYOUTS)
             )
-        _require(
+        require(
             0 <= self.layout.tolerance <= 1, "layout.tolerance", self.layout.tolerance,
             "a share, from 0 to 1",
         )  # fmt: skip
 
     def _check_lora(self) -> None:
         lora, stage = self.lora, self.train.stage
-        _require(lora.rank >= 0, "lora.rank", lora.rank, "0 (none) or more")
-        _require(lora.alpha > 0, "lora.alpha", lora.alpha, "above 0")
-        _require(
+        require(lora.rank >= 0, "lora.rank", lora.rank, "0 (none) or more")
+        require(lora.alpha > 0, "lora.alpha", lora.alpha, "above 0")
+        require(
             0 <= lora.dropout < 1, "lora.dropout", lora.dropout,
             "at least 0 and below 1",
         )  # fmt: skip
         if stage == "tune":
-            _require(
+            require(
                 lora.rank > 0, "lora.rank", lora.rank,
                 "1 or more in stage tune, which trains LoRA and the connectors "
                 "(stage align trains the connectors alone)",
             )  # fmt: skip
         else:
-            _require(
+            require(
                 lora.rank == 0, "lora.rank", lora.rank,
                 f"0 in stage {stage}: LoRA is trained in stage tune, and merged into "
                 f"the kernels where config.init_from names a run of it",
             )  # fmt: skip
         for target in lora.targets:
-            _require(
-                _is_pattern(target), "lora.targets", target, "a regular expression"
-            )
-        _require(
+            require(_is_pattern(target), "lora.targets", target, "a regular expression")
+        require(
             lora.rank == 0 or len(lora.targets) > 0, "lora.targets", lora.targets,
             "one regular expression or more",
         )  # fmt: skip
@@ -393,8 +335,3 @@ def _is_pattern(text: str) -> bool:
     except re.error:
         return False
     return True
-
-
-def _require(holds: bool, key: str, value: Any, rule: str) -> None:
-    if not holds:
-        raise ConfigError(f"config.{key} is {value!r}; it must be {rule}")

@@ -16,6 +16,12 @@ class ConfigError(ValueError):
     exit_code = BAD_USAGE
 
 
+def require(holds: bool, key: str, value: Any, rule: str) -> None:
+    """Refuses the value of a key of the configuration that does not hold to a rule."""
+    if not holds:
+        raise ConfigError(f"config.{key} is {value!r}; it must be {rule}")
+
+
 def read_group(kinds: list[type], values: Any, key: str) -> Any:
     """A group of values as the dataclass that their `model_type`, if any, names.
 

@@ -183,7 +183,7 @@ VERBS: dict[str, Verb] = {
         config="needed",
     ),
     "evaluate": Verb(
-        summary="score recognition and reasoning, write report.html",
+        summary="score every task of the run, write report.html",
         example="deemo evaluate --workdir=runs/tiny",
         flags=(WORKDIR,),
         act=acts.evaluate,
@@ -195,8 +195,12 @@ VERBS: dict[str, Verb] = {
         flags=(
             WORKDIR,
             _folder("input", "folder that `deemo deidentify` wrote"),
-            Flag(name="task", help="recognition (default) or reasoning",
-                 default="recognition"),
+            Flag(name="task", help="recognition (default), reasoning, nfbl_which or "
+                 "nfbl_when", default="recognition"),
+            Flag(name="label", help="class of body language that nfbl_when asks for",
+                 default=""),
+            Flag(name="question", help="any question in words, in place of a task",
+                 default=""),
         ),
         act=acts.generate,
         config="optional",

@@ -23,7 +23,6 @@ from deemo_jax.annotation import (
 from deemo_jax.checkpoint import Checkpoints
 from deemo_jax.clip import DeidentifiedClip, read_deidentified
 from deemo_jax.config import (
-    MODALITIES,
     Config,
     ConfigError,
     MeshConfig,
@@ -31,7 +30,8 @@ from deemo_jax.config import (
     read_stored,
     to_dict,
 )
-from deemo_jax.data import loader, prompt, record
+from deemo_jax.config_data import MODALITIES
+from deemo_jax.data import loader, record, tasks
 from deemo_jax.data.reader import Loose, Reader, Row
 from deemo_jax.data.synthetic import best_accuracy
 from deemo_jax.distributed import broadcast
@@ -221,8 +221,13 @@ def evaluator(config: Config, workdir: AnyPath) -> Evaluate:
     return evaluate_now
 
 
-def ask(run: Run, folder: Path, task: str) -> tuple[dict[str, str], list[Rejection]]:
+def ask(
+    run: Run, folder: Path, task: str, label: str = ""
+) -> tuple[dict[str, str], list[Rejection]]:
     """The model's answer for every clip of a de-identified folder, by clip id.
+
+    `task` is one of `TASKS`, or any question in words; `label` is the class of body
+    language that `nfbl_when` asks for.
 
     Answers and what was refused are also written to `generate/STEP/` of the workdir,
     `answers.jsonl` and `rejected.jsonl`.
@@ -243,20 +248,21 @@ def ask(run: Run, folder: Path, task: str) -> tuple[dict[str, str], list[Rejecti
         for clip in clips[first : first + size]:
             clip_id = clip.annotation.clip_id
             try:
-                rows.append(_question(run, clip, task))
+                rows.append(_question(run, clip, task, label))
                 ids.append(clip_id)
             except Refusal as refusal:
                 rejected.append(reject(refusal, clip_id=clip_id))
         answers |= zip(ids, _answers(run, rows, size), strict=True)
     output = run.workdir / "generate" / str(run.step)
     output.mkdir(parents=True, exist_ok=True)
-    lines = [{"clip_id": i, "task": task, "answer": a} for i, a in answers.items()]
+    asked = {"task": task} | ({"label": label} if label else {})
+    lines = [{"clip_id": i, **asked, "answer": a} for i, a in answers.items()]
     write_lines(output / "answers.jsonl", lines)
     write_rejections(output / "rejected.jsonl", rejected)
     return answers, rejected
 
 
-def _question(run: Run, clip: DeidentifiedClip, task: str) -> Row:
+def _question(run: Run, clip: DeidentifiedClip, task: str, label: str) -> Row:
     """The prompt of one clip; `Refusal` if it cannot be read or does not fit."""
     # It is not kept, so it goes by its own name.
     asked = dataclasses.replace(
@@ -264,7 +270,7 @@ def _question(run: Run, clip: DeidentifiedClip, task: str) -> Row:
     )
     reader = _reader(run, Loose(records=(asked,), taxonomy=run.taxonomy))
     try:
-        return reader.evaluation_row(0, task, None, MODALITIES)
+        return reader.evaluation_row(0, task, None, MODALITIES, label)
     except ConfigError as error:
         raise Refusal(str(error), "shorten its transcript") from error
 
@@ -366,7 +372,7 @@ def export_run(
             config=to_dict(run.config),
             metrics=metrics,
             instructions={
-                task: prompt.instruction(task, emotions)
+                task: tasks.instruction(task, emotions)
                 for task in source.answered(run.config.data.tasks)
             },
             adapter="adapter" if adapter else "",

@@ -17,6 +17,7 @@ LINES = [
     ("exits", "rendezvous"),
     ("storage",),
     ("architecture", "annotation", "spool", "progress", "fields", "weights"),
+    ("config_data",),
     ("config", "media", "workers", "batch"),
     ("clip", "distributed", "chips", "flops"),
     ("sharding", "checkpoint", "pretrained", "deidentify", "data", "annotate"),

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from deemo_jax import acts
 from deemo_jax.annotation import load_taxonomy
 from deemo_jax.config import ConfigError
-from deemo_jax.data import prompt
+from deemo_jax.data import tasks
 from deemo_jax.data.pack import pack_folder
 from deemo_jax.export.adapter import WEIGHTS
 from deemo_jax.export.parity import ExportError
@@ -172,6 +173,40 @@ def test_every_clip_of_a_folder_is_answered(workdir):
     assert {r["clip_id"]: r["answer"] for r in map(json.loads, written)} == answers
 
 
+@pytest.mark.parametrize(
+    ("task", "label"), [("nfbl_when", "folding arms"), ("Are the arms folded?", "")]
+)
+def test_a_class_and_any_question_are_asked_for(workdir, monkeypatch, task, label):
+    asked = []
+
+    def see(run, rows, size):
+        asked.extend(run.tokenizer.decode(row["tokens"]) for row in rows)
+        return ["never"] * len(rows)
+
+    monkeypatch.setattr("deemo_jax.workdir._answers", see)
+    run = open_run(workdir)
+    answers, _ = ask(run, workdir / "corpus", task, label)
+    question = f"In these 3.0 seconds, when is this shown: {label}?" if label else task
+    assert len(asked) == len(answers) == 14
+    assert all(question in words for words in asked)
+    [first, *_] = (workdir / "generate" / "2" / "answers.jsonl").read_text().split("\n")
+    assert json.loads(first) == {
+        "clip_id": next(iter(answers)), "task": task, "answer": "never"
+    } | ({"label": label} if label else {})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "label"),
+    [("nfbl_when", ""), ("nfbl_when", "nose"), ("recognition", "folding arms")],
+)
+def test_a_label_is_of_the_taxonomy_and_of_its_task(workdir, task, label):
+    with pytest.raises(ConfigError, match=f"--label is '{label}'; .*; folding arms;"):
+        acts.generate(
+            workdir=workdir, input=workdir / "corpus", task=task, label=label,
+            question="", config=None,
+        )  # fmt: skip
+
+
 def test_a_clip_that_does_not_fit_is_refused_and_the_others_are_answered(
     workdir, tmp_path
 ):
@@ -216,7 +251,7 @@ def test_a_run_on_train_alone_and_on_emotions_alone_is_exported(workdir, tmp_pat
     settings = json.loads((exported / "processor_config.json").read_text())
     emotions = load_taxonomy(exported / "taxonomy.json").emotions
     assert emotions == run.taxonomy.emotions
-    question = prompt.instruction("recognition", emotions)
+    question = tasks.instruction("recognition", emotions)
     assert settings["instructions"] == {"recognition": question}
     assert (settings["num_frames"], settings["num_samples"]) == (2, 16_000)
     card = (tmp_path / "exported" / "README.md").read_text()

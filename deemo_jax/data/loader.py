@@ -17,21 +17,23 @@ from jaxtyping import Int
 import numpy as np
 
 from deemo_jax.batch import Batch
-from deemo_jax.config import MODALITIES, ConfigError, DataConfig
+from deemo_jax.config_data import MODALITIES, DataConfig
 from deemo_jax.data import packing
 from deemo_jax.data.lengths import token_lengths
 from deemo_jax.data.reader import MEDIA, Reader, Row, too_long
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import Tokenizer
+from deemo_jax.data.turns import draw_absent, task_shares
+from deemo_jax.fields import ConfigError
 
 
 class Batches:
     """The endless batches of a run, of which each process reads its share.
 
-    `source` is a `ShardSource`; its records without an answer to any of
-    `config.tasks` are passed over. `spans` are the tokens that the connectors emit,
-    (video, audio). `batch_size` is global: rows over all processes, of which this one
-    reads those that `rows` numbers (None: all).
+    `source` is a `ShardSource`; its records without an answer to any task that is asked
+    are passed over. `spans` are the tokens that the connectors emit, (video, audio).
+    `batch_size` is global: rows over all processes, of which this one reads those that
+    `rows` numbers (None: all).
 
     Raises:
         ConfigError: rows longer than `config.max_length`.
@@ -53,7 +55,7 @@ class Batches:
             source=source, config=config, tokenizer=tokenizer, spans=spans
         )
         self._source = source
-        self._indices = _with_answers(source, config.tasks)
+        self._indices = _with_answers(source, config.trained_tasks)
         _check_lengths(self._reader, source, self._indices)
         self._batch_size = batch_size
         self._held = tuple(range(batch_size) if rows is None else rows)
@@ -76,16 +78,36 @@ class Batches:
         return len(self._indices)
 
     def describe(self) -> str:
-        """How well clips fill the rows; empty where each has a row of its own."""
-        if self._lengths is None:
-            return ""
-        config = self._reader.config
-        rows = packing.row_count(self.records, config.clips_per_row)
-        share = self._lengths.sum() / (rows * config.max_length)
-        return (
-            f"{self.records} clips in {rows} rows of up to {config.clips_per_row}: "
-            f"{100 * share:.1f}% of config.data.max_length={config.max_length} is used"
-        )
+        """How well clips fill the rows, and what is asked; empty if that is plain.
+
+        Of clips whose length is drawn with what they are asked, the longest is counted.
+        """
+        config, words = self._reader.config, []
+        if self._lengths is not None:
+            rows = packing.row_count(self.records, config.clips_per_row)
+            share = self._lengths.sum() / (rows * config.max_length)
+            most = "up to " if config.task_weights or config.phrasings > 1 else ""
+            words.append(
+                f"{self.records} clips in {rows} rows of up to {config.clips_per_row}: "
+                f"{most}{100 * share:.1f}% of config.data.max_length="
+                f"{config.max_length} is used"
+            )
+        if config.task_weights:
+            asked = [f"{t} {100 * s:.1f}%" for t, s in self.task_shares().items()]
+            words.append(f"questions: {', '.join(asked)}")
+        return "; ".join(words)
+
+    def task_shares(self) -> dict[str, float]:
+        """The share of each task among the questions, where they are drawn by weight.
+
+        It differs from the weights where clips lack answers.
+        """
+        config, entries = self._reader.config, self._source.entries
+        shares = dict.fromkeys(config.trained_tasks, 0.0)
+        for index in self._indices:
+            for task, share in task_shares(entries[index].tasks, config).items():
+                shares[task] += share / self.records
+        return shares
 
     @property
     def subjects(self) -> list[str]:
@@ -150,7 +172,7 @@ def evaluation_batches(
     modalities: Sequence[str] = MODALITIES,
     answer: str | None = None,
 ) -> Iterator[Batch]:
-    """Every record that has an answer to the task, once, in order; nothing is random.
+    """All that `evaluation_questions` lists, once, in order; nothing is random.
 
     With an `answer`, such as a label, it ends each row, and `loss_mask` holds for it:
     ready for its likelihood. With None the prompts end where an answer begins and are
@@ -162,11 +184,31 @@ def evaluation_batches(
         ValueError: a split without answers.
     """
     reader = Reader(source=source, config=config, tokenizer=tokenizer, spans=spans)
-    indices = _with_answers(source, (task,))
-    places = grain.MapDataset.range(-(-len(indices) // batch_size) * batch_size).map(
-        _Evaluation(reader, indices, task, answer, tuple(modalities))
+    asked = evaluation_questions(source, task)
+    places = grain.MapDataset.range(-(-len(asked) // batch_size) * batch_size).map(
+        _Evaluation(reader, asked, task, answer, tuple(modalities))
     )
     return _read(places, batch_size, config.workers, config.prefetch)
+
+
+def evaluation_questions(source: ShardSource, task: str) -> list[tuple[int, str]]:
+    """(record, label) of each question of a task: every record with an answer, once.
+
+    Of `nfbl_when`, `label` is every class that the record shows, and then one that it
+    does not, drawn among those of the split by the record's number; else it is "".
+
+    Raises:
+        ValueError: a split without answers.
+    """
+    indices = _with_answers(source, (task,))
+    if task != "nfbl_when":
+        return [(i, "") for i in indices]
+    asked = []
+    for i in indices:
+        shown = source.entries[i].nfbl
+        absent = draw_absent(shown, source.classes, np.random.default_rng(i))
+        asked += [(i, label) for label in (*shown, absent) if label is not None]
+    return asked
 
 
 # Both are classes, not closures, so that worker processes can be given them. The
@@ -189,16 +231,17 @@ class _Training:
 @dataclasses.dataclass(frozen=True)
 class _Evaluation:
     reader: Reader
-    indices: Sequence[int]
+    asked: Sequence[tuple[int, str]]
     task: str
     answer: str | None
     modalities: tuple[str, ...]
 
     def __call__(self, at: int) -> Row:
-        if at >= len(self.indices):
+        if at >= len(self.asked):
             return self.reader.filler()
+        index, label = self.asked[at]
         return self.reader.evaluation_row(
-            self.indices[at], self.task, self.answer, self.modalities
+            index, self.task, self.answer, self.modalities, label
         )
 
 
@@ -243,7 +286,8 @@ def _with_answers(source: ShardSource, tasks: Sequence[str]) -> list[int]:
     if not indices:
         raise ValueError(
             f"no record of {source} has an answer for {' or '.join(tasks)}: annotate "
-            "some clips, or choose other tasks or another split"
+            "some clips, or choose other tasks (--config.data.tasks, task_weights) or "
+            "another split"
         )
     return indices
 

@@ -1,7 +1,4 @@
-"""What is asked of a clip and what is to be answered, as tokens.
-
-The wording is this project's own: the DEEMO paper does not publish its prompts.
-"""
+"""What is asked of a clip and what is to be answered, as tokens."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -9,9 +6,11 @@ from typing import NamedTuple
 from jaxtyping import Bool, Int
 import numpy as np
 
-from deemo_jax.config import MODALITIES, TASKS
+from deemo_jax.config_data import MODALITIES
+from deemo_jax.data import tasks
 from deemo_jax.data.record import Record
 from deemo_jax.data.tokenizer import AUDIO, VIDEO, Tokenizer
+from deemo_jax.data.turns import Asker, Turn
 
 Message = dict[str, str]
 
@@ -23,23 +22,6 @@ class Spans(NamedTuple):
     audio: int
 
 
-def instruction(task: str, emotions: Sequence[str]) -> str:
-    """The question of a task."""
-    if task == "recognition":
-        return f"Which emotion is it: {', '.join(emotions)}?"
-    return "Which clues tell the emotion?"
-
-
-def answer(record: Record, task: str) -> str | None:
-    """The right answer, or None where the clip is not annotated for the task."""
-    return record.emotion if task == "recognition" else record.reasoning
-
-
-def answered(record: Record) -> tuple[str, ...]:
-    """The tasks that the record has an answer for."""
-    return tuple(task for task in TASKS if answer(record, task))
-
-
 def available(record: Record) -> tuple[str, ...]:
     """The modalities that the clip has."""
     parts = (record.frames, record.audio, record.transcript)
@@ -48,18 +30,21 @@ def available(record: Record) -> tuple[str, ...]:
 
 def conversation(
     record: Record,
-    turns: Sequence[tuple[str, str | None]],
+    turns: Sequence[Turn],
     tokenizer: Tokenizer,
     spans: tuple[int, int],
-    emotions: Sequence[str],
     modalities: Sequence[str] = MODALITIES,
+    *,
+    cues: bool = False,
 ) -> list[Message]:
     """The messages: one question and answer a turn, the clip in the first question.
 
-    A turn is (task, answer); an answer of None, in the last turn, is left open.
-    What the clip lacks, or `modalities` leaves out, is not mentioned.
+    An answer of None, in the last turn, is left open. What the clip lacks, or
+    `modalities` leaves out, is not mentioned. `cues` tells in words which body language
+    was seen, unless a turn asks for that or for what is not known.
 
         user        <video><video><audio>Transcript: I won!
+                    Body language: folding arms 0.5 to 2.3
                     Which emotion is it: negative, positive?
         assistant   positive
         user        Which clues tell the emotion?
@@ -70,15 +55,22 @@ def conversation(
     clip += AUDIO * spans[1] if "audio" in present else ""
     if "text" in present:
         clip += f"Transcript: {plain(record.transcript or '', tokenizer)}\n"
+    if cues and "video" in present and record.nfbl and _may_be_told(turns):
+        clip += f"Body language: {plain(tasks.cues(record), tokenizer)}\n"
     messages = []
-    for task, reply in turns:
-        question = clip + instruction(task, emotions)
-        messages.append({"role": "user", "content": question})
-        if reply is not None:
-            content = plain(reply, tokenizer)
+    for turn in turns:
+        content = clip + plain(turn.question, tokenizer)
+        messages.append({"role": "user", "content": content})
+        if turn.answer is not None:
+            content = plain(turn.answer, tokenizer)
             messages.append({"role": "assistant", "content": content})
         clip = ""
     return messages
+
+
+def _may_be_told(turns: Sequence[Turn]) -> bool:
+    """Whether cues of body language give away no answer."""
+    return all(turn.task in ("recognition", "reasoning") for turn in turns)
 
 
 def plain(text: str, tokenizer: Tokenizer) -> str:
@@ -129,15 +121,18 @@ def encode(
     return np.array(encoded["input_ids"], np.int32), inside[starts]
 
 
-def corpus_texts(records: Iterable[Record], emotions: Sequence[str]) -> Iterator[str]:
+def corpus_texts(records: Iterable[Record], asker: Asker) -> Iterator[str]:
     """The texts of which conversations are made, to train a tokenizer on."""
     for record in records:
         if record.transcript:
             yield f"Transcript: {record.transcript.strip()}\n"
-        for task in TASKS:
-            yield instruction(task, emotions)
-            if (reply := answer(record, task)) is not None:
-                yield reply.strip()
+        if asker.config.nfbl_cues and record.nfbl:
+            yield f"Body language: {tasks.cues(record)}\n"
+        for task in asker.config.tasks:
+            for turn in asker.every(record, task):
+                yield turn.question
+                if turn.answer is not None:
+                    yield turn.answer.strip()
 
 
 def _render(messages: Sequence[Message], tokenizer: Tokenizer) -> str:

@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import itertools
 from typing import Any, cast
 
 from jaxtyping import Bool, Int
 import numpy as np
 
-from deemo_jax.annotation import Taxonomy
-from deemo_jax.config import MODALITIES, TASKS, ConfigError, DataConfig
-from deemo_jax.data import audio, prompt, video
+from deemo_jax.annotation import Interval, Taxonomy
+from deemo_jax.config_data import MODALITIES, DataConfig
+from deemo_jax.data import audio, prompt, tasks, video
 from deemo_jax.data.record import Record
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import Tokenizer
+from deemo_jax.data.turns import Asker, Turn
+from deemo_jax.fields import ConfigError
 
 Row = dict[str, Any]  # the fields of a Batch without the leading axis
 MEDIA = ("frames", "frame_mask", "audio", "audio_length", "index")  # a clip's own
@@ -29,6 +30,11 @@ class Loose:
     def __getitem__(self, i: int) -> Record:
         """Record `i`."""
         return self.records[i]
+
+    @property
+    def classes(self) -> Mapping[str, int]:
+        """Those of body language: any may be asked for."""
+        return dict.fromkeys(self.taxonomy.nfbl, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,10 +70,9 @@ class Reader:
         return joined | stacked
 
     def training_row(self, index: int, rng: np.random.Generator) -> Row:
-        """A conversation over every configured task, in a random order."""
+        """A conversation over the configured tasks, in a random order."""
         record = self.source[index]
-        turns = self._turns(record)
-        turns = [turns[i] for i in rng.permutation(len(turns))]
+        turns = self.asker.draw(record, rng)
         kept = drop_modalities(
             prompt.available(record), self.config.modality_dropout, rng
         )
@@ -82,11 +87,19 @@ class Reader:
         return row
 
     def evaluation_row(
-        self, index: int, task: str, answer: str | None, modalities: Sequence[str]
+        self,
+        index: int,
+        task: str,
+        answer: str | None,
+        modalities: Sequence[str],
+        label: str = "",
     ) -> Row:
-        """One task, with the answer given, or open and padded on the left."""
+        """One task, with the answer given, or open and padded on the left.
+
+        `task` may also be a question in words; `label` is what `nfbl_when` asks for.
+        """
         record = self.source[index]
-        turns = [(task, answer)]
+        turns = [self.asker.evaluated(record, task, answer, label)]
         return self._row(index, record, turns, modalities, left=answer is None)
 
     def filler(self) -> Row:
@@ -104,20 +117,36 @@ class Reader:
     def follows_from(self) -> list[object]:
         """What the lengths follow from, besides the clips: tokenizer and prompts."""
         tokenizer: Any = self.tokenizer
-        asked = [prompt.instruction(t, self.source.taxonomy.emotions) for t in TASKS]
+        config, emotions = self.config, self.source.taxonomy.emotions
+        asked = [
+            tasks.instruction(task, emotions, phrasing)
+            for task in config.trained_tasks
+            for phrasing in range(config.phrasings)
+        ]
         return [
-            tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template,
-            list(self.config.tasks), list(self.spans), asked, self.overhead(),
+            tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, asked,
+            len(config.task_weights), config.nfbl_cues, list(self.source.classes),
+            list(self.spans), self.overhead(),
         ]  # fmt: skip
 
     def overhead(self) -> int:
         """Tokens that a row can have besides those of the clip's own texts."""
         bare = Record(
             clip_id="", subject="", duration=0.0, frames=(b"-",), frame_times=(),
-            audio=b"-", transcript="-", emotion="-", reasoning="-", nfbl=(),
-            verdict="", deidentification="",
+            audio=b"-", transcript="-", emotion="-", reasoning="-",
+            nfbl=(Interval(label="-", start=0.0, end=0.1),), verdict="",
+            deidentification="",
         )  # fmt: skip
         return self._longest(bare)
+
+    @property
+    def asker(self) -> Asker:
+        """What asks the clips."""
+        return Asker(
+            config=self.config,
+            emotions=self.source.taxonomy.emotions,
+            classes=self.source.classes,
+        )
 
     @property
     def _pad(self) -> int:
@@ -126,28 +155,31 @@ class Reader:
     def _longest(self, record: Record) -> int:
         return max(
             len(self._encode(record, turns, MODALITIES)[0])
-            for turns in itertools.permutations(self._turns(record))
+            for turns in self.asker.longest(record, self.tokenizer)
         )
 
-    def _turns(self, record: Record) -> list[tuple[str, str | None]]:
-        answered = prompt.answered(record)
-        tasks = [task for task in self.config.tasks if task in answered]
-        return [(task, prompt.answer(record, task)) for task in tasks]
-
     def _encode(
-        self, record: Record, turns, modalities
+        self, record: Record, turns: Sequence[Turn], modalities: Sequence[str]
     ) -> tuple[Int[np.ndarray, " S"], Bool[np.ndarray, " S"]]:
         messages = prompt.conversation(
             record,
             turns,
             self.tokenizer,
             self.spans,
-            self.source.taxonomy.emotions,
             modalities,
+            cues=self.config.nfbl_cues,
         )
         return prompt.encode(messages, self.tokenizer)
 
-    def _row(self, index: int, record: Record, turns, modalities, *, left: bool) -> Row:
+    def _row(
+        self,
+        index: int,
+        record: Record,
+        turns: Sequence[Turn],
+        modalities: Sequence[str],
+        *,
+        left: bool,
+    ) -> Row:
         tokens, loss_mask = self._encode(record, turns, modalities)
         empty = self.config.max_length - len(tokens)
         if empty < 0:

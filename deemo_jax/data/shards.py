@@ -13,7 +13,7 @@ from deemo_jax.storage import AnyPath, size_of, write_whole
 
 Folder = TypeVar("Folder", bound=AnyPath)
 
-INDEX_FORMAT = "deemo-index/2"
+INDEX_FORMAT = "deemo-index/3"
 FORMATS = {"tfrecord": tfrecord, "array_record": array_record}  # by names of TFDS
 AGAIN = "copy it again from where it was packed, or run `deemo pack` again"
 REINDEX = "copy it again, or build it from the shard, `deemo pack --reindex=true`"
@@ -25,7 +25,8 @@ class Entry(NamedTuple):
 
     `offset` is where its framing starts in the shard, `length` and `crc32c` are of the
     record's bytes. `text` is in bytes, `samples` at 16 kHz, `tasks` are those that
-    the record has an answer for, `clip_id` and `subject` are pseudonyms.
+    the record has an answer for, `nfbl` the classes of body language that it shows, as
+    they begin, `clip_id` and `subject` are pseudonyms.
     """
 
     offset: int
@@ -35,6 +36,7 @@ class Entry(NamedTuple):
     frames: int
     samples: int
     tasks: tuple[str, ...]
+    nfbl: tuple[str, ...]
     clip_id: str
     subject: str
 
@@ -131,7 +133,7 @@ def read_index(shard: AnyPath) -> Index:
     if of != shard.name:
         raise ValueError(f"{path} is the index of {of}: {REINDEX}")
     made = [Entry._make(json.loads(line)) for line in rest.splitlines()]
-    entries = [entry._replace(tasks=tuple(entry.tasks)) for entry in made]
+    entries = [e._replace(tasks=tuple(e.tasks), nfbl=tuple(e.nfbl)) for e in made]
     if len(entries) != count:
         raise ValueError(f"{path} lists {len(entries)} of {count} records: {REINDEX}")
     if (there := size_of(shard)) != size:
@@ -158,10 +160,11 @@ def read_withdrawn(folder: AnyPath) -> frozenset[str]:
 
 def entry_of(row: Record, data: bytes, offset: int) -> Entry:
     """What the index says of a record that stands at `offset`."""
+    from deemo_jax.data import tasks
     from deemo_jax.data.audio import count_samples
-    from deemo_jax.data.prompt import answered
 
-    texts = (row.transcript, row.reasoning, row.emotion)
+    shown = tasks.answer(row, "nfbl_which")
+    texts = (row.transcript, row.reasoning, row.emotion, shown, tasks.cues(row))
     return Entry(
         offset=offset,
         length=len(data),
@@ -169,7 +172,8 @@ def entry_of(row: Record, data: bytes, offset: int) -> Entry:
         text=sum(len(text.encode()) for text in texts if text),
         frames=len(row.frames),
         samples=count_samples(row.audio) if row.audio else 0,
-        tasks=answered(row),
+        tasks=tasks.answered(row),
+        nfbl=tasks.classes(row),
         clip_id=row.clip_id,
         subject=row.subject,
     )

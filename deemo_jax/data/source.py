@@ -1,6 +1,7 @@
 """The records of a split or of a fold, in any order, each checked when it is read."""
 
-from collections.abc import Iterator, Sequence
+import collections
+from collections.abc import Iterator, Mapping, Sequence
 import functools
 import hashlib
 import itertools
@@ -41,6 +42,7 @@ class ShardSource:
         folder, name, split: of the data set.
         entries: what the indexes say of each record.
         taxonomy: the label sets of the data set.
+        classes: those of body language that occur, and how many records show each.
         manifest: SHA-256 over the indexes, which hold a checksum of every record.
 
     Raises:
@@ -74,6 +76,8 @@ class ShardSource:
             self._shards.append(shard)
             digest.update(index_path(shard).read_bytes())
         self.manifest = digest.hexdigest()
+        shown = collections.Counter(label for e in self.entries for label in e.nfbl)
+        self.classes: Mapping[str, int] = dict(sorted(shown.items()))
         self._maps: dict[int, mmap.mmap] = {}
 
     def answered(self, tasks: Sequence[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import re
 from typing import Any
 
+from deemo_jax.data.tasks import write_times
 from deemo_jax.evaluate.metrics import Recognition
 from deemo_jax.evaluate.results import Prediction, Results
 from deemo_jax.storage import AnyPath, write_whole
@@ -59,6 +60,7 @@ def render(
         "interval": interval,
         "fixed": fixed,
         "shade": shade,
+        "times": write_times,
     }
     losses = read_losses(history) if history is not None else []
     figures = results.recognition
@@ -76,6 +78,12 @@ def render(
                 ("untrained", baseline.reasoning if baseline else None),
             )
             if means is not None
+        ],
+        which=which_rows(results, baseline),
+        when=[
+            (name, of.nfbl_when)
+            for name, of in (("this model", results), ("untrained", baseline))
+            if of is not None and of.nfbl_when is not None
         ],
         ablations=ablation_rows(results),
         ablation_plot=Markup(plot_ablations(results)) if results.ablations else None,
@@ -115,6 +123,24 @@ def _row(name: str, found: Any, *, ours: bool) -> dict[str, Any]:
         "interval": interval(found) if measured else "–",
         "unparsed": found.unparsed if measured else "–",
     }
+
+
+def which_rows(results: Results, baseline: Results | None) -> list[dict[str, Any]]:
+    """Which body language is shown: by this model, untrained, always the commonest."""
+    rows = [
+        {"name": name, "ours": name == "this model", "found": of.nfbl_which}
+        for name, of in (("this model", results), ("untrained", baseline))
+        if of is not None and of.nfbl_which is not None
+    ]
+    return [row | {"classes": row["found"].classes} for row in rows] + [
+        {
+            "name": f"always “{row['found'].commonest_label}”, the commonest",
+            "ours": False,
+            "found": None,
+            "classes": row["found"].commonest,
+        }
+        for row in rows[:1]
+    ]
 
 
 def ablation_rows(results: Results) -> list[dict[str, Any]]:

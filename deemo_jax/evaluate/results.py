@@ -10,9 +10,17 @@ from jaxtyping import Int
 import numpy as np
 
 from deemo_jax.annotation import write_lines
-from deemo_jax.config import MODALITIES
+from deemo_jax.config_data import MODALITIES
 from deemo_jax.evaluate.judge import Lexical, LexicalMeans, average
 from deemo_jax.evaluate.metrics import Recognition, recognition
+from deemo_jax.evaluate.nfbl import (
+    When,
+    WhenFigures,
+    Which,
+    WhichFigures,
+    when_figures,
+    which_figures,
+)
 from deemo_jax.storage import AnyPath, write_whole
 
 METRICS, PREDICTIONS, REPORT = "metrics.json", "predictions.jsonl", "report.html"
@@ -32,6 +40,8 @@ class Prediction:
         by_parsing: the label in that text; None if it names none.
         reasoning: the text that was written when asked for the clues.
         lexical: how that text compares with the reference.
+        nfbl_which: what was written when asked which body language is shown.
+        nfbl_when: and when, one a question.
     """
 
     index: int
@@ -45,6 +55,8 @@ class Prediction:
     by_parsing: str | None = None
     reasoning: str | None = None
     lexical: Lexical | None = None
+    nfbl_which: Which | None = None
+    nfbl_when: tuple[When, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +69,7 @@ class Results:
         confusions: of `likelihood` and `parsing`, where they were asked for.
         ablations: by likelihood, of each subset of the modalities: see `subset_name`.
         bounds: the best accuracy that a subset allows, where the corpus states it.
+        groups: the classes of each group of body language.
         predictions: one a clip, in order.
     """
 
@@ -67,6 +80,7 @@ class Results:
     confusions: dict[str, Int[np.ndarray, "C C_and_one"]]
     ablations: dict[str, Int[np.ndarray, "C C_and_one"]]
     bounds: dict[str, float]
+    groups: dict[str, tuple[str, ...]]
     predictions: tuple[Prediction, ...]
 
     @property
@@ -90,6 +104,47 @@ class Results:
         """The lexical scorer's means; None if no reasoning was asked for."""
         scores = [p.lexical for p in self.predictions if p.lexical is not None]
         return average(scores) if scores else None
+
+    @property
+    def nfbl_which(self) -> WhichFigures | None:
+        """Which body language is shown; None if that was not asked for."""
+        answers = [p.nfbl_which for p in self.predictions if p.nfbl_which is not None]
+        return which_figures(answers, self.groups) if answers else None
+
+    @property
+    def nfbl_when(self) -> WhenFigures | None:
+        """When it is shown; None if that was not asked for."""
+        answers = [answer for p in self.predictions for answer in p.nfbl_when]
+        return when_figures(answers) if answers else None
+
+    def describe(self) -> list[str]:
+        """The figures in words, a line for each task and way to answer it."""
+        lines = [
+            f"recognition by {way}: accuracy {found.accuracy:.3f}, weighted F1 "
+            f"{found.weighted_f1:.3f}, macro F1 {found.macro_f1:.3f}, UAR "
+            f"{found.uar:.3f}"
+            for way, found in self.recognition.items()
+        ]
+        if (means := self.reasoning) is not None:
+            lines.append(
+                f"reasoning, lexical scorer: word F1 {means.word_f1:.3f}, ROUGE-L "
+                f"{means.rouge_l:.3f}, same emotion {means.same_emotion:.3f}"
+            )
+        if (which := self.nfbl_which) is not None:
+            lines.append(
+                f"body language, which: micro F1 {which.classes.micro:.3f} (always "
+                f"{which.commonest_label!r}: {which.commonest.micro:.3f}), macro F1 "
+                f"{which.classes.macro:.3f}, of groups {which.groups.micro:.3f} and "
+                f"{which.groups.macro:.3f}, exact {which.exact:.3f}, "
+                f"{which.unparsed} unparsed"
+            )
+        if (when := self.nfbl_when) is not None:
+            lines.append(
+                f"body language, when: IoU {when.iou:.3f} (whole clip "
+                f"{when.iou_of_all:.3f}), recall {when.recall:.3f}, never "
+                f"{when.never:.3f}, {when.unparsed} unparsed"
+            )
+        return lines
 
 
 def subset_name(modalities: Iterable[str]) -> str:
@@ -119,8 +174,17 @@ def to_json(results: Results) -> dict[str, Any]:
             "reasoning": {"lexical": dataclasses.asdict(results.reasoning)}
             if results.reasoning
             else {},
+            "nfbl": {
+                task: dataclasses.asdict(figures)
+                for task, figures in (
+                    ("which", results.nfbl_which),
+                    ("when", results.nfbl_when),
+                )
+                if figures is not None
+            },
             "ablations": _figures(results.ablated),
             "bounds": results.bounds,
+            "groups": {g: list(labels) for g, labels in results.groups.items()},
         }
     )
 
@@ -142,6 +206,7 @@ def read_results(folder: AnyPath) -> Results:
             confusions=_matrices(metrics["recognition"]),
             ablations=_matrices(metrics["ablations"]),
             bounds=metrics["bounds"],
+            groups={g: tuple(labels) for g, labels in metrics["groups"].items()},
             predictions=tuple(_prediction(json.loads(line)) for line in lines if line),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -153,7 +218,17 @@ def read_results(folder: AnyPath) -> Results:
 def _prediction(fields: dict[str, Any]) -> Prediction:
     if fields["lexical"] is not None:
         fields = fields | {"lexical": Lexical(**fields["lexical"])}
-    return Prediction(**fields)
+    which, when = fields["nfbl_which"], fields["nfbl_when"]
+    if which is not None:
+        which = Which(**{key: _tuples(value) for key, value in which.items()})
+    asked = [{key: _tuples(value) for key, value in one.items()} for one in when]
+    when = tuple(When(**one) for one in asked)
+    return Prediction(**fields | {"nfbl_which": which, "nfbl_when": when})
+
+
+def _tuples(value: Any) -> Any:
+    """Lists of JSON as the tuples that they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _figures(of: Mapping[str, Recognition]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Evaluates a model on both tasks over one split, and writes what it found."""
+"""Evaluates a model on every task over one split, and writes what it found."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
@@ -15,14 +15,17 @@ import numpy as np
 
 from deemo_jax import sharding
 from deemo_jax.batch import Batch
-from deemo_jax.config import MODALITIES, Config
-from deemo_jax.data.loader import evaluation_batches
+from deemo_jax.config import Config
+from deemo_jax.config_data import MODALITIES
+from deemo_jax.data import tasks
+from deemo_jax.data.loader import evaluation_batches, evaluation_questions
 from deemo_jax.data.record import Record
 from deemo_jax.data.source import ShardSource
 from deemo_jax.distributed import is_first
-from deemo_jax.evaluate.answers import parse_label
+from deemo_jax.evaluate.answers import parse_label, parse_labels, parse_times
 from deemo_jax.evaluate.judge import lexical
 from deemo_jax.evaluate.metrics import UNPARSED, confusion
+from deemo_jax.evaluate.nfbl import When, Which
 from deemo_jax.evaluate.report import write_report
 from deemo_jax.evaluate.results import (
     REPORT,
@@ -62,11 +65,12 @@ def evaluate(
     baseline: Results | None = None,
     progress: Progress | None = None,
 ) -> Results:
-    """Recognition and reasoning, as far as `config.data.tasks` names them.
+    """Recognition, reasoning and body language, as `config.data.tasks` names them.
 
     Recognition chooses the label whose tokens, end token included, are the likeliest
     answer, without regard to their number; and, apart from that, parses the text that
-    the model writes. Reasoning is written and scored against the reference by words.
+    the model writes. Reasoning is written and scored against the reference by words;
+    which body language is shown, and when, is written and parsed.
     A clip is encoded once for all labels and subsets of modalities: one that is left
     out has no places among the tokens.
 
@@ -101,8 +105,9 @@ def evaluate(
             confusions["likelihood"] = by_subset[subset_name(MODALITIES)]
             if written:
                 confusions["parsing"] = by_parsing
-        if "reasoning" in run.tasks and written:
-            _reason(run, predictions)
+        for task in run.tasks:
+            if task != "recognition" and written:
+                _ask(run, predictions, task)
     results = Results(
         step=step,
         dataset=source.name,
@@ -111,6 +116,7 @@ def evaluate(
         confusions=confusions,
         ablations=by_subset if ablations else {},
         bounds={name: float(best) for name, best in (bounds or {}).items()},
+        groups=source.taxonomy.nfbl_groups,
         predictions=tuple(predictions[index] for index in sorted(predictions)),
     )
     if workdir is not None and is_first():
@@ -165,8 +171,8 @@ class _Run:
 
     def counted(self, batches: Iterator, task: str) -> Iterator:
         """The batches, while the progress is told of them."""
-        records = sum(task in entry.tasks for entry in self.source.entries)
-        total = -(-records // self.config.evaluate.batch_size)
+        questions = len(evaluation_questions(self.source, task))
+        total = -(-questions // self.config.evaluate.batch_size)
         self.progress(f"evaluating {task}", 0, total)
         for done, batch in enumerate(batches, start=1):
             yield batch
@@ -285,18 +291,36 @@ def _recognise(
     return by_subset, by_parsing
 
 
-def _reason(run: _Run, predictions: dict[int, Prediction]) -> None:
-    """Adds reasoning to the predictions."""
-    for batch in run.counted(run.batches("reasoning"), "reasoning"):
+def _ask(run: _Run, predictions: dict[int, Prediction], task: str) -> None:
+    """Adds what the model writes when it is asked for a task to the predictions."""
+    labels = (label for _, label in evaluation_questions(run.source, task))
+    for batch in run.counted(run.batches(task), task):
         texts = run.write(run.place(batch))
         for row, index, record in run.records(batch):
-            predictions[index] = dataclasses.replace(
-                predictions.get(index) or _blank(index, record),
-                reasoning=texts[row],
-                lexical=lexical(
-                    texts[row], record.reasoning or "", run.labels, record.emotion
-                ),
-            )
+            before = predictions.get(index) or _blank(index, record)
+            found = _scored(run, before, record, task, next(labels), texts[row])
+            predictions[index] = dataclasses.replace(before, **found)
+
+
+def _scored(
+    run: _Run, before: Prediction, record: Record, task: str, label: str, text: str
+) -> dict[str, Any]:
+    """What a text adds to the prediction of its clip."""
+    if task == "reasoning":
+        score = lexical(text, record.reasoning or "", run.labels, record.emotion)
+        return {"reasoning": text, "lexical": score}
+    if task == "nfbl_which":
+        named = parse_labels(text, run.source.taxonomy.nfbl)
+        which = Which(expected=tasks.classes(record), text=text, named=named)
+        return {"nfbl_which": which}
+    one = When(
+        label=label,
+        seconds=round(record.duration, 1),
+        expected=tasks.times(record, label),
+        text=text,
+        named=parse_times(text),
+    )
+    return {"nfbl_when": (*before.nfbl_when, one)}
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -139,7 +139,8 @@ def _use(card: Card, config: DeemoLlamaConfig) -> str:
     data = card.config.get("data", {})
     frames = data.get("num_frames", config.video_connector.max_positions)
     heard = data.get("audio_seconds", seconds)
-    question = next(iter(card.instructions), "Which emotion is it?")
+    plain = [task for task, text in card.instructions.items() if "{" not in text]
+    question = next(iter(plain), "Which emotion is it?")
     lines = [
         "## Use",
         "",
@@ -171,6 +172,8 @@ def _use(card: Card, config: DeemoLlamaConfig) -> str:
     if card.instructions:
         lines += ["", "Questions it was trained on, asked in full or by name:", ""]
         lines += [f"- {task}: {text}" for task, text in card.instructions.items()]
+        if len(plain) < len(card.instructions):
+            lines += ["", "`prompt` is told what stands for {label} and {seconds}."]
     return "\n".join(lines)
 
 

@@ -37,7 +37,8 @@ class DeemoLlamaProcessor(ProcessorMixin):
       num_audio_tokens: how many of `audio_token` the model takes for a sound.
       num_frames: frames of a row, T.
       num_samples: audio samples of a row, N.
-      instructions: the questions of the training, by the name of their task.
+      instructions: the questions of the training, by the name of their task; in them
+        may stand {label}, a class of body language, and {seconds}.
     """
 
     def __init__(
@@ -73,6 +74,9 @@ class DeemoLlamaProcessor(ProcessorMixin):
         transcript: str | None = None,
         video: bool = True,
         audio: bool = True,
+        label: str | None = None,
+        seconds: float | None = None,
+        body_language: str | None = None,
     ) -> str:
         """The prompt of one clip as in training, up to where the answer begins.
 
@@ -82,11 +86,30 @@ class DeemoLlamaProcessor(ProcessorMixin):
             taken apart.
           video: whether the clip has frames.
           audio: whether it has sound.
+          label: the class of body language that the question asks for.
+          seconds: the length of the clip, where the question names it.
+          body_language: what is seen and when, for a model that is told so:
+            "folding arms 0.5 to 2.3; touching ears 2.6 to 2.9, 4.0 to 4.7".
+
+        Raises:
+          ValueError: the question needs a label or seconds, and there are none.
         """
         words = self.video_token * video + self.audio_token * audio
         if transcript:
             words += f"Transcript: {self._plain(transcript)}\n"
-        words += self.instructions.get(question, question)
+        if body_language:
+            words += f"Body language: {self._plain(body_language)}\n"
+        asked = self.instructions.get(question, question)
+        length = None if seconds is None else f"{seconds:.1f}"
+        if question in self.instructions:
+            for name, value in (("seconds", length), ("label", label)):
+                place = f"{{{name}}}"
+                if place in asked and value is None:
+                    raise ValueError(
+                        f"{question} asks with {place} in it; give {name} to `prompt`"
+                    )
+                asked = asked.replace(place, value or "")
+        words += self._plain(asked)
         return str(
             self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": words}],

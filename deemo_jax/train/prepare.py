@@ -17,6 +17,7 @@ from deemo_jax.data.tokenizer import (
     read_tokenizer,
     train_tokenizer,
 )
+from deemo_jax.data.turns import Asker
 from deemo_jax.progress import bars
 from deemo_jax.storage import AnyPath, copy_folder, fetched, locate
 
@@ -99,7 +100,12 @@ def prepare_tokenizer(
             kept = read_tokenizer(Path(config.pretrained.language_model))
             kept.add_tokens([VIDEO, AUDIO], special_tokens=True)
         else:
-            texts = prompt.corpus_texts(source, source.taxonomy.emotions)
+            asker = Asker(
+                config=config.data,
+                emotions=source.taxonomy.emotions,
+                classes=source.classes,
+            )
+            texts = prompt.corpus_texts(source, asker)
             kept = train_tokenizer(texts, model.language_model.vocab_size)
         _keep(kept, folder)
     with fetched(folder) as here:

@@ -12,12 +12,13 @@ import soundfile
 
 from deemo_jax.annotation import Annotation, Interval, load_taxonomy
 from deemo_jax.clip import DeidentifiedClip, append_deidentified, file_digest
-from deemo_jax.config import DataConfig, SyntheticConfig
+from deemo_jax.config_data import DataConfig, SyntheticConfig
 from deemo_jax.data import prompt, tfds
 from deemo_jax.data.record import Record
 from deemo_jax.data.shards import FORMATS, shard_name, write_shard
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import train_tokenizer
+from deemo_jax.data.turns import Asker
 from deemo_jax.media import write_video
 
 
@@ -119,11 +120,18 @@ def source(tmp_path_factory, rows):
 
 
 @pytest.fixture(scope="session")
-def tokenizer(rows):
-    return train_tokenizer(prompt.corpus_texts(rows, ("negative", "positive")), 400)
+def asker(config):
+    """Asks both tasks in their first words."""
+    classes = {"crossing fingers": 12}
+    return Asker(config=config, emotions=("negative", "positive"), classes=classes)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def tokenizer(rows, asker):
+    return train_tokenizer(prompt.corpus_texts(rows, asker), 400)
+
+
+@pytest.fixture(scope="session")
 def config():
     return DataConfig(
         path="",
@@ -135,6 +143,10 @@ def config():
             train_clips=1, test_clips=1, train_subjects=1, test_subjects=1
         ),
         tasks=("recognition", "reasoning"),
+        task_weights=(),
+        phrasings=1,
+        nfbl_never=0.5,
+        nfbl_cues=False,
         num_frames=3,
         image_size=16,
         audio_seconds=0.75,

@@ -1,10 +1,12 @@
 import dataclasses
+import hashlib
 import itertools
 
 import numpy as np
 import pytest
 
-from deemo_jax.config import ConfigError
+from configs import tiny
+from deemo_jax.config import ConfigError, from_config_dict
 from deemo_jax.data import loader, prompt
 from deemo_jax.data.loader import Batches, evaluation_batches
 from deemo_jax.data.reader import Reader, drop_modalities
@@ -74,6 +76,33 @@ def test_threads_change_nothing(prefetch, straight, source, config, tokenizer):
     batches = Batches(source, config, tokenizer, SPANS, seed=7, batch_size=4)
     for one, other in zip(straight, take(batches, 9), strict=True):
         same(one, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {},
+            "89c96dd6e7c66d9045bd24e5cd53610e637340b262a81beb8af550d1808b02e7",
+        ),
+        (
+            {"clips_per_row": 3, "max_length": 288},
+            "c4cf2d4eebf5a98fe71cbd4d9bdd4674d055bfdd9e84197655833f35ba9a0fd9",
+        ),
+    ],
+)
+def test_rows_of_tiny_are_what_they_were_before_there_were_more_tasks(
+    changes, expected, source, tokenizer
+):
+    """Of commit 3f62d5b. They change with the tokenizer: the package, or its texts."""
+    data = from_config_dict(tiny.get_config()).data
+    data = dataclasses.replace(data, **changes)
+    batches = Batches(source, data, tokenizer, (8, 4), seed=7, batch_size=4)
+    digest = hashlib.sha256()
+    for batch in take(batches, 9):
+        for name in ("index", "tokens", "positions", "segment_ids", "loss_mask"):
+            digest.update(getattr(batch, name).tobytes())
+    assert digest.hexdigest() == expected
 
 
 def test_the_seed_changes_the_order(straight, source, config, tokenizer):
@@ -231,9 +260,10 @@ def test_rows_that_do_not_fit_are_refused_before_the_run(
 
 def test_media_count_as_well_before_the_run(source, config, tokenizer):
     """Texts of fewer bytes than `max_length`, but too many places for media."""
+    config = dataclasses.replace(config, max_length=160)
     assert max(entry.text for entry in source.entries) < config.max_length
-    with pytest.raises(ValueError, match="config.data.max_length is 96"):
-        Batches(source, config, tokenizer, (60, 20), seed=0, batch_size=4)
+    with pytest.raises(ValueError, match="config.data.max_length is 160"):
+        Batches(source, config, tokenizer, (120, 20), seed=0, batch_size=4)
 
 
 def test_no_text_is_longer_in_tokens_than_the_index_allows(source, config, tokenizer):
@@ -258,14 +288,15 @@ def test_worker_processes_change_nothing(straight, source, config, tokenizer):
         same(one, other)
 
 
-def test_evaluation_prompt_is_the_first_turn_of_training(rows, tokenizer):
-    emotions = ("negative", "positive")
-    turns = [("recognition", None)], [("recognition", rows[0].emotion)]
+def test_evaluation_prompt_is_the_first_turn_of_training(rows, tokenizer, asker):
     asked, told = (
         prompt.encode(
-            prompt.conversation(rows[0], turn, tokenizer, SPANS, emotions), tokenizer
+            prompt.conversation(rows[0], [turn], tokenizer, SPANS), tokenizer
         )[0]
-        for turn in turns
+        for turn in (
+            asker.evaluated(rows[0], "recognition", None),
+            asker.every(rows[0], "recognition")[0],
+        )
     )
     np.testing.assert_array_equal(told[: len(asked)], asked)
 

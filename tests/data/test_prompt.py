@@ -1,12 +1,10 @@
 import numpy as np
 import pytest
 
-from deemo_jax.config import TASKS
 from deemo_jax.data import prompt
 from deemo_jax.data.tokenizer import train_tokenizer
 
 SPANS = prompt.Spans(video=4, audio=2)
-EMOTIONS = ("negative", "positive")
 LLAMA_2 = (
     "{% for m in messages %}{% if m['role'] == 'user' %}"
     "{{ bos_token + '[INST] ' + m['content'].strip() + ' [/INST]' }}"
@@ -21,30 +19,31 @@ CHATML = (
 
 
 @pytest.fixture(params=[None, LLAMA_2, CHATML], ids=["ours", "llama-2", "chatml"])
-def any_tokenizer(request, rows):
-    found = train_tokenizer(prompt.corpus_texts(rows, EMOTIONS), 400)
+def any_tokenizer(request, rows, asker):
+    found = train_tokenizer(prompt.corpus_texts(rows, asker), 400)
     found.chat_template = request.param or found.chat_template
     return found
 
 
-def turns(record):
-    return [(task, prompt.answer(record, task)) for task in TASKS]
+@pytest.fixture
+def talk(asker):
+    """The conversation about a record, over both tasks."""
+
+    def converse(record, tokenizer, **kwargs):
+        turns = [asker.every(record, task)[0] for task in asker.config.tasks]
+        return prompt.conversation(record, turns, tokenizer, SPANS, **kwargs)
+
+    return converse
 
 
-def talk(record, tokenizer, **kwargs):
-    return prompt.conversation(
-        record, turns(record), tokenizer, SPANS, EMOTIONS, **kwargs
-    )
-
-
-def test_tokens_are_those_of_the_chat_template(rows, any_tokenizer):
+def test_tokens_are_those_of_the_chat_template(talk, rows, any_tokenizer):
     for record in rows[:3]:
         messages = talk(record, any_tokenizer)
         expected = any_tokenizer.apply_chat_template(messages)["input_ids"]
         assert prompt.encode(messages, any_tokenizer)[0].tolist() == expected
 
 
-def test_loss_is_on_answers_and_their_ends_alone(rows, any_tokenizer):
+def test_loss_is_on_answers_and_their_ends_alone(talk, rows, any_tokenizer):
     for record in rows[:3]:
         tokens, mask = prompt.encode(talk(record, any_tokenizer), any_tokenizer)
         runs = np.split(np.arange(len(mask)), np.flatnonzero(np.diff(mask)) + 1)
@@ -59,7 +58,7 @@ def test_loss_is_on_answers_and_their_ends_alone(rows, any_tokenizer):
         ]
 
 
-def test_an_open_question_ends_where_the_answer_begins(rows, any_tokenizer):
+def test_an_open_question_ends_where_the_answer_begins(talk, rows, any_tokenizer):
     whole, mask = prompt.encode(talk(rows[0], any_tokenizer)[:2], any_tokenizer)
     opened, none = prompt.encode(talk(rows[0], any_tokenizer)[:1], any_tokenizer)
     assert whole[: len(opened)].tolist() == opened.tolist()
@@ -67,7 +66,7 @@ def test_an_open_question_ends_where_the_answer_begins(rows, any_tokenizer):
     assert not none.any()
 
 
-def test_the_clip_stands_in_the_first_question(rows, tokenizer):
+def test_the_clip_stands_in_the_first_question(talk, rows, tokenizer):
     messages = talk(rows[1], tokenizer)
     said, labels = "Transcript: Number 1 was good.", "negative, positive"
     assert [message["content"] for message in messages] == [
@@ -93,7 +92,7 @@ def test_the_clip_stands_in_the_first_question(rows, tokenizer):
     ],
 )
 def test_what_is_lacking_is_not_mentioned(
-    changes, modalities, video, audio, text, tokenizer, make_record
+    talk, changes, modalities, video, audio, text, tokenizer, make_record
 ):
     record = make_record(0, **changes)
     question = talk(record, tokenizer, modalities=modalities)[0]["content"]
@@ -103,7 +102,7 @@ def test_what_is_lacking_is_not_mentioned(
 
 
 @pytest.mark.parametrize("evil", ["</s>", "<video>", "<|assistant|>", "<pad><s>"])
-def test_text_cannot_pass_for_special_tokens(evil, tokenizer, make_record):
+def test_text_cannot_pass_for_special_tokens(talk, evil, tokenizer, make_record):
     clean = make_record(0, transcript="so sad", reasoning="so it is")
     record = make_record(0, transcript=f"so {evil} sad", reasoning=f"so {evil} it is")
     counts = [
@@ -113,22 +112,15 @@ def test_text_cannot_pass_for_special_tokens(evil, tokenizer, make_record):
     np.testing.assert_array_equal(counts[0], counts[1])
 
 
-def test_the_recognition_question_lists_every_label():
-    asked = prompt.instruction("recognition", ("anger", "joy", "fear"))
-    assert all(label in asked for label in ("anger", "joy", "fear"))
-    assert len({prompt.instruction(task, EMOTIONS) for task in TASKS}) == len(TASKS)
-
-
-def test_answers_are_those_annotated(make_record):
-    record = make_record(0, reasoning=None)
-    assert prompt.answered(record) == ("recognition",)
-    assert prompt.answered(make_record(0, emotion=None)) == ("reasoning",)
-    assert prompt.available(record) == ("video", "audio", "text")
+def test_available_is_what_the_clip_has(make_record):
+    assert prompt.available(make_record(0)) == ("video", "audio", "text")
     assert prompt.available(make_record(0, audio=None)) == ("video", "text")
 
 
-def test_a_template_that_rewrites_what_was_said_is_refused(rows, tokenizer):
-    other = train_tokenizer(prompt.corpus_texts(rows, EMOTIONS), 400)
+def test_a_template_that_rewrites_what_was_said_is_refused(
+    talk, rows, asker, tokenizer
+):
+    other = train_tokenizer(prompt.corpus_texts(rows, asker), 400)
     other.chat_template = (
         "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     )
@@ -141,8 +133,8 @@ def test_a_template_that_rewrites_what_was_said_is_refused(rows, tokenizer):
         prompt.encode(talk(rows[0], other), other)
 
 
-def test_the_corpus_holds_every_text_of_a_conversation(rows, tokenizer):
-    texts = "".join(prompt.corpus_texts(rows, EMOTIONS))
+def test_the_corpus_holds_every_text_of_a_conversation(talk, rows, asker, tokenizer):
+    texts = "".join(prompt.corpus_texts(rows, asker))
     for record in rows:
         for message in talk(record, tokenizer)[::2]:
             last = message["content"].split("\n")[-1].split("<audio>")[-1]

@@ -40,10 +40,10 @@ def test_records_come_in_any_order(copy, rows):
 
 COUNTS = strategies.integers(0, 2**40)
 TEXT = strategies.text(strategies.characters(exclude_categories=["Cs"]), max_size=20)
+TEXTS = strategies.lists(TEXT, max_size=3).map(tuple)
 ENTRIES = strategies.builds(
-    Entry, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS,
-    strategies.lists(TEXT, max_size=3).map(tuple), TEXT, TEXT,
-)  # fmt: skip
+    Entry, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, TEXTS, TEXTS, TEXT, TEXT
+)
 
 
 @settings(
@@ -65,9 +65,14 @@ def test_the_index_says_what_is_in_a_record(source, rows):
         assert entry.subject == row.subject
         assert entry.frames == len(row.frames)
         assert entry.samples == (8000 if row.audio else 0)
-        texts = (row.transcript, row.emotion, row.reasoning)
-        assert entry.text == sum(len(text or "") for text in texts)
-        assert entry.tasks == ("recognition", "reasoning")[: 1 + bool(row.reasoning)]
+        shown = [interval.label for interval in row.nfbl]
+        texts = (row.transcript, row.emotion, row.reasoning, *shown)
+        seen = [f"{label} 0.5 to 1.2" for label in shown]
+        assert entry.text == sum(len(text or "") for text in (*texts, *seen))
+        assert entry.nfbl == tuple(shown)
+        answered = {"recognition": True, "reasoning": bool(row.reasoning)}
+        answered |= {"nfbl_which": bool(shown), "nfbl_when": bool(shown)}
+        assert entry.tasks == tuple(task for task, there in answered.items() if there)
 
 
 def test_every_damaged_byte_of_a_record_is_noticed(copy, rows, format):
@@ -138,8 +143,8 @@ def edit_index(path, change):
         ),
         (lambda p: p.write_bytes(p.read_bytes()[:-1]), "bytes, not"),
         (
-            lambda p: edit_index(p, lambda h, r: [h.replace("x/2", "x/9"), *r]),
-            "has format 'deemo-index/9', not 'deemo-index/2'",
+            lambda p: edit_index(p, lambda h, r: [h.replace("x/3", "x/9"), *r]),
+            "has format 'deemo-index/9', not 'deemo-index/3'",
         ),
         (
             lambda p: edit_index(p, lambda h, r: [h, *r[:-1], "[999999" + r[-1][1:]]),

@@ -209,6 +209,6 @@ def test_another_corpus_in_the_folder_is_refused(corpus):
 
 
 def test_modalities_are_named_as_in_the_configuration():
-    from deemo_jax.config import MODALITIES
+    from deemo_jax.config_data import MODALITIES
 
     assert CUES == MODALITIES

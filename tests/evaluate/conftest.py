@@ -5,6 +5,7 @@ import pytest
 
 from deemo_jax.evaluate.judge import lexical
 from deemo_jax.evaluate.metrics import UNPARSED, confusion
+from deemo_jax.evaluate.nfbl import When, Which
 from deemo_jax.evaluate.results import Prediction, Results, subset_name
 
 LABELS = ("positive", "negative")
@@ -14,7 +15,7 @@ LABELS = ("positive", "negative")
 def make_results():
     """Builds results of `clips` clips whose every text is `text`, if there is one."""
 
-    def make(*, clips=20, text=None, labels=LABELS, ablations=True, seed=0):
+    def make(*, clips=20, text=None, labels=LABELS, ablations=True, nfbl=False, seed=0):
         rng = np.random.default_rng(seed)
         classes = len(labels)
         truth = rng.integers(0, classes, clips)
@@ -41,6 +42,31 @@ def make_results():
                     by_parsing=None if parsed[i] == UNPARSED else said,
                     reasoning=reasoning,
                     lexical=lexical(reasoning, reference, labels, emotion),
+                    nfbl_which=Which(
+                        expected=("folding arms",),
+                        text=text or "Folding arms; no",
+                        named=("folding arms",)[: i % 3],
+                    )
+                    if nfbl
+                    else None,
+                    nfbl_when=(
+                        When(
+                            label="folding arms",
+                            seconds=3.0,
+                            expected=((0.5, 2.3),),
+                            text=text or "0.5 to 2.0",
+                            named=(None, (), ((0.5, 2.0),))[i % 3],
+                        ),
+                        When(
+                            label="raising head",
+                            seconds=3.0,
+                            expected=(),
+                            text=text or "never",
+                            named=((), None)[i % 2],
+                        ),
+                    )
+                    if nfbl
+                    else (),
                 )
             )
         subsets = [{"video"}, {"text", "audio"}, {"video", "audio", "text"}]
@@ -58,6 +84,7 @@ def make_results():
             if ablations
             else {},
             bounds={"video": 0.7, "video+audio+text": 1.0} if ablations else {},
+            groups={"self-protective behaviour": ("folding arms",)},
             predictions=tuple(predictions),
         )
 

@@ -4,7 +4,7 @@ import string
 
 import pytest
 
-from deemo_jax.evaluate.answers import parse_label
+from deemo_jax.evaluate.answers import parse_label, parse_labels, parse_times
 
 TWO = ("positive", "negative")
 CALM = ("calm", "very calm")
@@ -68,3 +68,31 @@ def test_letters_and_digits_beside_a_label_make_another_word():
     for letter in "aZé9ß":
         for text in (f"{letter}positive", f"positive{letter}"):
             assert parse_label(text, TWO) is None
+
+
+def test_labels_come_once_in_the_order_of_their_mention():
+    labels = ("arms", "folding arms", "bulging face, deep breath")
+    text = "Bulging face, deep breath; then FOLDING  ARMS, arms; folding arms"
+    assert parse_labels(text, labels) == (labels[2], labels[1], labels[0])
+    assert parse_labels("farms", labels) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "times"),
+    [
+        ("0.5 to 2.3, 4.0 to 4.7", ((0.5, 2.3), (4.0, 4.7))),
+        ("4.0 to 4.7, 0.5 to 2.3", ((0.5, 2.3), (4.0, 4.7))),
+        ("From 0.5s until 2 seconds", ((0.5, 2.0),)),
+        ("from 1 second to 12.25 s", ((1.0, 12.25),)),
+        ("1.5-2.5", ((1.5, 2.5),)),
+        ("1.5 – 2.5 s", ((1.5, 2.5),)),
+        ("Never.", ()),
+        ("Never but 1 to 2", ((1.0, 2.0),)),
+        ("2.0 to 2.0, 3.0 to 1.0", None),
+        ("at 2.0", None),
+        ("nevertheless", None),
+        ("", None),
+    ],
+)
+def test_times_are_read_from_words(text, times):
+    assert parse_times(text) == times

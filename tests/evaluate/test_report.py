@@ -54,7 +54,7 @@ def page(make_results, history):
 
 
 def test_nothing_that_it_is_told_becomes_markup(make_results, page, history):
-    told = make_results(text=EVIL, labels=EVIL_LABELS, clips=60)
+    told = make_results(text=EVIL, labels=EVIL_LABELS, clips=60, nfbl=True)
     evil = Page(
         render(
             dataclasses.replace(told, dataset=EVIL, split=EVIL),
@@ -106,6 +106,19 @@ def test_it_shows_every_figure(page, make_results):
     ):
         assert part in page.text
     assert "overlap" not in page.text
+
+
+def test_it_shows_what_was_said_of_body_language(make_results):
+    results = make_results(nfbl=True)
+    text = Page(render(results, baseline=make_results(nfbl=True, seed=1))).text
+    which, when = results.nfbl_which, results.nfbl_when
+    for value in (which.classes.micro, which.exact, which.groups.macro):
+        assert percent(value) in text
+    for value in (when.iou, when.iou_of_all, when.recall, when.never):
+        assert percent(value) in text
+    for part in ("always “folding arms”", "always the whole clip", "0.5 to 2.3"):
+        assert part in text
+    assert "Body language" not in Page(render(make_results())).text
 
 
 def test_it_shows_right_and_wrong_clips_with_their_reference(make_results):

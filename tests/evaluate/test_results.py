@@ -18,12 +18,14 @@ from deemo_jax.evaluate.results import (
 
 
 def test_reading_gives_back_what_was_written(make_results, tmp_path):
-    written = make_results(text="a\u2028b\n“c”")
+    written = make_results(text="a\u2028b\n“c”", nfbl=True)
     write_results(tmp_path / "eval" / "50", written)
     read = read_results(tmp_path / "eval" / "50")
     assert read.recognition == written.recognition
     assert read.ablated == written.ablated
     assert read.reasoning == written.reasoning
+    assert read.nfbl_which == written.nfbl_which
+    assert read.nfbl_when == written.nfbl_when
     for field in dataclasses.fields(Results):
         if field.name not in ("confusions", "ablations"):
             assert getattr(read, field.name) == getattr(written, field.name)
@@ -44,6 +46,7 @@ def test_metrics_are_strict_json_even_where_nothing_was_scored(make_results, tmp
     metrics = json.loads(text, parse_constant=refuse)
     assert metrics["recognition"]["likelihood"]["accuracy"] is None
     assert metrics["reasoning"] == {}
+    assert metrics["nfbl"] == {}
     assert (tmp_path / PREDICTIONS).read_text() == ""
     assert read_results(tmp_path).reasoning is None
 
@@ -56,6 +59,30 @@ def test_metrics_name_what_they_are(make_results, tmp_path):
     assert set(metrics["ablations"]) == {"video", "audio+text", "video+audio+text"}
     assert metrics["recognition"]["parsing"]["majority"]["label"] in metrics["labels"]
     assert "overlap" not in (tmp_path / METRICS).read_text()
+
+
+def test_metrics_of_body_language_are_there_where_it_was_asked_for(
+    make_results, tmp_path
+):
+    write_results(tmp_path, make_results(nfbl=True))
+    figures = json.loads((tmp_path / METRICS).read_text())["nfbl"]
+    assert figures["which"]["clips"] == 20
+    assert figures["which"]["exact"] == pytest.approx(13 / 20)
+    assert figures["which"]["unparsed"] == 7
+    assert figures["when"]["shown"] == figures["when"]["absent"] == 20
+    assert figures["when"]["unparsed"] == 7 + 10
+    assert figures["when"]["never"] == 0.5
+
+
+def test_what_was_asked_is_described_in_words(make_results):
+    lines = make_results(nfbl=True).describe()
+    begin = [line.partition(":")[0] for line in lines]
+    assert begin == [
+        "recognition by likelihood", "recognition by parsing",
+        "reasoning, lexical scorer", "body language, which", "body language, when",
+    ]  # fmt: skip
+    assert "never 0.500, 17 unparsed" in lines[-1]
+    assert len(make_results().describe()) == 3
 
 
 def test_metrics_are_written_last(make_results, tmp_path, monkeypatch):

@@ -16,15 +16,17 @@ import soundfile
 
 from configs import tiny
 from deemo_jax import sharding
-from deemo_jax.annotation import load_taxonomy
-from deemo_jax.config import MODALITIES, ConfigError, MeshConfig, from_config_dict
-from deemo_jax.data import tfds
+from deemo_jax.annotation import Interval, load_taxonomy
+from deemo_jax.config import ConfigError, MeshConfig, from_config_dict
+from deemo_jax.config_data import MODALITIES, NFBL_TASKS
+from deemo_jax.data import tasks, tfds
 from deemo_jax.data.loader import evaluation_batches
 from deemo_jax.data.prompt import corpus_texts
 from deemo_jax.data.record import Record
 from deemo_jax.data.shards import shard_name, write_shard
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import train_tokenizer
+from deemo_jax.data.turns import Asker
 from deemo_jax.evaluate import runner
 from deemo_jax.evaluate.answers import parse_label
 from deemo_jax.evaluate.judge import lexical
@@ -123,8 +125,9 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return train_tokenizer(corpus_texts(ROWS, LABELS), 400)
+def tokenizer(config):
+    asker = Asker(config=config.data, emotions=LABELS, classes={})
+    return train_tokenizer(corpus_texts(ROWS, asker), 400)
 
 
 @pytest.fixture(scope="module")
@@ -402,3 +405,75 @@ def test_a_batch_that_the_mesh_cannot_share_is_refused(
             model, source, tokenizer, config, LABELS,
             step=0, ablations=False, mesh=mesh,
         )  # fmt: skip
+
+
+class Seer:
+    """Stands in for `generate`: writes what a question about body language deserves."""
+
+    def __init__(self, tokenizer, wrong=()):
+        self.tokenizer, self.wrong, self.asked = tokenizer, wrong, []
+
+    def __call__(self, model, batch, *, max_new_tokens, eos_token_id, pad_token_id):
+        rows = []
+        for index, tokens in zip(batch.index.tolist(), batch.tokens, strict=True):
+            asked = self.tokenizer.decode(tokens)
+            record, text = SEEN[max(index, 0)], "?"
+            if index >= 0 and index not in self.wrong:
+                self.asked.append((index, asked))
+                task = "nfbl_when" if "shown:" in asked else "nfbl_which"
+                label = asked.partition("shown: ")[2].partition("?")[0]
+                text = tasks.answer(record, task, label) or ""
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            rows.append(([*ids, eos_token_id] + [pad_token_id] * 60)[:60])
+        return jnp.array(rows)
+
+
+SEEN = [
+    make_record(
+        i,
+        nfbl=tuple(
+            Interval(label=label, start=0.1 + 0.4 * k, end=0.4 + 0.4 * k)
+            for k, label in enumerate(labels)
+        ),
+    )
+    for i, labels in enumerate(
+        [("folding arms",), ("turtle neck", "folding arms"), (), ("raising head",)]
+    )
+]
+
+
+def test_body_language_is_asked_for_and_scored(
+    monkeypatch, tmp_path, model, config, tokenizer
+):
+    source = pack(tmp_path, SEEN)
+    data = dataclasses.replace(config.data, tasks=NFBL_TASKS, max_length=200)
+    config = dataclasses.replace(config, data=data)
+    seer = Seer(tokenizer)
+    monkeypatch.setattr(runner, "generate", seer)
+    ask = functools.partial(
+        evaluate, model, source, tokenizer, config, LABELS, step=0, ablations=False
+    )
+    found = ask(workdir=tmp_path)
+    which, when = found.nfbl_which, found.nfbl_when
+    assert which is not None
+    assert when is not None
+    assert which.exact == which.classes.macro == 1
+    assert which.groups.micro == 1
+    assert which.clips == 3
+    assert when.iou == pytest.approx(1)
+    assert when.recall == when.never == 1
+    assert (when.shown, when.absent) == (4, 3)
+    assert [len(p.nfbl_when) for p in found.predictions] == [2, 3, 2]
+    assert not any("Body language" in asked for _, asked in seer.asked)
+    kept = json.loads((tmp_path / "eval" / "0" / "metrics.json").read_text())
+    assert kept["nfbl"]["when"]["never"] == 1
+    monkeypatch.setattr(runner, "generate", Seer(tokenizer, wrong=(3,)))
+    worse = ask()
+    which, when = worse.nfbl_which, worse.nfbl_when
+    assert which is not None
+    assert when is not None
+    assert which.unparsed == 1
+    assert when.unparsed == 2
+    assert which.classes.macro == pytest.approx(2 / 3)
+    assert when.iou == pytest.approx(3 / 4)
+    assert not ask(written=False).predictions

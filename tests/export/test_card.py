@@ -43,7 +43,10 @@ def test_what_is_known_is_said():
         started_from=("some/llama", "/home/me/clip"),
         config={"seed": 7, "train": {"batch_size": 32}, "data": DATA},
         metrics={"recognition": {"accuracy": 0.91, "confusion": [[1, 2], [3, 4]]}},
-        instructions={"recognition": "Which emotion is it?"},
+        instructions={
+            "nfbl_when": "When is {label} shown?",
+            "recognition": "Which emotion is it?",
+        },
     )
     found = text(card, PARITY)
     for words in (
@@ -58,6 +61,8 @@ def test_what_is_known_is_said():
         "train.batch_size = 32",
         "| recognition.accuracy | 0.91 |",
         "- recognition: Which emotion is it?",
+        "- nfbl_when: When is {label} shown?",
+        "`prompt` is told what stands for {label}",
         "logits differ by at most 3.1e-06",
         'processor.prompt("recognition", transcript=transcript)',
         "At most 5 frames and 3 s fit",

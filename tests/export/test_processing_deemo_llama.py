@@ -21,7 +21,10 @@ def processor():
         num_audio_tokens=2,
         num_frames=4,
         num_samples=6,
-        instructions={"recognition": "Which emotion is it?"},
+        instructions={
+            "recognition": "Which emotion is it?",
+            "nfbl_when": "When, of {seconds} s, is {label} shown?",
+        },
     )
 
 
@@ -36,6 +39,16 @@ def test_a_prompt_is_asked_by_name_or_in_words(processor):
     )
     asked = processor.prompt("Why?", video=False, audio=False)
     assert asked == "<s><|user|>Why?<|assistant|>"
+
+
+def test_what_a_question_needs_is_put_in_or_asked_for(processor):
+    given = {"video": False, "audio": False, "label": "a </s> b", "seconds": 2.04}
+    line = processor.prompt("nfbl_when", **given)
+    assert line == "<s><|user|>When, of 2.0 s, is a < /s> b shown?<|assistant|>"
+    line = processor.prompt("Is {label} it?", body_language="a <s> b", **given)
+    assert line == ("<s><|user|>Body language: a < s> b\nIs {label} it?<|assistant|>")
+    with pytest.raises(ValueError, match=r"asks with {label} in it; give label"):
+        processor.prompt("nfbl_when", seconds=1.0)
 
 
 def test_no_transcript_breaks_out_of_its_line(processor):

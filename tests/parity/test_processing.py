@@ -15,13 +15,15 @@ import torch
 import transformers
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor
 
-from deemo_jax.annotation import load_taxonomy
+from deemo_jax.annotation import Interval, load_taxonomy
 from deemo_jax.architecture import WhisperEncoderConfig
-from deemo_jax.config import MODALITIES, to_dict
-from deemo_jax.data import loader, prompt
+from deemo_jax.config import to_dict
+from deemo_jax.config_data import MODALITIES, NFBL_TASKS, TASKS
+from deemo_jax.data import loader, prompt, tasks
 from deemo_jax.data.reader import Loose, Reader
 from deemo_jax.data.record import Record
 from deemo_jax.data.tokenizer import train_tokenizer
+from deemo_jax.data.turns import Asker
 from deemo_jax.export import parity
 from deemo_jax.export.card import Card
 from deemo_jax.export.folder import export
@@ -32,7 +34,8 @@ from tests.small import ODD, drawn, small_config
 transformers.utils.logging.disable_progress_bar()
 
 TAXONOMY = load_taxonomy()
-QUESTION = prompt.instruction("recognition", TAXONOMY.emotions)
+QUESTION = tasks.instruction("recognition", TAXONOMY.emotions)
+INSTRUCTIONS = {task: tasks.instruction(task, TAXONOMY.emotions) for task in TASKS}
 DRAW = np.random.default_rng(0)
 
 
@@ -93,7 +96,7 @@ def both(request, tmp_path_factory):
         name="tiny",
         data="noise",
         config={"data": to_dict(data)},
-        instructions={"recognition": QUESTION},
+        instructions=INSTRUCTIONS,
     )
     export(model, tokenizer, folder, card=card, taxonomy=TAXONOMY, verify=False)
     reader = Reader(
@@ -210,4 +213,29 @@ def test_a_saved_processor_reads_back_the_same(both, tmp_path):
     expected = processed(processor)
     for name, values in processed(again).items():
         assert torch.equal(values, expected[name]), name
-    assert again.instructions == {"recognition": QUESTION}
+    assert again.instructions == INSTRUCTIONS
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("cues", [False, True])
+def test_every_task_is_asked_as_in_training(both, task, cues):
+    _, _, _, processor = both
+    shown = Interval(label="folding arms", start=0.25, end=0.8)
+    clip = record(CLIPS[0].frames, CLIPS[0].audio, "I won! ")
+    clip = dataclasses.replace(clip, duration=1.05, nfbl=(shown,))
+    asker = Asker(
+        config=dataclasses.replace(small_config().data, nfbl_cues=cues),
+        emotions=TAXONOMY.emotions,
+        classes={},
+    )
+    turn = asker.evaluated(clip, task, None, "touching ears")
+    messages = prompt.conversation(clip, [turn], processor.tokenizer, (3, 2), cues=cues)
+    told = tasks.cues(clip) if cues and task not in NFBL_TASKS else None
+    line = processor.prompt(
+        task, transcript="I won! ", label="touching ears", seconds=1.05,
+        body_language=told,
+    )  # fmt: skip
+    images = [Image.open(io.BytesIO(jpeg)) for jpeg in clip.frames]
+    inputs = processor(line, images, np.zeros(9))
+    expected, _ = prompt.encode(messages, processor.tokenizer)
+    assert inputs["input_ids"][0].tolist() == expected.tolist()
