@@ -58,7 +58,7 @@ def copied(folders, tmp_path):
 
 def test_a_folder_gets_verdicts_figures_and_a_report(copied, capsys):
     raw, output = copied
-    words = [f"--input={raw}", f"--output={output}", "--workers=1"]
+    words = [f"--input={raw}", f"--output={output}", "--workers=2"]
     code = cli.main(["audit", *words, "--config.audit.longest_side=640"])
     said = capsys.readouterr().out
     assert code == 3  # one failed
