@@ -34,7 +34,7 @@ $(VENV)/.demo: setup.py constraints.txt requirements-media.txt
 	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q \
 	    -c constraints.txt -e '.[deidentify,export]'
 	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q \
-	    --no-deps -r requirements-media.txt
+	    --no-deps --ignore-requires-python -r requirements-media.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo requirements-audit.txt

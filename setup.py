@@ -49,6 +49,7 @@ setup(
             "jiwer>=4.0",  # their errors
             "onnx",
             "onnxruntime",
+            "spacy>=3.8",  # redaction
         ],
         # Verifiers that are not those that masked; their weights are installed apart:
         # see requirements-audit.txt

@@ -27,6 +27,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.voice = dict(
         coefficients=(0.5, 0.9),  # McAdams': drawn between them for each clip
     )
+    config.words = dict(
+        transcribe=True,  # a clip with a voice and without a transcript
+        model="",  # folder of a Whisper for CTranslate2; none: tiny, English
+        redact=True,  # names, places, dates, numbers in transcript and reasoning
+        redactor="",  # spaCy pipeline, name or folder; none: en_core_web_md
+    )
     config.audit = dict(  # a clip that has more fails
         faces_left=0,  # detections where faces were, by another detector
         gap_frames=0,  # frames on end that show a face without mask

@@ -66,6 +66,8 @@ class DeidentifiedClip:
         verdict: of the audit: "passed", "failed", "unaudited", or "generated" where
             there is no person.
         faces: counts, such as "frames", "frames_with_face", "boxes"; may be empty.
+        words: counts: "transcribed", and placeholders in transcript and reasoning by
+            type, such as "NAME"; may be empty.
         source: digest of what it was made from; when that changes, it is made anew. It
             begins with `Clip.digest`.
         audit: what the verdict follows from, and "reasons"; empty if nobody looked.
@@ -78,6 +80,7 @@ class DeidentifiedClip:
     deidentification: str
     verdict: str
     faces: dict[str, int]
+    words: dict[str, int] = dataclasses.field(default_factory=dict)
     source: str = ""
     audit: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -91,6 +94,7 @@ class DeidentifiedClip:
             "deidentification": self.deidentification,
             "verdict": self.verdict,
             "faces": self.faces,
+            "words": self.words,
             "source": self.source,
             "audit": self.audit,
         }
@@ -117,9 +121,9 @@ class DeidentifiedClip:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise Refusal(f"not a de-identified clip ({error})", AGAIN) from error
-        parts = (clip.sha256, clip.faces, clip.audit)
+        parts = (clip.sha256, clip.faces, clip.words, clip.audit)
         if not all(isinstance(part, dict) for part in parts):
-            raise Refusal("sha256, faces and audit are not all objects", AGAIN)
+            raise Refusal("sha256, faces, words and audit are not all objects", AGAIN)
         for part, path in files.items():
             if clip.sha256.get(part) != file_digest(path):
                 raise Refusal(f"{names[part]} is not the file that was written", AGAIN)

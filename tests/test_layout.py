@@ -47,6 +47,7 @@ HEAVY = {
     "onnxruntime": ("deidentify",),
     "faster_whisper": ("deidentify",),
     "jiwer": ("deidentify",),
+    "spacy": ("deidentify",),
     "scipy": (),
     "tensorflow": (),
     "cv2": (),

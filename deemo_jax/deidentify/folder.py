@@ -1,6 +1,7 @@
 """De-identifying a folder of annotated media: what is refused never stops the rest."""
 
 from collections import Counter
+from collections.abc import Iterable
 import dataclasses
 import hashlib
 import json
@@ -42,7 +43,9 @@ from deemo_jax.deidentify.pipeline import (
     deidentify_clip,
     fit,
 )
+from deemo_jax.deidentify.redaction import TYPES
 from deemo_jax.deidentify.settings import Settings
+from deemo_jax.deidentify.words import REDACTED, check_redactable, installed
 from deemo_jax.workers import cores
 
 NAMED = 5  # clips that a summary names
@@ -58,6 +61,8 @@ class Summary:
         faces: sums of the clips' counts: "frames", "frames_with_face", "boxes",
             "frames_masked", "frames_unmasked", and "left" (by the same detector; not an
             audit).
+        words: sums of the clips' counts: "transcribed", and placeholders by type.
+        untranscribed: why no clip was transcribed, or "".
         unmasked: clip ids with frames in which nothing was masked.
         seconds: of clips.
         verdicts: how many clips have which.
@@ -69,6 +74,8 @@ class Summary:
     resumed: int
     rejected: int
     faces: dict[str, int]
+    words: dict[str, int]
+    untranscribed: str
     unmasked: tuple[str, ...]
     seconds: float
     verdicts: dict[str, int]
@@ -84,6 +91,12 @@ class Summary:
             f"faces: {faces['boxes']} found in {faces['frames_with_face']} of "
             f"{faces['frames']} frames, {faces['left']} left by the same detector"
         )
+        if any(self.words.values()):
+            counts = (f"{self.words[kind]} {kind.lower()}s" for kind in TYPES)
+            text += f"\nwords: {self.words['transcribed']} clips transcribed, "
+            text += f"{', '.join(counts)} redacted"
+        if self.untranscribed:
+            text += f"\nno clip was transcribed: {self.untranscribed}"
         if self.unmasked:
             more = len(self.unmasked) - NAMED
             text += (
@@ -120,7 +133,7 @@ def deidentify_folder(
     Args:
         input: the folder of raw clips; with `taxonomy.json`, else the shipped one.
         output: another folder, made if need be.
-        settings: of detector, bridging, mask and voice.
+        settings: of detector, bridging, mask, voice and words.
         workers: processes, a clip each at a time; 0 is one for every two cores.
         progress: called with a description, seconds done and seconds in all.
 
@@ -129,6 +142,8 @@ def deidentify_folder(
             the input.
     """
     settings = settings or Settings()
+    words, untranscribed = installed(settings.words)
+    settings = dataclasses.replace(settings, words=words)
     if output.resolve() == input.resolve():
         raise ValueError(f"output {output} is the input: name another folder")
     taxonomy = folder_taxonomy(input)
@@ -151,6 +166,7 @@ def deidentify_folder(
         try:
             media = check_inside(input, annotation.media)
             clip = Clip(annotation=annotation, media=media)
+            check_redactable(annotation, settings.words)
             fitted, source = fit(clip)[0], _source(clip, settings)
         except Refusal as refusal:
             rejections.append(reject(refusal, clip_id=annotation.clip_id))
@@ -180,15 +196,13 @@ def deidentify_folder(
             done[result.annotation.clip_id] = result
     clips = [done[a.clip_id] for a in annotations if a.clip_id in done]
     _list(output, clips, rejections)
-    faces: dict[str, int] = {}
-    for clip in clips:
-        for name, count in clip.faces.items():
-            faces[name] = faces.get(name, 0) + count
     return Summary(
         clips=len(clips),
         resumed=resumed,
         rejected=len(rejections),
-        faces=faces,
+        faces=_sums(clip.faces for clip in clips),
+        words=_sums(clip.words for clip in clips),
+        untranscribed=untranscribed,
         unmasked=tuple(
             clip.annotation.clip_id
             for clip in clips
@@ -245,6 +259,13 @@ def _deidentify(job: _Job, report: Report) -> DeidentifiedClip | Rejection:
     return clip
 
 
+def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return total
+
+
 def _earlier(output: Path) -> dict[str, DeidentifiedClip]:
     """Clips of an earlier run whose files are as it wrote them."""
     if not (output / MANIFEST).exists():
@@ -264,7 +285,7 @@ def _source(clip: Clip, settings: Settings) -> str:
     """A digest of all that a clip is made from; equal digests need no second run."""
     # The audit changes no clip.
     how = {k: v for k, v in dataclasses.asdict(settings).items() if k != "audit"}
-    parts = [clip.annotation.to_json(), VERSION, how]
+    parts = [clip.annotation.to_json(), VERSION + REDACTED, how]
     made_by = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return f"{clip.digest()}-{made_by}"
 

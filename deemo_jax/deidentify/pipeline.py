@@ -1,4 +1,4 @@
-"""De-identifying one clip: its face masked, its voice bent, both checked."""
+"""De-identifying one clip: its face masked, its voice bent, its words redacted."""
 
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
@@ -15,6 +15,7 @@ from deemo_jax.deidentify.masks import paint
 from deemo_jax.deidentify.settings import Settings
 from deemo_jax.deidentify.tracks import Moment, bridge
 from deemo_jax.deidentify.voice import anonymise
+from deemo_jax.deidentify.words import REDACTED, reworded
 from deemo_jax.media import (
     MediaError,
     MediaInfo,
@@ -86,7 +87,8 @@ def deidentify_clip(
         settings: of detector, bridging and mask.
         source: see `DeidentifiedClip`.
         threads: that look for faces.
-        progress: called with the seconds of video that are done.
+        progress: called with the seconds that are done: masked, or of a clip without
+            pictures transcribed.
 
     Raises:
         MediaError: the media is damaged, or has nothing between start and end.
@@ -118,6 +120,13 @@ def deidentify_clip(
     if waveform is not None:
         write_audio(audio, anonymise(waveform, settings.voice))
         files["audio"] = audio
+    annotation, words = reworded(
+        annotation,
+        waveform,
+        settings.words,
+        threads=threads,
+        progress=None if files.get("video") else progress,
+    )
     if not files:
         raise MediaError(
             f"{media.name} holds nothing from {start:g} to {end:g} s",
@@ -133,9 +142,10 @@ def deidentify_clip(
         video=files.get("video"),
         audio=files.get("audio"),
         sha256={part: file_digest(path) for part, path in files.items()},
-        deidentification=VERSION,
+        deidentification=VERSION + (REDACTED if settings.words.redact else ""),
         verdict="unaudited",
         faces=faces,
+        words=words,
         source=source,
     )
 

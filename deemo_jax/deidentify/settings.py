@@ -69,6 +69,22 @@ class Voice:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Words:
+    """What becomes of words.
+
+    `transcribe`: whether a clip with a voice and without a transcript gets one.
+    `model`: a folder of CTranslate2 weights of a Whisper; "" is the tiny English one.
+    `redact`: whether names, places, dates and numbers leave transcript and reasoning.
+    `redactor`: a spaCy pipeline, by its name or folder; "" is `en_core_web_md`.
+    """
+
+    transcribe: bool = True
+    model: str = ""
+    redact: bool = True
+    redactor: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Audit:
     """When a clip fails its audit; another detector and verifier than the masks' look.
 
@@ -110,6 +126,7 @@ class Settings:
     bridging: Bridging = dataclasses.field(default_factory=Bridging)
     mask: Mask = dataclasses.field(default_factory=Mask)
     voice: Voice = dataclasses.field(default_factory=Voice)
+    words: Words = dataclasses.field(default_factory=Words)
     audit: Audit = dataclasses.field(default_factory=Audit)
 
     def __post_init__(self):

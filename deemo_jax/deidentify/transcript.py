@@ -3,7 +3,7 @@
 from collections.abc import Callable
 import functools
 import hashlib
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 
 from jaxtyping import Float
@@ -95,22 +95,31 @@ def weights_path() -> Path:
     return path
 
 
-@functools.cache
-def _whisper(model: str, threads: int):
-    """One for all clips of a process: reading the weights takes a while."""
-    try:
-        import faster_whisper
-    except ImportError as error:
+def require(model: str = "") -> Path:
+    """The folder of the weights, if they and what runs them are there.
+
+    Raises:
+        ValueError: something is missing.
+    """
+    if util.find_spec("faster_whisper") is None:
         raise ValueError(
-            f"faster-whisper is not installed ({error}): "
-            "pip install 'deemo-jax[deidentify]'"
-        ) from error
+            "faster-whisper is not installed: pip install 'deemo-jax[deidentify]'"
+        )
     folder = Path(model) if model else weights_path()
     if not (folder / "model.bin").exists():  # it would look for the name on a hub
         raise ValueError(
             f"{folder} holds no CTranslate2 weights (model.bin): name a folder that "
             "ct2-transformers-converter wrote"
         )
+    return folder
+
+
+@functools.cache
+def _whisper(model: str, threads: int):
+    """One for all clips of a process: reading the weights takes a while."""
+    folder = require(model)
+    import faster_whisper
+
     return faster_whisper.WhisperModel(
         str(folder), device="cpu", compute_type="int8", cpu_threads=threads
     )

@@ -7,12 +7,14 @@ import soundfile
 
 from deemo_jax.annotation import Annotation, Rejection
 from deemo_jax.clip import read_deidentified
-from deemo_jax.deidentify import audit_faces
+from deemo_jax.deidentify import audit_faces, redaction
 from deemo_jax.deidentify import folder as room
 from deemo_jax.deidentify.folder import deidentify_folder
 from deemo_jax.deidentify.jobs import do_all
-from deemo_jax.deidentify.settings import Audit, Mask, Settings
-from deemo_jax.media import iter_frames, write_video
+from deemo_jax.deidentify.pipeline import VERSION
+from deemo_jax.deidentify.settings import Audit, Mask, Settings, Words
+from deemo_jax.deidentify.words import REDACTED
+from deemo_jax.media import iter_frames, read_audio, write_audio, write_video
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +166,44 @@ def test_no_name_of_a_raw_file_is_left(raw, tmp_path):
     for path in (tmp_path / "output").rglob("*"):
         assert "jane" not in path.name
         assert path.is_dir() or b"jane" not in path.read_bytes()
+
+
+def test_no_name_that_was_said_is_left(raw, tmp_path, speech_file):
+    sound = read_audio(speech_file, 13.0, 22.0)
+    assert sound is not None
+    write_audio(raw / "talk.flac", sound)
+    given = {"transcript": "Thank you Priya!", "reasoning": "Priya smiles in Chicago."}
+    annotate(raw, {"talk": {"media": "talk.flac"}, "face": given})
+    summary = deidentify_folder(raw, tmp_path / "output")
+    for path in (tmp_path / "output").rglob("*.*"):
+        for name in (b"Priya", b"Diane", b"Sheila", b"Jersey", b"Texas", b"Chicago"):
+            assert name not in path.read_bytes(), path
+    clips, _ = read_deidentified(tmp_path / "output")
+    assert "originally from [PLACE]" in (clips[0].annotation.transcript or "")
+    assert clips[1].annotation.transcript == "Thank you [NAME]!"
+    assert clips[1].annotation.reasoning == "[NAME] smiles in [PLACE]."
+    assert clips[1].words["NAME"] == 2
+    assert {clip.deidentification for clip in clips} == {VERSION + REDACTED}
+    assert summary.words["transcribed"] == 1
+    assert f"{summary.words['NAME']} names" in summary.describe()
+
+    assert deidentify_folder(raw, tmp_path / "output").resumed == 2
+    kept = Settings(words=Words(redact=False))
+    assert deidentify_folder(raw, tmp_path / "output", settings=kept).resumed == 0
+    clips, _ = read_deidentified(tmp_path / "output")
+    assert clips[1].annotation.transcript == "Thank you Priya!"
+    assert {clip.deidentification for clip in clips} == {VERSION}
+
+
+def test_words_that_cannot_be_redacted_keep_their_clip_out(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(redaction, "CARRIER", ("no-such-distribution", "model"))
+    annotate(raw, {"face": {"transcript": "Priya won."}, "three": GOOD["three"]})
+    summary = deidentify_folder(raw, tmp_path / "output")
+    assert (summary.clips, summary.rejected) == (1, 1)
+    [line] = read_lines(tmp_path / "output" / "rejected.jsonl")
+    assert "its words cannot be redacted" in line["reason"]
+    assert not (tmp_path / "output" / "media" / "face.mp4").exists()
+    assert "no clip was transcribed: the model is not" in summary.describe()
 
 
 def test_a_second_run_does_nothing(raw, tmp_path):
