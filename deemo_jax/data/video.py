@@ -36,14 +36,18 @@ def decode(jpeg: bytes, size: int) -> UInt8[np.ndarray, "size size 3"]:
         ValueError: it is no image.
     """
     try:
-        image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+        image = Image.open(io.BytesIO(jpeg))
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        image.load()
     except OSError as error:
         raise ValueError(f"a frame is no image ({error})") from error
-    shortest = min(image.size)
-    if shortest != size:
-        width, height = (size * side // shortest for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
+    width, height = (size * side // min(image.size) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    if width > size:  # Pillow scales rows, then columns: of these, those that stay
+        image = image.resize((width, image.height), Image.Resampling.BICUBIC)
+        image = image.crop((left, 0, left + size, image.height))
+        width, left = size, 0
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 

@@ -1,0 +1,151 @@
+"""Rows a second of our loader, beside a PyTorch `DataLoader` that does the same work.
+
+Both decode, scale and crop eight frames of 683 x 384 pixels to the same bits, decode
+ten seconds of sound and tokenise, in two processes, by turns in several rounds:
+
+    python -m pytest -n 0 -s -m slow tests/data/test_loader_throughput.py
+"""
+
+import dataclasses
+import io
+import itertools
+import statistics
+import time
+
+import numpy as np
+from PIL import Image
+import pytest
+import soundfile
+import torch
+
+from deemo_jax.data import prompt
+from deemo_jax.data.loader import Batches
+from deemo_jax.data.reader import Reader
+from deemo_jax.data.source import ShardSource
+
+SPANS = prompt.Spans(video=32, audio=8)
+ROWS, PROCESSES, AHEAD, ROUNDS = 4, 2, 2, 5
+
+
+def photo(rng):
+    """A frame as they are packed: 384 pixels high, about 75 KB."""
+    coarse = rng.integers(0, 256, (24, 42, 3), np.uint8)
+    smooth = Image.fromarray(coarse).resize((683, 384), Image.Resampling.BICUBIC)
+    noise = rng.integers(-6, 7, (384, 683, 3))
+    pixels = (np.asarray(smooth) + noise).clip(0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory, make_record, pack_records, flac):
+    """24 clips of 16 frames and ten seconds."""
+    rng = np.random.default_rng(0)
+    rows = [
+        make_record(
+            i,
+            frames=tuple(photo(rng) for _ in range(16)),
+            frame_times=tuple(k / 1.6 for k in range(16)),
+            audio=flac(rng, 160_000),
+            transcript="I did what I could, and then I waited. " * 4,
+        )
+        for i in range(24)
+    ]
+    return ShardSource(pack_records(tmp_path_factory.mktemp("clips"), rows), "train")
+
+
+class Clips(torch.utils.data.Dataset):
+    """The same rows, written as one does in PyTorch."""
+
+    def __init__(self, reader):
+        self.source, self.asker = reader.source, reader.asker
+        self.config, self.tokenizer = reader.config, reader.tokenizer
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, i):
+        record, config = self.source[i], self.config
+        size, count = config.image_size, config.num_frames
+        frames = []
+        for k in range(count):
+            jpeg = record.frames[(2 * k + 1) * len(record.frames) // (2 * count)]
+            image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+            scale = size / min(image.size)
+            image = image.resize(
+                (int(image.width * scale), int(image.height * scale)),
+                Image.Resampling.BICUBIC,
+            )
+            left, top = (image.width - size) // 2, (image.height - size) // 2
+            image = image.crop((left, top, left + size, top + size))
+            frames.append(torch.from_numpy(np.array(image)))
+        sound, _ = soundfile.read(io.BytesIO(record.audio), dtype="float32")
+        length = round(config.audio_seconds * 16_000)
+        audio = torch.zeros(length)
+        audio[: len(sound)] = torch.from_numpy(sound[:length])
+        turns = [self.asker.every(record, task)[0] for task in config.tasks]
+        messages = prompt.conversation(record, turns, self.tokenizer, SPANS)
+        encoded = self.tokenizer.apply_chat_template(
+            messages, tokenize=True, return_dict=True, padding="max_length",
+            max_length=config.max_length, return_tensors="pt",
+        )  # fmt: skip
+        return {
+            "tokens": encoded["input_ids"][0],
+            "mask": encoded["attention_mask"][0],
+            "frames": torch.stack(frames),
+            "audio": audio,
+        }
+
+
+def in_torch(reader):
+    draw, count = np.random.default_rng(0), len(reader.source)
+    batches = [draw.permutation(count)[:ROWS].tolist() for _ in range(1000)]
+    loader = torch.utils.data.DataLoader(
+        Clips(reader),
+        batch_sampler=batches,
+        num_workers=PROCESSES,
+        prefetch_factor=AHEAD,
+        multiprocessing_context="forkserver",
+    )
+    return iter(loader)
+
+
+def rate(batches, *, steps=24):
+    """Rows a second of a loader that has just begun, and keeps no batch in store."""
+    for _ in itertools.islice(batches, 4):
+        pass
+    begin = time.perf_counter()
+    for _ in itertools.islice(batches, steps):
+        pass
+    return ROWS * steps / (time.perf_counter() - begin)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [224, 336])
+def test_rows_a_second(clips, config, tokenizer, size):
+    config = dataclasses.replace(
+        config, num_frames=8, image_size=size, audio_seconds=10.0, max_length=400,
+        modality_dropout=0.0, augment=False, prefetch=AHEAD,
+    )  # fmt: skip
+
+    reader = Reader(source=clips, config=config, tokenizer=tokenizer, spans=SPANS)
+    one, other = reader.training_row(3, np.random.default_rng(0)), Clips(reader)[3]
+    np.testing.assert_array_equal(one["frames"], other["frames"].numpy())
+    np.testing.assert_array_equal(one["audio"], other["audio"].numpy())
+    assert (one["segment_ids"] > 0).sum() == other["mask"].sum()
+
+    def ours(workers):
+        reading = dataclasses.replace(config, workers=workers)
+        return Batches(
+            clips, reading, tokenizer, SPANS, seed=0, batch_size=ROWS
+        ).iterate()
+
+    rates = {"processes": [], "DataLoader": [], "threads": []}
+    for _ in range(ROUNDS):
+        rates["processes"].append(rate(ours(PROCESSES)))
+        rates["DataLoader"].append(rate(in_torch(reader)))
+        rates["threads"].append(rate(ours(0)))
+    medians = {name: statistics.median(found) for name, found in rates.items()}
+    print(f"{size} pixels, rows a second:", medians)
+    assert medians["processes"] > medians["DataLoader"]
