@@ -52,6 +52,7 @@ def get_config(stage: str = "align") -> ml_collections.ConfigDict:
         augment=False,
         workers=8,
         prefetch=4,
+        features="",  # where path holds these, their dtype; found out
     )
     config.model = dict(
         vision_tower=dict(

@@ -49,6 +49,7 @@ def get_config(stage: str = "tune") -> ml_collections.ConfigDict:
         augment=True,
         workers=0,
         prefetch=2,
+        features="",  # where path holds these, their dtype; found out
     )
     config.model = dict(
         vision_tower=dict(

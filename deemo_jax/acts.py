@@ -103,13 +103,15 @@ def pack(
     withdraw: str,
     runs: Path | None,
     purge: bool,
+    features: bool,
+    dtype: str,
+    config: Config | None,
 ) -> int:
     """Packs a de-identified folder into shards of records, or sees to a packed one."""
-    asked = [check, reindex, bool(withdraw), purge]
+    asked = [check, reindex, bool(withdraw), purge, features]
     if sum(asked) > 1:
         raise ConfigError(
-            "--check, --reindex, --withdraw and --purge are one at a time: give them "
-            "one after another"
+            "give --check, --reindex, --withdraw, --purge, --features one after another"
         )
     if check:
         return _check(output)
@@ -133,13 +135,14 @@ def pack(
             gone = consent.purge(output, progress=progress)
         print(f"{gone} clips are gone from the shards of {output}, and from no copy")
         return DONE
-    if input is None or not name:
-        missing = "--input" if input is None else "--name"
-        raise ConfigError(
-            f"{missing} is missing; try: deemo pack --input=clips_deid --output=packed "
-            "--name=deemo_mer"
-        )
+    if input is None or not (config if features else name):
+        missing = "--input" if input is None else "--config" if features else "--name"
+        raise ConfigError(f"{missing} is missing; see `deemo pack --help`")
+    if features:
+        from deemo_jax.features import answer
 
+        print(answer(config, input, output, dtype=dtype, shards=shards))
+        return DONE
     from deemo_jax.data.pack import REJECTED, pack_folder
     from deemo_jax.data.windows import windowing_of
 
@@ -217,6 +220,9 @@ def train(
         process_index=process_index,
         stall_seconds=config.train.stall_seconds,
     ):
+        from deemo_jax.train.frozen import recognised
+
+        config = recognised(config)
         if explain_sharding:
             return _explain_sharding(config)
         if replay:

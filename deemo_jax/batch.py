@@ -7,7 +7,7 @@ Dimensions, the same letters in every signature of the package:
     T  frames of a clip              H, W  height and width of a frame, pixels
     N  audio samples at 16 kHz       M  mel bins
     F  audio frames                  P  patches (with the class token, if any)
-    Q  tokens a connector emits      D  width of hidden states
+    Q  tokens a connector emits      D  width of hidden states (Dv, Da: a tower's)
     L  length of a sequence of features, whatever it is made of
     V  vocabulary                    C  classes (labels)
 """
@@ -29,6 +29,10 @@ class Batch:
     lacks is masked: no frames means `frame_mask` all False and no video places among
     the tokens, no audio means `audio_length` 0 and no audio places.
 
+    Records that frozen towers have encoded hold no media: `frames` are then of no
+    pixels and `audio` of no samples, what the towers made of them stands in
+    `video_features` and `audio_features`, and `audio_length` counts the latter.
+
         tokens       <s> <video> … <video> <audio> … USER ASSISTANT yes </s> <pad>
         segment_ids   1     1    …    1       1    …  1       1      1    1     0
         positions     0     1    …                            17     18   19    0
@@ -47,6 +51,10 @@ class Batch:
     audio: Float[Array, "G N"] | Float[np.ndarray, "G N"]
     audio_length: Int[Array, " G"] | Int[np.ndarray, " G"]
     index: Int[Array, " G"] | Int[np.ndarray, " G"]
+    video_features: Float[Array, "G T P Dv"] | Float[np.ndarray, "G T P Dv"] | None = (
+        None
+    )
+    audio_features: Float[Array, "G F Da"] | Float[np.ndarray, "G F Da"] | None = None
 
     def tree_flatten_with_keys(self):
         """The arrays in order, by name; there is nothing else."""

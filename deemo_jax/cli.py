@@ -87,6 +87,8 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
     named = any(re.match(r"--config(=|$)", word) for word in words)
     if verb.config == "optional" and overridden and not named:
         # They override what the workdir was trained with, or the defaults.
+        if verb.settings is Config and "workdir" not in values:
+            raise _UsageError(f"--config is missing; try: {verb.example}")
         if verb.settings is Config:
             values(["deemo", *words], known_only=True)
             stored = read_stored(locate(str(values["workdir"].value)))

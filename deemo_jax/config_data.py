@@ -44,7 +44,9 @@ class DataConfig:
     in training. `modality_dropout` is
     the probability, in training, with which each modality of a clip is left out (never
     all of them); `augment` shifts, flips and adds noise. `workers` is the number of
-    Grain's worker processes, 0 reads in threads of this one.
+    Grain's worker processes, 0 reads in threads of this one. `features` is the dtype of
+    what frozen towers made of the media, where the records of `path` hold that instead
+    (`deemo pack --features`; the command line finds it out); empty: they hold media.
     """
 
     path: str
@@ -67,6 +69,7 @@ class DataConfig:
     augment: bool
     workers: int
     prefetch: int
+    features: str
 
     @property
     def num_samples(self) -> int:

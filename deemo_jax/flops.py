@@ -179,7 +179,12 @@ def recomputed_flops(config: Config) -> dict[str, float]:
 
 
 def _count(config: Config, part: str) -> int:
-    """How often a step goes through a part: the decoder by rows, others by clips."""
+    """How often a step goes through a part: the decoder by rows, others by clips.
+
+    What frozen towers make of a clip may stand in its record: none goes through these.
+    """
+    if config.data.features and part.endswith("_tower"):
+        return 0
     rows = config.train.batch_size
     return rows if part == "language_model" else rows * config.data.clips_per_row
 

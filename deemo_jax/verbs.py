@@ -155,8 +155,14 @@ VERBS: dict[str, Verb] = {
             ),
             Flag(name="purge", help="rewrite the shards of OUTPUT without those who "
                  "withdrew", default=False),
+            Flag(name="features", help="INPUT is packed, --config=configs/…:align: "
+                 "write what its frozen towers make of the media in place of these",
+                 default=False),
+            Flag(name="dtype", help="of --features: bfloat16 (default), float16, "
+                 "float32", default="bfloat16"),
         ),
         act=acts.pack,
+        config="optional",
     ),
     "train": Verb(
         summary="train, or go on where an earlier run of the workdir stopped",

@@ -50,6 +50,7 @@ from deemo_jax.generate import generate
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.models.lora import merge_lora
 from deemo_jax.storage import AnyPath
+from deemo_jax.train.frozen import check_towers, recognised
 from deemo_jax.train.initial import bases, initial_params
 from deemo_jax.train.loop import Evaluate
 from deemo_jax.train.prepare import open_split, prepare_data, prepare_tokenizer
@@ -94,7 +95,8 @@ def open_run(workdir: AnyPath, config: Config | None = None) -> Run:
     `config`, where given, may set how it is evaluated and on which mesh, and name other
     data or the same at another place; an empty `data.path` stays as it was trained.
     Where it is not, and the mesh of the training does not fit the devices here, the
-    model is split over all of them.
+    model is split over all of them. Its data may hold media where it was trained on
+    features, and the other way round.
 
     Raises:
         ConfigError: the workdir holds no run, or `config` differs in anything else.
@@ -106,8 +108,10 @@ def open_run(workdir: AnyPath, config: Config | None = None) -> Run:
     else:
         config = _asked(config, trained, workdir)
         mesh = sharding.make_mesh(config.mesh)
+    config = recognised(config)
     packed = prepare_data(config, workdir)
-    tokenizer = prepare_tokenizer(config, workdir, open_split(config, packed, "train"))
+    source = open_split(config, packed, "train")
+    tokenizer = prepare_tokenizer(config, workdir, source)
     with Checkpoints(workdir / "checkpoints", keep=config.train.keep) as checkpoints:
         step = checkpoints.newest()
         if step is None:
@@ -116,6 +120,7 @@ def open_run(workdir: AnyPath, config: Config | None = None) -> Run:
             )
         abstract = abstract_state(config, mesh).params
         params = checkpoints.restore(step, {"params": abstract})["params"]
+    check_towers(source.encoding, params, packed)
     return Run(
         workdir=workdir,
         config=config,
@@ -145,7 +150,7 @@ def _asked(config: Config, trained: Config, workdir: AnyPath) -> Config:
     asked = dataclasses.replace(
         trained, data=data, mesh=config.mesh, evaluate=config.evaluate
     )
-    allowed = r"data\.path|train\.(steps|log_every|save_every|keep)"
+    allowed = r"data\.(path|features)|train\.(steps|log_every|save_every|keep)"
     if changed := differences(asked, config, allowed):
         raise ConfigError(
             f"--config describes another run than the one trained in {workdir} "
@@ -321,8 +326,8 @@ def export_run(
     source = open_split(run.config, run.packed, "train")
     emotions = source.taxonomy.emotions
     batches = (
-        []
-        if not verify
+        []  # noise is proved on, where there are no media
+        if not verify or source.encoding is not None
         else [
             next(
                 iter(

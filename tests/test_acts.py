@@ -153,3 +153,23 @@ def test_a_packed_folder_is_looked_after(tmp_path, capsys):
     assert "one after another" in said("--check", "--purge", code=2)
     assert "--input is missing" in said("--name=mer", code=2)
     assert "--name is missing" in said(f"--input={owner}", code=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--input=packed"], "--config is missing; see `deemo pack --help`"),
+        (["--input=packed", "--config.seed=1"], "--config is missing"),
+        (["--config=configs/tiny.py:align"], "--input is missing"),
+        (
+            ["--input=packed", "--config=configs/tiny.py:align", "--dtype=int8"],
+            "'int8'; it must be one of bfloat16",
+        ),
+        (["--check"], "one after another"),
+    ],
+)
+def test_features_that_are_not_asked_for_in_full(words, message, tmp_path, capsys):
+    output = tmp_path / "encoded"
+    assert cli.main(["pack", "--features", f"--output={output}", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()

@@ -10,6 +10,7 @@ import pytest
 
 from deemo_jax.flops import Flops, forward_flops, recomputed_flops, train_flops
 from deemo_jax.models.deemo_llama import DeemoLlama
+from deemo_jax.models.towers import see
 from tests.small import HUBERT, SIGLIP, small_config
 
 FRAMES, SAMPLES, TOKENS = 2, 16000, 112
@@ -82,9 +83,17 @@ def test_each_part_takes_what_xla_counts(parts):
     sound = ((1, samples), jnp.float32)
     theirs = {
         "video": counted(
-            lambda x: deemo.encode_video(x, jnp.ones((1, FRAMES), bool)), frames
+            lambda x: deemo.connect_video(
+                see(deemo.vision_tower, x, model), jnp.ones((1, FRAMES), bool)
+            ),
+            frames,
         ),
-        "audio": counted(lambda x: deemo.encode_audio(x, jnp.full(1, samples)), sound),
+        "audio": counted(
+            lambda x: deemo.connect_audio(
+                *deemo.audio_tower.hear(x, jnp.full(1, samples))
+            ),
+            sound,
+        ),
         "language_model": counted(
             lambda x: deemo.language_model(x), ((1, TOKENS), jnp.int32)
         ),
@@ -124,3 +133,14 @@ def test_recomputation_is_another_forward_of_what_gradients_pass_through():
         assert count == pytest.approx(counted[part] / 3)
     align = recomputed_flops(small_config(train__remat="full", train__stage="align"))
     assert set(full) - set(align) == {"vision_tower", "audio_tower"}
+
+
+def test_towers_that_are_not_run_cost_nothing():
+    settings = {"train__stage": "align", "train__remat": "full"}
+    run = small_config(**settings)
+    spared = small_config(**settings, data__features="bfloat16")
+    before, after = train_flops(run), train_flops(spared)
+    assert before["vision_tower"] > 0
+    for name in before:
+        assert after[name] == (0 if name.endswith("_tower") else before[name])
+    assert sum(recomputed_flops(spared).values()) == sum(recomputed_flops(run).values())

@@ -25,7 +25,7 @@ LINES = [
     ("loss", "generate"),
     ("evaluate", "export"),
     ("train",),
-    ("workdir", "plan"),
+    ("workdir", "plan", "features"),
     ("demo",),
     ("acts",),
     ("verbs",),

@@ -20,7 +20,7 @@ from deemo_jax.batch import Batch
 from deemo_jax.config_data import MODALITIES, DataConfig
 from deemo_jax.data import packing
 from deemo_jax.data.lengths import token_lengths
-from deemo_jax.data.reader import MEDIA, Reader, Row, too_long
+from deemo_jax.data.reader import FEATURES, MEDIA, Reader, Row, too_long
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import Tokenizer
 from deemo_jax.data.turns import draw_absent, task_shares
@@ -36,7 +36,8 @@ class Batches:
     `rows` numbers (None: all).
 
     Raises:
-        ConfigError: rows longer than `config.max_length`.
+        ConfigError: rows longer than `config.max_length`, or augmentation of records
+            that hold no media.
         ValueError: nothing to learn from.
     """
 
@@ -54,6 +55,12 @@ class Batches:
         self._reader = Reader(
             source=source, config=config, tokenizer=tokenizer, spans=spans
         )
+        if config.augment and source.encoding is not None:
+            raise ConfigError(
+                f"config.data.augment is True, which varies pictures and sound, and "
+                f"{source.folder} holds features in place of these; set it to false, "
+                f"or choose data with media"
+            )
         self._source = source
         self._indices = _with_answers(source, config.trained_tasks)
         _check_lengths(self._reader, source, self._indices)
@@ -274,8 +281,9 @@ def _read(
 def _batch(fields: dict[str, Any]) -> Batch:
     """The batch of stacked rows; of rows of several clips, these one after another."""
     if np.ndim(fields["index"]) > 1:
-        for name in MEDIA:
-            fields[name] = fields[name].reshape(-1, *fields[name].shape[2:])
+        for name in fields.keys() & {*MEDIA, *FEATURES}:
+            rows, clips, *rest = fields[name].shape
+            fields[name] = fields[name].reshape(rows * clips, *rest)
     return Batch(**fields)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from deemo_jax.annotation import Interval, Taxonomy
 from deemo_jax.config_data import MODALITIES, DataConfig
-from deemo_jax.data import audio, prompt, tasks, video
+from deemo_jax.data import audio, encoded, prompt, tasks, video
 from deemo_jax.data.record import Record
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import Tokenizer
@@ -18,6 +18,7 @@ from deemo_jax.fields import ConfigError
 
 Row = dict[str, Any]  # the fields of a Batch without the leading axis
 MEDIA = ("frames", "frame_mask", "audio", "audio_length", "index")  # a clip's own
+FEATURES = ("video_features", "audio_features")  # its too, where its record holds them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Loose:
 
     records: tuple[Record, ...]
     taxonomy: Taxonomy
+    encoding: None = None
 
     def __getitem__(self, i: int) -> Record:
         """Record `i`."""
@@ -66,7 +68,8 @@ class Reader:
             padding = (0, self.config.max_length - len(whole))
             filled = self._pad if name == "tokens" else 0
             joined[name] = np.pad(whole, padding, constant_values=filled)
-        stacked = {name: np.stack([row[name] for row in rows]) for name in MEDIA}
+        names = rows[0].keys() & {*MEDIA, *FEATURES}
+        stacked = {name: np.stack([row[name] for row in rows]) for name in names}
         return joined | stacked
 
     def training_row(self, index: int, rng: np.random.Generator) -> Row:
@@ -194,20 +197,37 @@ class Reader:
         }
 
     def _media(self, record: Record | None, modalities: Sequence[str]) -> Row:
-        config = self.config
-        jpegs = record.frames if record and "video" in modalities else ()
-        frames, mask = video.fit(jpegs, config.num_frames, config.image_size)
-        sound = np.zeros(0, np.float32)
-        wanted = config.num_samples
-        if wanted and record and record.audio and "audio" in modalities:
-            sound = audio.decode(record.audio)
-        samples, length = audio.fit(sound, wanted)
-        return {
-            "frames": frames,
-            "frame_mask": mask,
-            "audio": samples,
-            "audio_length": np.int32(length),
-        }
+        if (encoding := self.source.encoding) is not None:
+            return encoded.fit(record, modalities, self.config, encoding)
+        return fit_media(record, modalities, self.config)
+
+
+def fit_media(
+    record: Record | None, modalities: Sequence[str], config: DataConfig
+) -> Row:
+    """The media's fields of a row: frames and sound as many and as long as it takes.
+
+    Raises:
+        ValueError: the record holds features in place of media.
+    """
+    if record and record.encoded:
+        raise ValueError(
+            f"clip {record.clip_id} holds features in place of media, and no "
+            f"{encoded.MANIFEST} of its folder says which: copy that, too"
+        )
+    jpegs = record.frames if record and "video" in modalities else ()
+    frames, mask = video.fit(jpegs, config.num_frames, config.image_size)
+    sound = np.zeros(0, np.float32)
+    wanted = config.num_samples
+    if wanted and record and record.audio and "audio" in modalities:
+        sound = audio.decode(record.audio)
+    samples, length = audio.fit(sound, wanted)
+    return {
+        "frames": frames,
+        "frame_mask": mask,
+        "audio": samples,
+        "audio_length": np.int32(length),
+    }
 
 
 def drop_modalities(

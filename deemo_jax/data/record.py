@@ -40,12 +40,15 @@ class Record:
     Attributes:
         clip_id, subject: pseudonyms; see `pseudonym`.
         duration: seconds.
-        frames: JPEG files.
+        frames: JPEG files; of an encoded record, what the vision tower made of each.
         frame_times: seconds of each frame from the clip's start.
-        audio: a FLAC file, 16 kHz mono.
+        audio: a FLAC file, 16 kHz mono; of an encoded record, what the audio tower
+            made of it.
         nfbl: intervals of body language, seconds from the clip's start.
         verdict: the audit's.
         deidentification: methods and version.
+        encoded: the dtype of the frozen towers' features that it holds; it has no media
+            then. Empty: it has media.
     """
 
     clip_id: str
@@ -60,6 +63,7 @@ class Record:
     nfbl: tuple[Interval, ...]
     verdict: str
     deidentification: str
+    encoded: str = ""
 
 
 def pseudonym(salt: bytes, kind: str, name: str) -> str:
@@ -173,6 +177,7 @@ def to_bytes(record: Record) -> bytes:
             "nfbl/label": [interval.label.encode() for interval in record.nfbl],
             "nfbl/start": np.array([interval.start for interval in record.nfbl]),
             "nfbl/end": np.array([interval.end for interval in record.nfbl]),
+            **({"encoded": [record.encoded.encode()]} if record.encoded else {}),
         }
     )
 
@@ -203,4 +208,5 @@ def from_bytes(data: bytes) -> Record:
         ),
         verdict=text("verdict"),
         deidentification=text("deidentification"),
+        encoded=text("encoded") if "encoded" in fields else "",
     )

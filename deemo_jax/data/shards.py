@@ -24,9 +24,10 @@ class Entry(NamedTuple):
     """What an index says of a record; also the columns of the index file.
 
     `offset` is where its framing starts in the shard, `length` and `crc32c` are of the
-    record's bytes. `text` is in bytes, `samples` at 16 kHz, `tasks` are those that
-    the record has an answer for, `nfbl` the classes of body language that it shows, as
-    they begin, `clip_id` and `subject` are pseudonyms.
+    record's bytes. `text` is in bytes, `samples` at 16 kHz (of an encoded record, bytes
+    of features), `tasks` are those that the record has an answer for, `nfbl` the
+    classes of body language that it shows, as they begin, `clip_id` and `subject` are
+    pseudonyms.
     """
 
     offset: int
@@ -165,13 +166,14 @@ def entry_of(row: Record, data: bytes, offset: int) -> Entry:
 
     shown = tasks.answer(row, "nfbl_which")
     texts = (row.transcript, row.reasoning, row.emotion, shown, tasks.cues(row))
+    sound = row.audio or b""
     return Entry(
         offset=offset,
         length=len(data),
         crc32c=crc32c(data),
         text=sum(len(text.encode()) for text in texts if text),
         frames=len(row.frames),
-        samples=count_samples(row.audio) if row.audio else 0,
+        samples=len(sound) if row.encoded or not sound else count_samples(sound),
         tasks=tasks.answered(row),
         nfbl=tasks.classes(row),
         clip_id=row.clip_id,

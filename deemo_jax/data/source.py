@@ -11,6 +11,7 @@ from typing import Any
 
 from deemo_jax.annotation import Taxonomy, load_taxonomy
 from deemo_jax.data import record as records
+from deemo_jax.data.encoded import read_encoding
 from deemo_jax.data.record import Record
 from deemo_jax.data.shards import (
     AGAIN,
@@ -43,6 +44,7 @@ class ShardSource:
         entries: what the indexes say of each record.
         taxonomy: the label sets of the data set.
         classes: those of body language that occur, and how many records show each.
+        encoding: of the features that its records hold in place of media, if they do.
         manifest: SHA-256 over the indexes, which hold a checksum of every record.
 
     Raises:
@@ -62,6 +64,7 @@ class ShardSource:
             )
         indexes = _read_indexes(folder, splits)
         self.taxonomy: Taxonomy = load_taxonomy(folder / "taxonomy.json")
+        self.encoding = read_encoding(folder)
         own, number_of = _divide(folder, indexes, split, folds, fold)
         self.entries: list[Entry] = []
         self._shards: list[AnyPath] = []

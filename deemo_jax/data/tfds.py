@@ -6,6 +6,7 @@ from pathlib import Path
 import tempfile
 from typing import Any
 
+from deemo_jax.data.encoded import Encoding, read_encoding
 from deemo_jax.data.shards import shard_name
 
 VERSION = "1.0.0"
@@ -23,25 +24,33 @@ CITATION = """@inproceedings{li2025deemo,
 }"""  # of the subsets' form; whose data it is, their description says
 
 
-def features() -> Any:
+def features(encoding: Encoding | None = None) -> Any:
     """The features of a record, as `tfds.features.FeaturesDict`.
 
-    What a clip lacks is an empty text, an empty list, or empty bytes.
+    What a clip lacks is an empty text, an empty list, or empty bytes. With an
+    `encoding`, there is what towers made in place of media.
     """
     import numpy as np
     import tensorflow_datasets as tfds
 
     kinds = tfds.features
+    image: Any = kinds.Image(shape=(None, None, 3), encoding_format="jpeg")
+    sound, more = kinds.Scalar(np.object_, doc="a FLAC file, 16 kHz mono"), {}
+    if encoding is not None:
+        shapes = {"frames": encoding.patches, "audio": (-1, encoding.sounds[1])}
+        image, sound = (
+            kinds.Scalar(np.object_, doc=f"{encoding.dtype} of shape {shapes[name]}")
+            for name in ("frames", "audio")
+        )
+        more = {"encoded": kinds.Text(doc="dtype of frames and audio: no media")}
     return kinds.FeaturesDict(
         {
             "clip_id": kinds.Text(doc="pseudonym"),
             "subject": kinds.Text(doc="pseudonym"),
             "duration": kinds.Scalar(np.float32, doc="seconds"),
-            "frames": kinds.Sequence(
-                kinds.Image(shape=(None, None, 3), encoding_format="jpeg")
-            ),
+            "frames": kinds.Sequence(image),
             "frame_times": kinds.Sequence(np.float32),
-            "audio": kinds.Scalar(np.object_, doc="a FLAC file, 16 kHz mono"),
+            "audio": sound,
             "transcript": kinds.Text(),
             "emotion": kinds.Text(),
             "reasoning": kinds.Text(),
@@ -50,6 +59,7 @@ def features() -> Any:
             ),
             "verdict": kinds.Text(doc="of the de-identification's audit"),
             "deidentification": kinds.Text(doc="methods and their version"),
+            **more,
         }
     )
 
@@ -92,7 +102,7 @@ def write_metadata(
             (Path(beside) / first).touch()
         tfds.folder_dataset.write_metadata(
             data_dir=beside,
-            features=features(),
+            features=features(read_encoding(folder)),
             split_infos=splits,
             version=VERSION,
             check_data=False,

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from deemo_jax.clip import DeidentifiedClip
+from deemo_jax.data.encoded import Encoding
 from deemo_jax.data.integrity import walk
 from deemo_jax.data.record import FrameSampling
 from deemo_jax.data.shards import Entry, read_index
@@ -22,20 +23,23 @@ class Unfinished:
     """What stands in a folder while it is packed: of each whole shard, what it is of.
 
     That is an HMAC, with the salt of the pseudonyms, of all that the shard's bytes
-    follow from, so that it says nothing of who is in it. Closed, it leaves no trace;
-    a packing that is interrupted does not close it.
+    follow from, so that it says nothing of who is in it: of clips, or of the entries of
+    records, and of `made_with`. Closed, it leaves no trace; a packing that is
+    interrupted does not close it.
     """
 
-    def __init__(self, folder: Path, salt: bytes, sampling: FrameSampling | None):
+    def __init__(
+        self, folder: Path, salt: bytes, made_with: FrameSampling | Encoding | None
+    ):
         self._path = folder / STATE
         self._salt = salt
-        self._sampling = dataclasses.asdict(sampling or FrameSampling())
+        self._made_with = dataclasses.asdict(made_with or FrameSampling())
         self._made_of: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError):
             self._made_of = dict(json.loads(self._path.read_bytes()))
 
     def entries(
-        self, shard: Path, clips: Sequence[DeidentifiedClip]
+        self, shard: Path, clips: Sequence[DeidentifiedClip | Entry]
     ) -> list[Entry] | None:
         """The index of a shard that holds all of the clips, each byte as written.
 
@@ -49,7 +53,7 @@ class Unfinished:
             return None
         return entries if [found.entry for found in walk(shard)] == entries else None
 
-    def enter(self, shard: Path, clips: Sequence[DeidentifiedClip]) -> None:
+    def enter(self, shard: Path, clips: Sequence[DeidentifiedClip | Entry]) -> None:
         """Notes that a shard is whole and holds all of the clips."""
         self._made_of[shard.name] = self._digest(clips)
         write_whole(self._path, json.dumps(self._made_of))
@@ -58,10 +62,12 @@ class Unfinished:
         """All is packed."""
         self._path.unlink(missing_ok=True)
 
-    def _digest(self, clips: Sequence[DeidentifiedClip]) -> str:
+    def _digest(self, clips: Sequence[DeidentifiedClip | Entry]) -> str:
         of = [
             [c.annotation.to_json(), c.sha256, c.verdict, c.deidentification]
+            if isinstance(c, DeidentifiedClip)
+            else c
             for c in clips
         ]
-        parts = json.dumps([FORMAT, self._sampling, of]).encode()
+        parts = json.dumps([FORMAT, self._made_with, of]).encode()
         return hmac.digest(self._salt, parts, hashlib.sha256).hex()

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int
 
 from deemo_jax.architecture import (
-    SAMPLE_RATE,
+    FRAMES_PER_SECOND,
     ClipVisionConfig,
     DeemoLlamaConfig,
     HubertConfig,
@@ -34,6 +34,7 @@ from deemo_jax.models.loading import load, save
 from deemo_jax.models.mlp import Mlp
 from deemo_jax.models.qformer import QFormer
 from deemo_jax.models.siglip import SiglipVision
+from deemo_jax.models.towers import Features, packed_features, see
 from deemo_jax.models.whisper import WhisperEncoder
 from deemo_jax.pretrained import (
     PretrainedError,
@@ -259,44 +260,42 @@ class DeemoLlama(nnx.Module):
 
     def encode(self, batch: Batch) -> Media:
         """The connectors' tokens of every clip; masked media leave no trace in them."""
+        features = self.features(batch)
         return Media(
-            video=self.encode_video(
-                jnp.asarray(batch.frames), jnp.asarray(batch.frame_mask)
-            ),
-            audio=self.encode_audio(
-                jnp.asarray(batch.audio), jnp.asarray(batch.audio_length)
-            ),
+            video=self.connect_video(features.video, jnp.asarray(batch.frame_mask)),
+            audio=self.connect_audio(features.audio, features.heard),
         )
 
-    def encode_video(
-        self, frames: UInt8[Array, "B T H W 3"], frame_mask: Bool[Array, "B T"]
+    def features(self, batch: Batch) -> Features:
+        """What the towers make of every clip, or made of it when it was packed.
+
+        Of the sound, what lies beyond `audio_length` is masked.
+        """
+        if batch.video_features is not None:
+            return packed_features(batch)
+        with part("vision_tower", self.layout):
+            video = see(self.vision_tower, jnp.asarray(batch.frames), self.config)
+        with part("audio_tower", self.layout):
+            sound = constrain(jnp.asarray(batch.audio), ("batch", None))
+            audio, heard = self.audio_tower.hear(sound, jnp.asarray(batch.audio_length))
+        return Features(video=video, audio=audio, heard=heard)
+
+    def connect_video(
+        self, features: Float[Array, "B T P E"], frame_mask: Bool[Array, "B T"]
     ) -> Float[Array, "B Q D"]:
-        """Tokens of the `frames` where `frame_mask` is True.
+        """Tokens of the frames' `features` where `frame_mask` is True.
 
         Raises:
           ValueError: if there are more frames than the connector has positions.
         """
-        batch, times = frames.shape[:2]
+        batch, times, each, width = features.shape
         if times > self.config.video_connector.max_positions:
             raise ValueError(
                 f"{times} frames a clip need as many temporal positions, and "
                 f"model.video_connector.max_positions is "
                 f"{self.config.video_connector.max_positions}; lower data.num_frames"
             )
-        # One multiplication and one addition a pixel, in float32: x / 255, less the
-        # mean, over the deviation.
-        deviation = jnp.asarray(self.config.image_std, jnp.float32)
-        mean = jnp.asarray(self.config.image_mean, jnp.float32)
-        pixels = frames.reshape(batch * times, *frames.shape[2:]).astype(jnp.float32)
-        scale, shift = 1.0 / (255.0 * deviation), -mean / deviation
-        pixels = pixels * scale[None, None, None] + shift[None, None, None]
-        with part("vision_tower", self.layout):
-            features = self.vision_tower.patches(
-                constrain(pixels, ("batch", None, None, None)),
-                self.config.vision_feature_layer,
-            )
-        patches = features.reshape(batch, -1, features.shape[-1])
-        each = patches.shape[1] // times
+        patches = features.reshape(batch, -1, width).astype(self.dtype)
         positions = jnp.repeat(jnp.arange(times), each)
         with part("video_connector", self.layout):
             return self.video_connector(
@@ -305,30 +304,30 @@ class DeemoLlama(nnx.Module):
                 jnp.repeat(frame_mask, each, axis=1),
             )
 
-    def encode_audio(
-        self, audio: Float[Array, "B N"], audio_length: Int[Array, " B"]
+    def connect_audio(
+        self, features: Float[Array, "B F E"], heard: Bool[Array, "B F"]
     ) -> Float[Array, "B Q D"]:
-        """Tokens of the first `audio_length` samples of each row, 16 kHz.
+        """Tokens of the sound's `features`, 50 a second, where `heard` is True.
 
         Raises:
           ValueError: if the audio is longer than the connector has positions for.
         """
-        with part("audio_tower", self.layout):
-            audio = constrain(audio, ("batch", None))
-            features, heard = self.audio_tower.hear(audio, audio_length)
         each = self.config.audio_frames_per_position
         available = self.config.audio_connector.max_positions
         needed = -(-features.shape[1] // each)
         if needed > available:
             raise ValueError(
-                f"{audio.shape[1] / SAMPLE_RATE:g} s of audio need {needed} temporal "
-                f"positions, and model.audio_connector.max_positions is {available}; "
-                f"lower data.audio_seconds, or raise model.audio_frames_per_position"
+                f"{features.shape[1] / FRAMES_PER_SECOND:g} s of audio need {needed} "
+                f"temporal positions, and model.audio_connector.max_positions is "
+                f"{available}; lower data.audio_seconds, or raise "
+                f"model.audio_frames_per_position"
             )
         positions = jnp.arange(features.shape[1]) // each
         with part("audio_connector", self.layout):
             return self.audio_connector(
-                features, jnp.broadcast_to(positions[None], features.shape[:2]), heard
+                features.astype(self.dtype),
+                jnp.broadcast_to(positions[None], features.shape[:2]),
+                heard,
             )
 
     @classmethod

@@ -9,6 +9,7 @@ from deemo_jax.plan import report, search
 from deemo_jax.plan.estimate import make_plan
 from deemo_jax.plan.topology import read_topology
 from deemo_jax.progress import bars
+from deemo_jax.train.frozen import recognised
 
 
 def answer(
@@ -32,6 +33,7 @@ def answer(
     jax.config.update("jax_platforms", "cpu")
     if bool(topology) == bool(scaling):
         raise ConfigError("give either --topology or --scaling")
+    config = recognised(config)
     found = [read_topology(name) for name in (topology or scaling).split(",")]
     if largest_batch and len(found) > 1:
         raise ConfigError("--largest_batch is looked for on one --topology")

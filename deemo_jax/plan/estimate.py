@@ -18,8 +18,9 @@ from deemo_jax.plan.topology import (
     Topology,
     compile_only_devices,
 )
-from deemo_jax.sharding import check_rows, make_mesh
+from deemo_jax.sharding import check_rows, make_mesh, path_of
 from deemo_jax.train.explain import check_replication, device_bytes
+from deemo_jax.train.frozen import TOWERS
 from deemo_jax.train.step import (
     TrainState,
     abstract_batch,
@@ -242,9 +243,15 @@ def _traffic(config: Config, mesh: Mesh, state: TrainState, memory: Memory) -> f
     Weights are read going forward and backward, and once more where what a layer needs
     is recomputed, in the dtype of computation and as large as they are once gathered;
     of what is trained, parameters and both moments are read and written; what is
-    temporary is written once and read once.
+    temporary is written once and read once. Towers that have been run before are not
+    read.
     """
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    counted = jax.tree_util.tree_leaves_with_path(state.params)
+    count = sum(
+        math.prod(leaf.shape)
+        for keys, leaf in counted
+        if not (config.data.features and path_of(keys).split("/")[0] in TOWERS)
+    )
     gathered = count * np.dtype(config.train.dtype).itemsize / mesh.shape["tensor"]
     passes = 3 if config.train.remat == "full" else 2
     trained = 1.5 * memory.optimizer  # two moments, and as much as one of parameters

@@ -1,6 +1,6 @@
 """The parameters a run starts with: of a whole model, of pretrained parts, or drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 import dataclasses
 import json
 from pathlib import Path
@@ -44,8 +44,10 @@ READERS: dict[type, Any] = {
 }
 
 
-def initial_params(config: Config, mesh: Mesh) -> nnx.State:
-    """The parameters before the first step, each in its shards.
+def initial_params(
+    config: Config, mesh: Mesh, parts: Collection[str] = tuple(PARTS)
+) -> nnx.State:
+    """The parameters of some parts before the first step, each in its shards.
 
     They are those of `config.init_from`; where that is empty, those of the folders in
     `config.pretrained`, and for the parts without one drawn from `config.seed`. Parts
@@ -56,19 +58,26 @@ def initial_params(config: Config, mesh: Mesh) -> nnx.State:
       PretrainedError: a folder's files are not whole.
     """
     check_initial(config)
-    params = _whole(config, mesh) if config.init_from else _of_parts(config, mesh)
+    if config.init_from:
+        params = nnx.filter_state(_whole(config, mesh), _are_of(parts))
+    else:
+        params = _of_parts(config, mesh, parts)
     return jax.device_put(params, parameter_shardings(params, mesh, config.layout))
 
 
-def _of_parts(config: Config, mesh: Mesh) -> nnx.State:
+def _are_of(parts: Collection[str]) -> Callable[[tuple, Any], bool]:
+    return lambda path, _: path[0] in parts
+
+
+def _of_parts(config: Config, mesh: Mesh, parts: Collection[str]) -> nnx.State:
     """The parameters in the folders of `config.pretrained`, and drawn ones."""
-    folders = _folders(config)
+    folders = {name: at for name, at in _folders(config).items() if name in parts}
     found = {name: _part(config, mesh, name, folders[name]) for name in folders}
     if not found:
-        return draw_params(config, mesh)
+        return draw_params(config, mesh, _are_of(parts))
 
     def is_missing(path: tuple, variable: Any) -> bool:
-        return path[0] not in found or is_lora(path, variable)
+        return path[0] in parts and (path[0] not in found or is_lora(path, variable))
 
     return nnx.merge_state(nnx.State(found), draw_params(config, mesh, is_missing))
 

@@ -21,6 +21,7 @@ from deemo_jax.spool import flush
 from deemo_jax.storage import AnyPath, locate
 from deemo_jax.train.agreement import check_agreement, check_same_data
 from deemo_jax.train.explain import check_replication
+from deemo_jax.train.frozen import check_towers
 from deemo_jax.train.health import Health, UnsoundError
 from deemo_jax.train.initial import check_initial
 from deemo_jax.train.local_checkpoints import LocalCheckpoints, make_run_id
@@ -180,6 +181,7 @@ def _run(
         goodput = Goodput(workdir, phases) if is_first() else None
         phases.enter("restore", 0)
         state, start = first_state(config, mesh, checkpoints, local=local)
+        check_towers(source.encoding, state.params, packed)
         local.drop_after(start)
         if start:
             say(f"resumed at step {start}")

@@ -20,19 +20,23 @@ from deemo_jax.data.tokenizer import (
 from deemo_jax.data.turns import Asker
 from deemo_jax.progress import bars
 from deemo_jax.storage import AnyPath, copy_folder, fetched, locate
+from deemo_jax.train.frozen import check_encoding
 
 
 def open_split(config: Config, packed: AnyPath, split: str) -> ShardSource:
     """The records of a split of a run's data, or of the run's side of its fold.
 
     Raises:
-      ConfigError: if they are not there, or not as they were packed.
+      ConfigError: if they are not there, not as they were packed, or encoded otherwise
+        than the run would encode them.
     """
     data = config.data
     try:
-        return ShardSource(packed, split, folds=data.folds, fold=data.fold)
+        source = ShardSource(packed, split, folds=data.folds, fold=data.fold)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    check_encoding(config, source.encoding)
+    return source
 
 
 def prepare_data(config: Config, workdir: AnyPath) -> AnyPath:

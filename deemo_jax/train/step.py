@@ -172,12 +172,28 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
         audio_length=np.zeros(clips, np.int32),
         index=np.zeros(clips, np.int32),
     )
+    if data.features:
+        one = _encoded(config, one)
     sharding = row_sharding(mesh)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             (rows * leaf.shape[0], *leaf.shape[1:]), leaf.dtype, sharding=sharding
         ),
         one,
+    )
+
+
+def _encoded(config: Config, batch: Batch) -> Batch:
+    """The batch with what the towers make of its media in place of these, as shapes."""
+    graphdef, params = split_model(config)
+    found = jax.eval_shape(lambda p: nnx.merge(graphdef, p).features(batch), params)
+    dtype = jnp.dtype(config.data.features)
+    return dataclasses.replace(
+        batch,
+        frames=batch.frames[:, :, :0, :0],
+        audio=batch.audio[:, :0],
+        video_features=np.zeros(found.video.shape, dtype),
+        audio_features=np.zeros(found.audio.shape, dtype),
     )
 
 

@@ -156,6 +156,7 @@ def config():
         augment=True,
         workers=0,
         prefetch=2,
+        features="",
     )
 
 

@@ -309,7 +309,8 @@ def test_audio_positions_are_times_whatever_the_padding(model):
     model.audio_tower.layers.self_attn.attention = lambda q, k, v, mask: v
     length = jnp.array([2400, 1600, 320])
     audio = jnp.asarray(BATCH.audio)[:, :3200]
-    encode = jax.jit(lambda audio: model.encode_audio(audio, length))
+    hear = model.audio_tower.hear
+    encode = jax.jit(lambda audio: model.connect_audio(*hear(audio, length)))
     short, long = encode(audio), encode(jnp.pad(audio, ((0, 0), (0, 3200))))
     np.testing.assert_allclose(long, short, atol=1e-5)
 

@@ -22,6 +22,7 @@ from transformers.models.siglip.image_processing_pil_siglip import (
 from deemo_jax.data import video
 from deemo_jax.models.clip import ClipVision
 from deemo_jax.models.deemo_llama import DeemoLlama
+from deemo_jax.models.towers import see
 from tests.small import ODD, drawn
 
 # height, width: smaller and larger than the targets, odd, tall, wide, long sides that
@@ -78,7 +79,7 @@ def given_to_the_tower(frame: np.ndarray, mean, std, monkeypatch) -> np.ndarray:
 
     monkeypatch.setattr(ClipVision, "patches", watched)
     model = drawn(lambda: DeemoLlama(config, rngs=nnx.Rngs(0)))
-    model.encode_video(jnp.asarray(frame)[None, None], jnp.ones((1, 1), bool))
+    see(model.vision_tower, jnp.asarray(frame)[None, None], config)
     return seen[0][0]
 
 
