@@ -178,13 +178,14 @@ def evaluation_batches(
     batch_size: int,
     modalities: Sequence[str] = MODALITIES,
     answer: str | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
     """All that `evaluation_questions` lists, once, in order; nothing is random.
 
     With an `answer`, such as a label, it ends each row, and `loss_mask` holds for it:
     ready for its likelihood. With None the prompts end where an answer begins and are
     padded on the left: ready to be continued. The last batch is filled with rows
-    whose `index` is -1. Every process reads all rows.
+    whose `index` is -1. Of each batch, the `rows` are read (None: all).
 
     Raises:
         ConfigError: a row longer than `config.max_length`.
@@ -192,10 +193,11 @@ def evaluation_batches(
     """
     reader = Reader(source=source, config=config, tokenizer=tokenizer, spans=spans)
     asked = evaluation_questions(source, task)
-    places = grain.MapDataset.range(-(-len(asked) // batch_size) * batch_size).map(
-        _Evaluation(reader, asked, task, answer, tuple(modalities))
+    held = tuple(range(batch_size) if rows is None else rows)
+    places = grain.MapDataset.range(-(-len(asked) // batch_size) * len(held)).map(
+        _Evaluation(reader, asked, task, answer, tuple(modalities), batch_size, held)
     )
-    return _read(places, batch_size, config.workers, config.prefetch)
+    return _read(places, len(held), config.workers, config.prefetch)
 
 
 def evaluation_questions(source: ShardSource, task: str) -> list[tuple[int, str]]:
@@ -242,8 +244,12 @@ class _Evaluation:
     task: str
     answer: str | None
     modalities: tuple[str, ...]
+    batch_size: int
+    held: tuple[int, ...]
 
-    def __call__(self, at: int) -> Row:
+    def __call__(self, place: int) -> Row:
+        step, row = divmod(place, len(self.held))
+        at = step * self.batch_size + self.held[row]
         if at >= len(self.asked):
             return self.reader.filler()
         index, label = self.asked[at]

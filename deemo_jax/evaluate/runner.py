@@ -165,22 +165,37 @@ class _Run:
                 model.audio_connector.num_query_tokens,
             ),
             task=task,
-            batch_size=self.config.evaluate.batch_size,
+            batch_size=self.size,
+            rows=None
+            if self.mesh is None
+            else sharding.local_rows(self.mesh, self.size),
             **kwargs,
         )
 
-    def counted(self, batches: Iterator, task: str) -> Iterator:
-        """The batches, while the progress is told of them."""
-        questions = len(evaluation_questions(self.source, task))
-        total = -(-questions // self.config.evaluate.batch_size)
+    @property
+    def size(self) -> int:
+        """Rows of a batch, over all processes."""
+        return self.config.evaluate.batch_size
+
+    def counted(
+        self, batches: Iterator, task: str
+    ) -> Iterator[tuple[Any, list[tuple[int, str]]]]:
+        """The batches and what they ask, while the progress is told of them.
+
+        A batch has the rows of this process, what is asked is that of all rows.
+        """
+        asked = evaluation_questions(self.source, task)
+        total = -(-len(asked) // self.size)
         self.progress(f"evaluating {task}", 0, total)
-        for done, batch in enumerate(batches, start=1):
-            yield batch
-            self.progress(f"evaluating {task}", done, total)
+        for done, batch in enumerate(batches):
+            yield batch, asked[done * self.size :][: self.size]
+            self.progress(f"evaluating {task}", done + 1, total)
 
     def place(self, batch: Batch) -> Batch:
         """The batch on the mesh, or as it is."""
-        return batch if self.mesh is None else sharding.place(batch, self.mesh)
+        if self.mesh is None:
+            return batch
+        return sharding.place(batch, self.mesh, rows=self.size)
 
     def write(self, batch: Batch) -> list[str]:
         """The texts that the model writes after the prompts of a batch."""
@@ -196,12 +211,6 @@ class _Run:
         return [
             self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows
         ]
-
-    def records(self, batch: Batch) -> Iterator[tuple[int, int, Record]]:
-        """(row, index, record) of the rows that do not only fill the batch."""
-        for row, index in enumerate(np.asarray(batch.index).tolist()):
-            if index >= 0:
-                yield row, index, self.source[index]
 
 
 def _prepare(
@@ -254,9 +263,8 @@ def _recognise(
         for label in run.labels
     ]
     opened = run.batches("recognition")
-    for batch, *candidates in run.counted(
-        zip(opened, *scored, strict=True), "recognition"
-    ):
+    batches = zip(opened, *scored, strict=True)
+    for (batch, *candidates), asked in run.counted(batches, "recognition"):
         placed = run.place(batch)
         # All are dispatched before the first is waited for.
         media = _encode(run.graphdef, run.params, placed)
@@ -267,17 +275,17 @@ def _recognise(
         texts = run.write(placed) if written else None
         likelihoods = np.stack([np.asarray(score) for score in scores], axis=1)
         likelihoods = likelihoods.reshape(-1, len(subsets), classes)
-        rows = list(run.records(batch))
-        truth = np.array([_class_of(run, record) for _, _, record in rows], np.int64)
-        kept = likelihoods[[row for row, _, _ in rows]]
-        _check_finite(kept, rows)
+        records = [run.source[index] for index, _ in asked]
+        truth = np.array([_class_of(run, record) for record in records], np.int64)
+        kept = likelihoods[: len(asked)]  # the rows after these fill the batch
+        _check_finite(kept, records)
         for s, subset in enumerate(subsets):
             chosen = kept[:, s].argmax(axis=1)
             by_subset[subset_name(subset)] += confusion(truth, chosen, classes)
         whole = kept[:, list(subsets).index(MODALITIES)]
         parsed = []
-        for (row, index, record), values in zip(rows, whole, strict=True):
-            answer = texts[row] if texts is not None else None
+        for row, ((index, _), record) in enumerate(zip(asked, records, strict=True)):
+            answer, values = None if texts is None else texts[row], whole[row]
             label = parse_label(answer, run.labels) if answer is not None else None
             parsed.append(UNPARSED if label is None else run.labels.index(label))
             predictions[index] = dataclasses.replace(
@@ -293,12 +301,12 @@ def _recognise(
 
 def _ask(run: _Run, predictions: dict[int, Prediction], task: str) -> None:
     """Adds what the model writes when it is asked for a task to the predictions."""
-    labels = (label for _, label in evaluation_questions(run.source, task))
-    for batch in run.counted(run.batches(task), task):
+    for batch, asked in run.counted(run.batches(task), task):
         texts = run.write(run.place(batch))
-        for row, index, record in run.records(batch):
+        for row, (index, label) in enumerate(asked):
+            record = run.source[index]
             before = predictions.get(index) or _blank(index, record)
-            found = _scored(run, before, record, task, next(labels), texts[row])
+            found = _scored(run, before, record, task, label, texts[row])
             predictions[index] = dataclasses.replace(before, **found)
 
 
@@ -361,10 +369,10 @@ def _class_of(run: _Run, record: Record) -> int:
     return run.labels.index(record.emotion)
 
 
-def _check_finite(likelihoods: np.ndarray, rows: list[tuple[int, int, Record]]) -> None:
+def _check_finite(likelihoods: np.ndarray, records: list[Record]) -> None:
     bad = ~np.isfinite(likelihoods).all(axis=(1, 2))
     if bad.any():
-        _, _, record = rows[int(bad.argmax())]
+        record = records[int(bad.argmax())]
         raise ValueError(
             f"the likelihoods of clip {record.clip_id} are not finite: the parameters "
             "are broken; evaluate an earlier checkpoint"

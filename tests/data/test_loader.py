@@ -201,6 +201,20 @@ def test_evaluation_reads_every_record_once(size, source, config, tokenizer):
         assert name == "index" or not values.any()
 
 
+def test_processes_share_the_rows_of_an_evaluation(source, config, tokenizer):
+    def read(rows):
+        return evaluation_batches(
+            source, config, tokenizer, SPANS, task="recognition", batch_size=4,
+            rows=rows,
+        )  # fmt: skip
+
+    for whole, one, other in zip(read(None), read((0, 2)), read((1, 3)), strict=True):
+        for name in FIELDS:
+            parts = getattr(one, name), getattr(other, name)
+            together = np.stack(parts, axis=1).reshape(getattr(whole, name).shape)
+            np.testing.assert_array_equal(together, getattr(whole, name))
+
+
 def test_prompts_end_where_the_likelihood_of_an_answer_begins(
     source, config, tokenizer
 ):
