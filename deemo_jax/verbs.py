@@ -1,10 +1,10 @@
-"""What each verb of the command line takes, and which of the `acts` it is."""
+"""What each verb of the command line takes, and which of the acts it is."""
 
 from collections.abc import Callable
 import dataclasses
 from typing import Any
 
-from deemo_jax import acts
+from deemo_jax import acts, acts_clips
 from deemo_jax.config import Config
 from deemo_jax.deidentify.settings import Settings
 
@@ -87,7 +87,7 @@ VERBS: dict[str, Verb] = {
             Flag(name="language", help="english (default) or chinese, of files that "
                  "have both", default="english"),
         ),
-        act=acts.annotate,
+        act=acts_clips.annotate,
     ),
     "deidentify": Verb(
         summary="mask faces and change voices of every clip in a folder",
@@ -98,7 +98,7 @@ VERBS: dict[str, Verb] = {
             Flag(name="workers", help="processes, a clip each at a time; default: one "
                  "for every two cores", default=0),
         ),
-        act=acts.deidentify,
+        act=acts_clips.deidentify,
         config="optional",
         settings=Settings,
     ),
@@ -114,7 +114,7 @@ VERBS: dict[str, Verb] = {
             Flag(name="show_originals", help="true: the report shows faces as they "
                  "were, too", default=False),
         ),
-        act=acts.audit,
+        act=acts_clips.audit,
         config="optional",
         settings=Settings,
     ),
@@ -161,7 +161,7 @@ VERBS: dict[str, Verb] = {
             Flag(name="dtype", help="of --features: bfloat16 (default), float16, "
                  "float32", default="bfloat16"),
         ),
-        act=acts.pack,
+        act=acts_clips.pack,
         config="optional",
     ),
     "train": Verb(

@@ -27,6 +27,7 @@ LINES = [
     ("train",),
     ("workdir", "plan", "features"),
     ("demo",),
+    ("acts_clips",),
     ("acts",),
     ("verbs",),
     ("cli",),
