@@ -9,9 +9,9 @@ GLIBC_TUNABLES=glibc.malloc.hugetlb=1). Seeds 0, 1 and 2 gave an accuracy of 92,
 91 % on 320 clips of unseen subjects, half of which are positive.
 
 Body language instead: --config.data.tasks="('nfbl_which','nfbl_when')" and
---config.data.task_weights="(1.0,1.0)". After 400 steps on 400 clips (seed 0; 128 unseen),
-which has a micro F1 of 50 % (one class always: 25 %) and when an IoU of 88 % (the whole
-clip always: 66 %); that a class is never shown takes longer: 0 of 128 were told so.
+--config.data.task_weights="(1.0,1.0)". After 400 steps on 400 clips (seed 0; 128
+unseen), which has a micro F1 of 50 % (one class always: 25 %) and when an IoU of 88 %
+(the whole clip always: 66 %); never takes longer: 0 of 128 were told so.
 """
 
 import ml_collections
