@@ -49,6 +49,7 @@ setup(
             "jiwer>=4.0",  # their errors
             "onnx",
             "onnxruntime",
+            "pyworld-prebuilt",  # WORLD; `pyworld` itself has to be compiled
             "spacy>=3.8",  # redaction
         ],
         # Verifiers that are not those that masked; their weights are installed apart:

@@ -25,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
         method="blur",  # or mosaic, solid
     )
     config.voice = dict(
+        method="drift",  # or mcadams, which can be undone
         coefficients=(0.5, 0.9),  # McAdams': drawn between them for each clip
     )
     config.words = dict(

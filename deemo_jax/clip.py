@@ -62,7 +62,7 @@ class DeidentifiedClip:
         video: MP4 (H.264) with masked faces and no audio track.
         audio: FLAC, 16 kHz mono, anonymised.
         sha256: of the files, under "video" and "audio".
-        deidentification: methods and their version, such as "centerface+mcadams/2".
+        deidentification: methods and their version, such as "centerface+drift/3".
         verdict: of the audit: "passed", "failed", "unaudited", or "generated" where
             there is no person.
         faces: counts, such as "frames", "frames_with_face", "boxes"; may be empty.

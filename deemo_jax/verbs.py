@@ -13,7 +13,9 @@ EXTRAS = {
     "onnx": "deidentify",
     "onnxruntime": "deidentify",
     "jiwer": "deidentify",
+    "pyworld": "deidentify",
     "dlib": "audit",
+    "kaldi_native_fbank": "audit",
     "torch": "export",
     "gcsfs": "gcs",
 }

@@ -46,6 +46,7 @@ HEAVY = {
     ),
     "onnx": ("deidentify",),
     "onnxruntime": ("deidentify",),
+    "pyworld": ("deidentify/vocoder",),
     "faster_whisper": ("deidentify",),
     "jiwer": ("deidentify",),
     "spacy": ("deidentify",),

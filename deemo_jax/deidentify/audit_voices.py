@@ -1,6 +1,6 @@
 """How often an anonymised voice is recognised in a corpus, and which words stay."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 from pathlib import Path
 
@@ -10,15 +10,14 @@ import numpy as np
 from deemo_jax.annotation import Annotation
 from deemo_jax.deidentify.attackers import ATTACKERS, attack_voices
 from deemo_jax.deidentify.audit_rates import Rate
+from deemo_jax.deidentify.inverses import inverses
 from deemo_jax.deidentify.speakers import SpeakerVerifier
 from deemo_jax.deidentify.transcript import transcribe, word_errors
-from deemo_jax.deidentify.voice import mcadams
 from deemo_jax.media import read_audio
 
 SPEAKERS, UTTERANCES = 20, 6  # at most; bounds time and memory
 TRANSCRIPTS = 40  # clips at most whose words are compared
 SHORTEST = 8_000  # samples; of less, nobody is recognised
-INVERSES = np.linspace(0.5, 0.9, 9)  # coefficients that the blind attacker undoes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,8 @@ def voice_rates(
 
     Of a subject, up to six utterances of half a second and more are taken; of each as
     many are known to the attacker, half of the fewest that one of them has. The blind
-    attacker tries what undoes McAdams' method, and the voice as it is. `report` is
-    called with how many of the tried utterances are done.
+    attacker tries all `inverses`. `report` is called with how many of the tried
+    utterances are done.
     """
     return [*_recognition(utterances, report), *_words(utterances)]
 
@@ -75,19 +74,19 @@ def _recognition(
         return [_unknown(f"voices, {name}", "EER", str(error)) for name in ATTACKERS]
     done = 0
 
-    def inverses(voice: np.ndarray) -> list[np.ndarray]:
+    def guesses(voice: np.ndarray) -> Iterator[np.ndarray]:
         nonlocal done
         done += 1
         if report is not None:
             report(done)
-        return [voice, *(mcadams(voice, 1 / a) for a in INVERSES)]
+        return inverses(voice)
 
     found = attack_voices(
         clear,
         {name: after[name] for name in clear},
         enrolment=min(len(voices) for voices in clear.values()) // 2,
         embed=embed,
-        inverses=inverses,
+        inverses=guesses,
     )
     return [
         Rate(

@@ -26,7 +26,7 @@ from deemo_jax.media import (
     write_video,
 )
 
-VERSION = "centerface+mcadams/2"  # a change of methods or their settings counts up
+VERSION = "3"  # a change of methods or their settings counts up
 ROUNDING = 0.5  # seconds that an annotation may go beyond its media; it is cut there
 COUNTS = ("frames", "frames_with_face", "boxes", "frames_masked", "frames_unmasked")
 
@@ -142,7 +142,8 @@ def deidentify_clip(
         video=files.get("video"),
         audio=files.get("audio"),
         sha256={part: file_digest(path) for part, path in files.items()},
-        deidentification=VERSION + (REDACTED if settings.words.redact else ""),
+        deidentification=f"centerface+{settings.voice.method}/{VERSION}"
+        + (REDACTED if settings.words.redact else ""),
         verdict="unaudited",
         faces=faces,
         words=words,

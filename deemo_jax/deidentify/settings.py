@@ -6,6 +6,7 @@ import math
 from deemo_jax.config import ConfigError
 
 METHODS = ("blur", "mosaic", "solid")
+VOICES = ("drift", "mcadams")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,13 +53,18 @@ class Mask:
 class Voice:
     """How voices are changed.
 
-    `coefficients`: the range that McAdams' coefficient is drawn from, for each clip
-    anew; (0.8, 0.8) is the fixed one of the VoicePrivacy challenge of 2020.
+    `method`: "drift" gives every clip a voice of its own, which nobody has; "mcadams"
+    bends formants, and an attacker bends them back.
+    `coefficients`: of "mcadams": the range that its coefficient is drawn from, for each
+    clip anew; (0.8, 0.8) is the fixed one of the VoicePrivacy challenge of 2020.
     """
 
+    method: str = "drift"
     coefficients: tuple[float, float] = (0.5, 0.9)
 
     def __post_init__(self):
+        known = self.method in VOICES
+        _require(known, "voice.method", self.method, f"one of {', '.join(VOICES)}")
         low, high = self.coefficients
         _require(
             0 < low <= high < math.inf,

@@ -5,7 +5,7 @@ from deemo_jax.annotation import Annotation
 from deemo_jax.deidentify import audit_voices
 from deemo_jax.deidentify.audit_rates import Rate
 from deemo_jax.deidentify.audit_voices import Utterance, voice_rates
-from deemo_jax.deidentify.voice import mcadams
+from deemo_jax.deidentify.mcadams import mcadams
 from deemo_jax.media import write_audio
 
 

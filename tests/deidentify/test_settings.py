@@ -27,6 +27,7 @@ from deemo_jax.deidentify.settings import Audit, Bridging, Mask, Settings, Voice
         (lambda: Audit(longest_side=8), r"config\.audit\.longest_side is 8; .* 32"),
         (lambda: Voice(coefficients=(0.9, 0.5)), r"\(0.9, 0.5\); .* smaller one first"),
         (lambda: Voice(coefficients=(0.0, 0.5)), r"above 0"),
+        (lambda: Voice(method="robot"), r"is 'robot'; .* one of drift, mcadams"),
     ],
 )
 def test_what_cannot_stand_is_refused(make, words):
@@ -38,5 +39,5 @@ def test_what_can_stand():
     assert Settings(
         bridging=Bridging(before=0, after=0),
         mask=Mask(scale=0.5, method="mosaic"),
-        voice=Voice(coefficients=(0.8, 0.8)),
+        voice=Voice(method="mcadams", coefficients=(0.8, 0.8)),
     )
