@@ -123,7 +123,8 @@ def test_recall_on_interviews_does_not_fall():
         (" \n", " \n"),
         ("Thank you Priya!", "Thank you [NAME]!"),
         ("yeah mohammed and me", "yeah [NAME] and me"),
-        ("I saw her in Paris.", "I saw her in [PLACE]."),
+        ("I saw her in Paris, with Hope.", "I saw her in [PLACE], with [NAME]."),
+        ("ivy and amber live in turkey", "[NAME] and [NAME] live in [PLACE]"),
         ("I was born in March 2019", "I was born in [DATE]"),
         ("I'm 23 now.", "I'm [NUMBER] now."),
         ("i am twenty three now", "i am [NUMBER] now"),
@@ -144,7 +145,7 @@ def test_placeholders_have_types(text, expected):
 
 def test_placeholders_are_counted_and_redacting_twice_changes_nothing():
     told, plain = sections()
-    for line in [*told[::4], *plain[::4], "[NAME] said [PLACE]42", "[DATE][NUMBER]"]:
+    for line in [*told, *plain[::4], "[NAME] said [PLACE]42", "[DATE][NUMBER]"]:
         once, counts = redact(unmarked(line)[0])
         assert redact(once) == (once, Counter())
         given = Counter(PLACEHOLDER.findall(once))
