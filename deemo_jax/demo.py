@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from deemo_jax.annotation import Annotation, write_annotations
 from deemo_jax.config import Config, from_config_dict
@@ -240,7 +241,7 @@ def summary(rows: list[tuple[str, str]]) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, Text(value))  # brackets in it are no markup
     return table
 
 

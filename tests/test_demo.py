@@ -1,8 +1,10 @@
 """What the demo prints, and what it reads of packages."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from deemo_jax import demo
 
@@ -47,3 +49,9 @@ def test_raw_clips_are_a_talking_person_with_speech(tmp_path):
     before = (tmp_path / "annotations.jsonl").stat().st_mtime_ns
     demo.make_raw_clips(tmp_path)
     assert (tmp_path / "annotations.jsonl").stat().st_mtime_ns == before
+
+
+def test_brackets_of_a_summary_are_shown():
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(demo.summary([("audit", "pip install 'deemo-jax[audit]'")]))
+    assert "pip install 'deemo-jax[audit]'" in console.export_text()
