@@ -5,6 +5,7 @@ Real processes do so in `tests/faults/test_failures.py`.
 
 import dataclasses
 import types
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_another_workdir_is_refused(first, run_id):
 def test_other_records_or_another_tokenizer_are_refused(
     monkeypatch, manifest, words, said
 ):
-    def tokenizer(words):
+    def tokenizer(words) -> Any:
         return types.SimpleNamespace(get_vocab=lambda: words, chat_template="{{ x }}")
 
     told = []
