@@ -187,7 +187,8 @@ def write_dataset(
         nothing is left to pack there is no entry, and no data set.
 
     Raises:
-        ValueError: the folder holds another data set, the name or the format is unfit.
+        ValueError: the folder holds another data set, or who withdrew from it did so
+            by another salt; the name or the format is unfit.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(
@@ -203,7 +204,7 @@ def write_dataset(
             "choose another --output, or remove it"
         )
     splits, rejections = assign_splits(
-        clips, salt, withdrawn=read_withdrawn(output), stratify=stratify
+        clips, salt, withdrawn=read_withdrawn(output, salt), stratify=stratify
     )
     (output / "dataset_info.json").unlink(missing_ok=True)
     unfinished = Unfinished(output, salt, sampling)

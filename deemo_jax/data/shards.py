@@ -142,21 +142,39 @@ def read_index(shard: AnyPath) -> Index:
     return Index(entries, size, withdrawn)
 
 
-def read_withdrawn(folder: AnyPath) -> frozenset[str]:
+def read_withdrawn(folder: AnyPath, salt: bytes | None = None) -> frozenset[str]:
     """The pseudonyms of those whose consent to a packed folder was withdrawn.
 
     Raises:
-        ValueError: the file that holds them is damaged.
+        ValueError: the file that holds them is damaged, or it was written with another
+            salt than `salt`, whose pseudonyms match none of them.
     """
     path = folder / WITHDRAWN
     if not path.exists():
         return frozenset()
     try:
-        return frozenset(map(str, json.loads(path.read_bytes())["subjects"]))
+        found = json.loads(path.read_bytes())
+        subjects = frozenset(map(str, found["subjects"]))
+        check = found.get("check")  # those of old have none
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}, which holds who withdrew consent, is damaged: copy it again"
         ) from error
+    if salt is not None and check not in (None, records.pseudonym(salt, "check", "")):
+        raise ValueError(
+            f"{path} was written with another salt, and who withdrew would come back "
+            "under a new pseudonym: give the --salt_file that it was packed with"
+        )
+    return subjects
+
+
+def write_withdrawn(folder: Path, subjects: Iterable[str], salt: bytes) -> None:
+    """Writes their pseudonyms, and a value that tells the salt of these by it."""
+    gone = {
+        "subjects": sorted(subjects),
+        "check": records.pseudonym(salt, "check", ""),
+    }
+    write_whole(folder / WITHDRAWN, json.dumps(gone, indent=1) + "\n")
 
 
 def entry_of(row: Record, data: bytes, offset: int) -> Entry:

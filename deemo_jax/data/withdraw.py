@@ -5,13 +5,11 @@ import dataclasses
 import json
 from pathlib import Path
 
-from deemo_jax.annotation import write_whole
 from deemo_jax.data import integrity, tfds
 from deemo_jax.data.card import Facts, write_card
 from deemo_jax.data.record import Record, pseudonym
 from deemo_jax.data.shards import (
     AGAIN,
-    WITHDRAWN,
     Entry,
     Index,
     read_index,
@@ -19,6 +17,7 @@ from deemo_jax.data.shards import (
     read_withdrawn,
     write_encoded,
     write_index,
+    write_withdrawn,
 )
 
 Progress = Callable[[str, int, int | None], None]
@@ -68,8 +67,7 @@ def withdraw(folder: Path, subject: str, *, salt: bytes) -> int:
             f"no clip of subject {subject!r} is in {folder}: give the name that the "
             "annotations have, and the --salt_file that the folder was packed with"
         )
-    gone = json.dumps({"subjects": sorted(before | {name})}, indent=1)
-    write_whole(folder / WITHDRAWN, gone + "\n")
+    write_withdrawn(folder, before | {name}, salt)
     clips = 0
     for shard in having:
         index = indexes[shard]

@@ -10,7 +10,9 @@ from deemo_jax.config import ConfigError
 from deemo_jax.data import integrity
 from deemo_jax.data.pack import Summary, pack_folder, read_salt
 from deemo_jax.data.record import pseudonym
+from deemo_jax.data.shards import read_withdrawn
 from deemo_jax.data.source import ShardSource
+from deemo_jax.data.withdraw import purge, withdraw
 from tests.data.conftest import clip, contents
 
 
@@ -202,3 +204,28 @@ def test_nothing_to_pack_is_an_error(tmp_path):
         pack_folder(tmp_path, tmp_path / "packed", name="mer")
     with pytest.raises(ValueError, match=r"deemo deidentify"):
         pack_folder(tmp_path / "nowhere", tmp_path / "packed", name="mer")
+
+
+def test_packed_again_with_another_salt_nobody_comes_back(tmp_path, input):
+    output = tmp_path / "packed"
+    pack_folder(input, output, name="mer", shards=2)
+    salt = read_salt(input / "salt.txt")
+    withdraw(output, "subject0", salt=salt)
+    purge(output)
+    before = contents(output)
+    (input / "salt.txt").rename(tmp_path / "salt.txt")  # as of a folder made anew
+    with pytest.raises(ValueError, match="with another salt.*give the --salt_file"):
+        pack_folder(input, output, name="mer", shards=2)
+    assert contents(output) == before
+    again = {"salt_file": tmp_path / "salt.txt"}
+    summary = pack_folder(input, output, name="mer", shards=2, **again)
+    assert sum(summary.subjects.values()) == 3
+    # What earlier versions wrote has nothing to tell the salt by.
+    gone = [pseudonym(salt, "subject", "subject0")]
+    (output / "withdrawn.json").write_text(json.dumps({"subjects": gone}))
+    summary = pack_folder(input, output, name="mer", shards=2, **again)
+    assert sum(summary.subjects.values()) == 3
+    withdraw(output, "subject1", salt=salt)
+    assert read_withdrawn(output, salt) > set(gone)
+    with pytest.raises(ValueError, match="another salt"):
+        read_withdrawn(output, salt[::-1])
