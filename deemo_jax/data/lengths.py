@@ -20,7 +20,7 @@ def token_lengths(
     """The tokens of each clip, by `count` of its place among `clips`.
 
     They are kept in `folder`, where it can be written to, under a digest of `key`: of
-    all that they follow from, and of the clips.
+    all that they follow from, the records' contents too, and of the clips.
     """
     digest = hashlib.sha256(json.dumps([*key, *clips]).encode()).hexdigest()
     path = folder / f"lengths-{digest[:16]}.json"

@@ -316,7 +316,7 @@ def _planned_lengths(
     """
     lengths = token_lengths(
         source.folder,
-        key=reader.follows_from(),
+        key=[source.manifest, *reader.follows_from()],
         clips=[source.entries[i].clip_id for i in indices],
         count=lambda i: reader.length(indices[i]),
     )

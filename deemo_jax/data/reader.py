@@ -54,11 +54,19 @@ class Reader:
     def packed_row(
         self, indices: Sequence[int], rngs: Sequence[np.random.Generator]
     ) -> Row:
-        """Several clips' conversations one after another, their media stacked."""
+        """Several clips' conversations one after another, their media stacked.
+
+        Raises:
+            ConfigError: together they are longer than a row.
+        """
         rows = [
             self.filler() if index < 0 else self.training_row(index, rng)
             for index, rng in zip(indices, rngs, strict=True)
         ]
+        needed = sum(int((row["segment_ids"] > 0).sum()) for row in rows)
+        if needed > self.config.max_length:
+            clips = " and ".join(self.source[i].clip_id for i in indices if i >= 0)
+            raise ConfigError(too_long({clips: needed}, self.config))
         joined = {}
         for name in ("tokens", "positions", "segment_ids", "loss_mask"):
             parts = [row[name][row["segment_ids"] > 0] for row in rows]

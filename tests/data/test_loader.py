@@ -419,3 +419,16 @@ def test_rows_that_do_not_fit_are_refused_with_what_would(source, packed, tokeni
             continue
         assert fits
         take(batches, 4)
+
+
+def test_clips_packed_again_with_more_words_are_counted_anew(
+    tmp_path, rows, packed, tokenizer, pack_records
+):
+    def batches(rows):
+        source = ShardSource(pack_records(tmp_path, rows), "train")
+        return Batches(source, packed, tokenizer, SPANS, seed=7, batch_size=5)
+
+    take(batches(rows), 1)
+    longer = [dataclasses.replace(row, transcript="More words. " * 9) for row in rows]
+    with pytest.raises(ConfigError, match=r"clips need up to \d+ tokens together"):
+        batches(longer)

@@ -3,7 +3,9 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
+from deemo_jax.config import ConfigError
 from deemo_jax.data.prompt import Spans
 from deemo_jax.data.reader import MEDIA, Reader
 
@@ -26,6 +28,16 @@ def test_a_row_of_several_clips_numbers_them_and_begins_each_anew(
     assert not row["loss_mask"][numbers == 0].any()
     assert row["index"].tolist() == [5, -1, 2]
     assert all(len(row[name]) == 3 for name in MEDIA)
+
+
+def test_clips_that_do_not_fit_into_a_row_are_refused_by_name(
+    source, config, tokenizer
+):
+    config = dataclasses.replace(config, max_length=96)
+    reader = Reader(source=source, config=config, tokenizer=tokenizer, spans=SPANS)
+    rngs = [np.random.default_rng(seed) for seed in range(4)]
+    with pytest.raises(ConfigError, match=r"clip002 and clip000 as many as \d+ tokens"):
+        reader.packed_row([5, -1, 2, 0], rngs)
 
 
 def test_what_lengths_follow_from_is_known(source, config, tokenizer):
