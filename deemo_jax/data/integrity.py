@@ -14,6 +14,7 @@ from deemo_jax.data.shards import (
     Index,
     entry_of,
     format_of,
+    miscounted,
     read_index,
     read_splits,
     read_withdrawn,
@@ -77,7 +78,7 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
             entries = [entry for entry, _ in found if entry is not None]
             kept = [entry for entry in entries if entry.subject not in withdrawn]
             if len(found) != count:
-                said.append(_miscounted(shard, len(found), count))
+                said.append(miscounted(shard, len(found), count))
             if (
                 index
                 and not said
@@ -102,10 +103,6 @@ def _notes(shard: Path) -> Iterator[tuple[Entry | None, str]]:
     return ((found.entry, found.problem) for found in walk(shard))
 
 
-def _miscounted(shard: Path, found: int, stated: int) -> str:
-    return f"{shard} holds {found} records, dataset_info.json says {stated}"
-
-
 def reindex(folder: Path, *, progress: Progress | None = None) -> int:
     """Builds every index anew from its shard; the number of records listed.
 
@@ -128,7 +125,7 @@ def reindex(folder: Path, *, progress: Progress | None = None) -> int:
                 raise ValueError(f"{problem}: {AGAIN}")
             entries.append(entry)
         if len(entries) != count:
-            raise ValueError(f"{_miscounted(shard, len(entries), count)}: {AGAIN}")
+            raise ValueError(miscounted(shard, len(entries), count))
         kept = [entry for entry in entries if entry.subject not in withdrawn]
         gone = len(entries) - len(kept)
         write_index(shard, Index(kept, shard.stat().st_size, gone))

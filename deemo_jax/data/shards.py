@@ -168,6 +168,21 @@ def read_withdrawn(folder: AnyPath, salt: bytes | None = None) -> frozenset[str]
     return subjects
 
 
+def miscounted(shard: AnyPath, found: int, stated: int) -> str:
+    """What to say of a shard that has not the records that TFDS is told of.
+
+    A purge that was interrupted leaves such ones: a copy would bring back whom it took
+    out.
+    """
+    remedy = AGAIN
+    if found < stated and shard.with_name(WITHDRAWN).exists():
+        remedy = (
+            "a purge was interrupted, give `deemo pack --purge --output="
+            f"{shard.parent}` again"
+        )
+    return f"{shard} holds {found} records, dataset_info.json says {stated}: {remedy}"
+
+
 def write_withdrawn(folder: Path, subjects: Iterable[str], salt: bytes) -> None:
     """Writes their pseudonyms, and a value that tells the salt of these by it."""
     gone = {

@@ -21,6 +21,7 @@ from deemo_jax.data.shards import (
     Index,
     format_of,
     index_path,
+    miscounted,
     read_index,
     read_splits,
     read_withdrawn,
@@ -149,10 +150,7 @@ def _read_indexes(
         for shard, count in shards:
             index = read_index(shard)
             if (there := len(index.entries) + index.withdrawn) != count:
-                raise ValueError(
-                    f"{shard} holds {there} records, dataset_info.json says {count}: "
-                    f"{AGAIN}"
-                )
+                raise ValueError(miscounted(shard, there, count))
             for entry in index.entries:
                 if entry.subject in withdrawn:
                     raise ValueError(

@@ -7,7 +7,13 @@ import pytest
 from deemo_jax.data import integrity
 from deemo_jax.data.pack import read_salt
 from deemo_jax.data.record import pseudonym
-from deemo_jax.data.shards import index_path, read_index, shard_name, write_index
+from deemo_jax.data.shards import (
+    Index,
+    index_path,
+    read_index,
+    shard_name,
+    write_index,
+)
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.splits import assign_splits
 from deemo_jax.data.withdraw import purge, runs_that_saw, withdraw
@@ -95,7 +101,7 @@ def test_purged_their_bytes_are_gone(packed, names):
     assert "| train | 8 | 2 | 8 | 8 |" in (folder / "README.md").read_text()
 
 
-def test_an_interrupted_purge_is_finished(packed, monkeypatch):
+def test_an_interrupted_purge_is_finished(packed, names, monkeypatch):
     folder, rows = packed
     withdraw(folder, "bert", salt=SALT)
     from deemo_jax.data import withdraw as module
@@ -115,6 +121,14 @@ def test_an_interrupted_purge_is_finished(packed, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             purge(folder)
     with pytest.raises(ValueError, match="is missing"):
+        ShardSource(folder, "train")
+    with pytest.raises(ValueError, match="holds 4 .*--purge --output=.*packed` again"):
+        integrity.reindex(folder)
+    assert any("deemo pack --purge" in line for line in integrity.check(folder))
+    shard = folder / names[0]
+    kept = [found.entry for found in integrity.walk(shard) if found.entry]
+    write_index(shard, Index(kept, shard.stat().st_size))  # interrupted a bit later
+    with pytest.raises(ValueError, match="holds 4 .*a purge was interrupted"):
         ShardSource(folder, "train")
     assert purge(folder) == 2
     assert list(ShardSource(folder, "train")) == [
