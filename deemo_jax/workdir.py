@@ -144,6 +144,7 @@ def _asked(config: Config, trained: Config, workdir: AnyPath) -> Config:
     data = dataclasses.replace(
         trained.data,
         path=config.data.path or trained.data.path,
+        max_length=config.data.max_length,  # other clips may need more
         workers=config.data.workers,
         prefetch=config.data.prefetch,
     )

@@ -220,6 +220,29 @@ def evaluation_questions(source: ShardSource, task: str) -> list[tuple[int, str]
     return asked
 
 
+def check_evaluation(
+    source: ShardSource,
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    spans: tuple[int, int],
+) -> None:
+    """Refuses a split whose rows will not fit when it is evaluated, hours later.
+
+    Raises:
+        ConfigError: a row longer than `config.max_length`.
+    """
+    words = dataclasses.replace(config, num_frames=0, audio_seconds=0.0)
+    reader = Reader(source=source, config=words, tokenizer=tokenizer, spans=spans)
+    overhead = reader.overhead()
+    for task in source.answered(config.tasks):
+        given = source.taxonomy.emotions if task == "recognition" else (None,)
+        for index, label in evaluation_questions(source, task):
+            # A text never has more tokens than bytes.
+            if source.entries[index].text + overhead > config.max_length:
+                for answer in given:
+                    reader.evaluation_row(index, task, answer, MODALITIES, label)
+
+
 # Both are classes, not closures, so that worker processes can be given them. The
 # n-th row of a process, which has the rows `held` of each batch:
 #

@@ -41,7 +41,7 @@ from deemo_jax.train.phases import Goodput, Phases
 from deemo_jax.train.preemption import Asked, Preempted, preemption
 from deemo_jax.train.prepare import open_split, prepare_data, prepare_tokenizer
 from deemo_jax.train.profile import Profile
-from deemo_jax.train.start import first_state, items_of, make_batches
+from deemo_jax.train.start import check_split, first_state, items_of, make_batches
 from deemo_jax.train.step import TrainState, make_train_step, split_model
 from deemo_jax.train.wandb_board import wandb_is_asked_for
 from deemo_jax.train.watchdog import Watchdog
@@ -157,9 +157,9 @@ def _run(
     with first_alone("data"):
         packed = prepare_data(config, workdir)
         source = open_split(config, packed, "train")
-        if config.evaluate.every:  # it is there, before hours have passed
-            open_split(config, packed, config.evaluate.split)
         tokenizer = prepare_tokenizer(config, workdir, source)
+        if config.evaluate.every:  # it is there and fits, before hours have passed
+            check_split(config, packed, tokenizer)
         # Inside: what the first process counts and keeps, the others read.
         batches = make_batches(config, mesh, source, tokenizer)
     with together():

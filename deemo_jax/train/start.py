@@ -8,13 +8,15 @@ from jax.sharding import Mesh
 
 from deemo_jax.checkpoint import Checkpoints
 from deemo_jax.config import Config, ConfigError
-from deemo_jax.data.loader import Batches
+from deemo_jax.data.loader import Batches, check_evaluation
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import Tokenizer
 from deemo_jax.distributed import broadcast, is_first
 from deemo_jax.sharding import local_rows
+from deemo_jax.storage import AnyPath
 from deemo_jax.train.initial import initial_params
 from deemo_jax.train.local_checkpoints import LocalCheckpoints
+from deemo_jax.train.prepare import open_split
 from deemo_jax.train.step import TrainState, abstract_state, init_state
 
 
@@ -26,13 +28,28 @@ def make_batches(
         source,
         config.data,
         tokenizer,
-        (
-            config.model.video_connector.num_query_tokens,
-            config.model.audio_connector.num_query_tokens,
-        ),
+        _spans(config),
         seed=config.seed,
         batch_size=config.train.batch_size,
         rows=local_rows(mesh, config.train.batch_size),
+    )
+
+
+def check_split(config: Config, packed: AnyPath, tokenizer: Tokenizer) -> None:
+    """Refuses a run whose `evaluate.split` is not there, or has rows that are too long.
+
+    Raises:
+      ConfigError: naming the clips and the length that they need.
+      ValueError: if there is no such split.
+    """
+    source = open_split(config, packed, config.evaluate.split)
+    check_evaluation(source, config.data, tokenizer, _spans(config))
+
+
+def _spans(config: Config) -> tuple[int, int]:
+    return (
+        config.model.video_connector.num_query_tokens,
+        config.model.audio_connector.num_query_tokens,
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from configs import tiny
 from deemo_jax.config import ConfigError, from_config_dict
 from deemo_jax.data import loader, prompt
-from deemo_jax.data.loader import Batches, evaluation_batches
+from deemo_jax.data.loader import Batches, check_evaluation, evaluation_batches
 from deemo_jax.data.reader import FEATURES, Reader, drop_modalities
 from deemo_jax.data.source import ShardSource
 
@@ -270,6 +270,24 @@ def test_rows_that_do_not_fit_are_refused_before_the_run(
                 source, tiny, tokenizer, SPANS, task="recognition", batch_size=4
             )
         )
+
+
+def test_rows_of_an_evaluation_are_checked_before_the_run(source, config, tokenizer):
+    tasks = ("recognition", "reasoning")
+    rows = [
+        batch.segment_ids.sum(1).max()
+        for task in tasks
+        for answer in (None, *source.taxonomy.emotions)[: 3 if task == tasks[0] else 1]
+        for batch in evaluation_batches(
+            source, config, tokenizer, SPANS, task=task, batch_size=13, answer=answer
+        )
+    ]
+    longest = int(max(rows))
+    fits = dataclasses.replace(config, max_length=longest, tasks=tasks)
+    check_evaluation(source, fits, tokenizer, SPANS)
+    short = dataclasses.replace(fits, max_length=longest - 1)
+    with pytest.raises(ValueError, match=f"config.data.max_length.*{longest} or more"):
+        check_evaluation(source, short, tokenizer, SPANS)
 
 
 def test_media_count_as_well_before_the_run(source, config, tokenizer):
