@@ -185,13 +185,14 @@ def _withdraw(folder: Path, subject: str, salt_file: Path | None, runs: Path) ->
             "--salt_file=FOLDER/salt.txt of the folder that was packed"
         )
     salt = read_salt(salt_file)
+    # First what may be wrong with the runs: to withdraw is not to be cut short by it.
+    seen = consent.runs_that_saw(pseudonym(salt, "subject", subject), runs)
     clips = consent.withdraw(folder, subject, salt=salt)
     print(
         f"{clips} clips of {subject} are left out of {folder}; their bytes are in its "
         f"shards until --purge rewrites them. Where the clips came from, write "
         f'"consent": "withdrawn" into the annotations.'
     )
-    seen = consent.runs_that_saw(pseudonym(salt, "subject", subject), runs)
     for run in seen:
         print(f"seen by {run.describe()}")
     if not seen:

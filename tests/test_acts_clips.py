@@ -66,8 +66,12 @@ def test_a_packed_folder_is_looked_after(tmp_path, capsys):
     assert "14 records are listed" in said("--reindex")
     assert "--salt_file" in said(f"--withdraw={subject}", code=2)
     salt = f"--salt_file={owner / 'salt.txt'}"
-    assert "no clip of subject 'nobody'" in said("--withdraw=nobody", salt, code=1)
-    words = said(f"--withdraw={subject}", salt, f"--runs={tmp_path}")
+    runs = f"--runs={tmp_path}"
+    assert "no clip of subject 'x'" in said("--withdraw=x", salt, runs, code=1)
+    nowhere = f"--runs={tmp_path / 'no'}"
+    assert "where no folder is" in said(f"--withdraw={subject}", salt, nowhere, code=2)
+    assert not (packed / "withdrawn.json").exists()
+    words = said(f"--withdraw={subject}", salt, runs)
     assert "clips of" in words
     assert "no run in" in words
     assert "are gone from the shards" in said("--purge")

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from deemo_jax.config import ConfigError
 from deemo_jax.data import integrity, tfds
 from deemo_jax.data.card import Facts, write_card
 from deemo_jax.data.record import Record, pseudonym
@@ -25,7 +26,10 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A run that was trained on a subject, up to `steps`, and what it left."""
+    """A run that was trained on a subject, up to `steps`, and what it left.
+
+    Without steps and a run that it began with, its ledger is too damaged to tell.
+    """
 
     workdir: Path
     steps: int
@@ -37,6 +41,8 @@ class Seen:
         kept = ", ".join(map(str, self.checkpoints)) or "none is left"
         if self.began_with:
             return f"{self.workdir} began with {self.began_with}; checkpoints: {kept}"
+        if not self.steps:
+            return f"{self.workdir}, perhaps (its ledger is torn); checkpoints: {kept}"
         return f"{self.workdir} in steps 1 to {self.steps}; checkpoints: {kept}"
 
 
@@ -144,20 +150,27 @@ def runs_that_saw(subject: str, runs: Path) -> list[Seen]:
     """The runs below a folder that were trained on a subject, by their ledgers.
 
     `subject` is the pseudonym. Runs that began with the parameters of such a run are
-    among them, and those that began with theirs.
+    among them, and those that began with theirs; so are runs whose ledger is damaged.
+
+    Raises:
+        ConfigError: the folder is not there.
+        ValueError: what a run began with cannot be read.
     """
+    if not runs.is_dir():
+        raise ConfigError(
+            f"--runs is {runs}, where no folder is: give the one that has the "
+            "--workdir of your runs in it, an empty one if nothing was trained"
+        )
     seen: dict[Path, Seen] = {}
     for path in sorted(runs.rglob("ledger.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            if subject in entry["subjects"]:
-                seen[path.parent.resolve()] = Seen(
-                    workdir=path.parent,
-                    steps=entry["steps"][1],
-                    checkpoints=_checkpoints(path.parent),
-                )
+        if (steps := _steps_with(subject, path)) is not None:
+            seen[path.parent.resolve()] = Seen(
+                workdir=path.parent,
+                steps=steps,
+                checkpoints=_checkpoints(path.parent),
+            )
     origins = {
-        path.parent: Path(json.loads(path.read_bytes()).get("init_from") or ".")
+        path.parent: _origin(path)
         for path in sorted(runs.rglob("config.json"))
         if (path.parent / "run_id").exists()
     }
@@ -174,6 +187,29 @@ def runs_that_saw(subject: str, runs: Path) -> list[Seen]:
                 )
                 grown = True
     return list(seen.values())
+
+
+def _steps_with(subject: str, ledger: Path) -> int | None:
+    """The last step that a run saw a subject by; 0 if it may have, None if not."""
+    steps = None
+    text = ledger.read_text(encoding="utf-8", errors="replace")
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+            if subject in entry["subjects"]:
+                steps = int(entry["steps"][1])
+        except (ValueError, KeyError, TypeError, IndexError):
+            steps = steps or 0
+    return steps
+
+
+def _origin(config: Path) -> Path:
+    try:
+        return Path(json.loads(config.read_bytes()).get("init_from") or ".")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{config}, which says what its run began with, is damaged: restore it"
+        ) from error
 
 
 def _checkpoints(workdir: Path) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from deemo_jax.config import ConfigError
 from deemo_jax.data import integrity
 from deemo_jax.data.pack import read_salt
 from deemo_jax.data.record import pseudonym
@@ -169,6 +170,23 @@ def test_runs_that_saw_a_subject_are_found_and_those_that_began_with_them(tmp_pa
     assert found[full].began_with == tune
     assert [each.workdir for each in runs_that_saw(of("anna"), tmp_path)][:1] == [align]
     assert runs_that_saw(of("dora"), tmp_path) == []
+
+
+def test_of_a_damaged_ledger_the_worst_is_assumed(tmp_path):
+    torn = run(tmp_path, "torn", [of("cleo")])
+    began = run(tmp_path, "began", [of("cleo")], init_from=str(torn))
+    ledger = torn / "ledger.jsonl"
+    ledger.write_text(ledger.read_text() + '{"data": {}, "subj')
+    found = {each.workdir: each for each in runs_that_saw(of("anna"), tmp_path)}
+    assert set(found) == {torn, began}
+    assert "torn, perhaps (its ledger is torn)" in found[torn].describe()
+    found = {each.workdir: each for each in runs_that_saw(of("cleo"), tmp_path)}
+    assert "torn in steps 1 to 4" in found[torn].describe()
+    (began / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config.json, which says .* is damaged"):
+        runs_that_saw(of("anna"), tmp_path)
+    with pytest.raises(ConfigError, match="--runs is .*nowhere, where no folder is"):
+        runs_that_saw(of("anna"), tmp_path / "nowhere")
 
 
 def test_what_a_run_writes_is_what_is_looked_for(tmp_path, folder):
