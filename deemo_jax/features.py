@@ -33,6 +33,7 @@ from deemo_jax.data.reader import Row, fit_media
 from deemo_jax.data.record import Record
 from deemo_jax.data.shards import (
     Entry,
+    check_shards,
     read_splits,
     read_withdrawn,
     shard_name,
@@ -86,7 +87,7 @@ def encode_folder(
 
     Raises:
       ConfigError: the run trains its towers, cannot start, or does not fit the devices;
-        or there is no such dtype.
+        there is no such dtype, or `shards` is less than 1.
       ValueError: `input` holds no data set or one without media, `output` another one,
         or a feature is beyond `dtype`.
     """
@@ -94,6 +95,7 @@ def encode_folder(
         raise ConfigError(
             f"--dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}"
         )
+    check_shards(shards)
     check_frozen(config)
     name, splits = read_splits(input)
     _check_folders(input, output, name)
@@ -102,7 +104,6 @@ def encode_folder(
     check_rows(size, mesh, key="evaluate.batch_size")
     output.mkdir(parents=True, exist_ok=True)
     withdrawn = read_withdrawn(output)
-    (output / "dataset_info.json").unlink(missing_ok=True)
     written: dict[str, list[list[Entry]]] = {}
     facts, done = Facts(), 0
     sources = {split: ShardSource(input, split) for split in splits}
@@ -110,9 +111,10 @@ def encode_folder(
     with jax.set_mesh(mesh), ThreadPoolExecutor(os.cpu_count()) as pool:
         params = initial_params(config, mesh, TOWERS)
         encoding = _encoding(config, mesh, dtype, digests(params))
+        encode = _encoder(config, mesh, params, dtype)
+        (output / "dataset_info.json").unlink(missing_ok=True)
         write_encoding(output, encoding)
         unfinished = Unfinished(output, b"", encoding)
-        encode = _encoder(config, mesh, params, dtype)
 
         def told(rows: Iterator[Record]) -> Iterator[Record]:
             nonlocal done

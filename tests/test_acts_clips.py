@@ -55,7 +55,7 @@ def test_a_packed_folder_is_looked_after(tmp_path, capsys):
     def said(*words, code=0):
         assert cli.main(["pack", f"--output={packed}", *words]) == code
         found = capsys.readouterr()
-        return found.out or found.err
+        return found.out if found.out.strip() else found.err
 
     assert said("--check").endswith(": no problems\n")
     index = next(packed.glob("*-train.*.index"))
@@ -79,6 +79,13 @@ def test_a_packed_folder_is_looked_after(tmp_path, capsys):
     assert "one after another" in said("--check", "--purge", code=2)
     assert "--input is missing" in said("--name=mer", code=2)
     assert "--name is missing" in said(f"--input={owner}", code=2)
+    for word, message in (
+        ("--name=Bad-Name", "'Bad-Name' is no name for a data set"),
+        ("--shards=0", "--shards is 0: give 1 or more"),
+        ("--window=-5", "--window is -5: give seconds above 0"),
+        ("--hop=4", "--hop is 4, but clips of mer are not cut"),
+    ):
+        assert message in said(f"--input={owner}", "--name=mer", word, code=2)
 
 
 @pytest.mark.parametrize(

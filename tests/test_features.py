@@ -218,7 +218,12 @@ def test_who_withdrew_is_left_out_and_stays_out(encode, packed, media, top):
     assert len(ShardSource(top / "withdrawn", "train")) == 12 - gone
 
 
-def test_folders_that_are_not_meant_are_left_alone(encode, packed, media, top):
+def test_folders_that_are_not_meant_are_left_alone(
+    encode, packed, media, top, monkeypatch
+):
+    def lost(*args):
+        raise OSError("no such weights")
+
     before = contents(media)
     with pytest.raises(ValueError, match=r"with its media: choose another --output"):
         encode(media.name)
@@ -228,6 +233,14 @@ def test_folders_that_are_not_meant_are_left_alone(encode, packed, media, top):
     with pytest.raises(ConfigError, match=r"this run trains audio_tower"):
         encode("full", train__stage="full")
     assert not (top / "full").exists()
+    before = contents(packed)
+    with pytest.raises(ConfigError, match=r"--shards is 0: give 1 or more"):
+        encode_folder(configure(media), media, packed, dtype="float32", shards=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "initial_params", lost)
+        with pytest.raises(OSError, match=r"no such weights"):
+            encode(packed.name)
+    assert contents(packed) == before
 
 
 def test_a_feature_beyond_its_dtype_is_refused(encode, media, monkeypatch, top):

@@ -1,11 +1,13 @@
 """A packed folder looked through from the first byte to the last, and indexed anew."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from deemo_jax.annotation import load_taxonomy
 from deemo_jax.data import record as records
+from deemo_jax.data.encoded import MANIFEST, read_encoding
 from deemo_jax.data.record import Record
 from deemo_jax.data.shards import (
     AGAIN,
@@ -61,6 +63,12 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
         load_taxonomy(folder / "taxonomy.json")
     except (OSError, ValueError) as error:
         problems.append(str(error))
+    stated: str | None = None  # what the records hold in place of media, if known
+    try:
+        encoding = read_encoding(folder)
+        stated = encoding.dtype if encoding else ""
+    except ValueError as error:
+        problems.append(str(error))
     shards = [(split, *each) for split, all_ in splits.items() for each in all_]
     homes: dict[str, str] = {}
     clips: dict[str, Path] = {}
@@ -74,8 +82,8 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
             said.append(str(error))
         if shard.exists():
             found = list(_notes(shard))
-            said += [problem for _, problem in found if problem]
-            entries = [entry for entry, _ in found if entry is not None]
+            said += [problem for *_, problem in found if problem]
+            entries = [entry for entry, *_ in found if entry is not None]
             kept = [entry for entry in entries if entry.subject not in withdrawn]
             if len(found) != count:
                 said.append(miscounted(shard, len(found), count))
@@ -85,6 +93,13 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
                 and index != Index(kept, index.size, len(entries) - len(kept))
             ):
                 said.append(f"{shard}: its index says something else than its records")
+            held = Counter(holds for entry, holds, _ in found if entry is not None)
+            said += [
+                f"{shard}: {number} records hold {holds or 'media'}, {MANIFEST} "
+                f"{f'says {stated}' if stated else 'is missing'}: {AGAIN}"
+                for holds, number in held.items()
+                if stated not in (None, holds)
+            ]
             for entry in kept:
                 if (home := homes.setdefault(entry.subject, split)) != split:
                     said.append(
@@ -98,9 +113,12 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
     return problems
 
 
-def _notes(shard: Path) -> Iterator[tuple[Entry | None, str]]:
-    """What is worth keeping of each record: not its bytes."""
-    return ((found.entry, found.problem) for found in walk(shard))
+def _notes(shard: Path) -> Iterator[tuple[Entry | None, str, str]]:
+    """What is worth keeping of each record, not its bytes: entry, encoding, problem."""
+    return (
+        (found.entry, found.row.encoded if found.row else "", found.problem)
+        for found in walk(shard)
+    )
 
 
 def reindex(folder: Path, *, progress: Progress | None = None) -> int:
@@ -120,7 +138,7 @@ def reindex(folder: Path, *, progress: Progress | None = None) -> int:
         if not shard.exists():
             raise ValueError(f"{shard} is missing: {AGAIN}")
         entries = []
-        for entry, problem in _notes(shard):
+        for entry, _, problem in _notes(shard):
             if entry is None:
                 raise ValueError(f"{problem}: {AGAIN}")
             entries.append(entry)

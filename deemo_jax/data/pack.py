@@ -24,11 +24,13 @@ from deemo_jax.clip import DeidentifiedClip, read_deidentified
 from deemo_jax.config import ConfigError
 from deemo_jax.data import tfds
 from deemo_jax.data.card import Facts, write_card
+from deemo_jax.data.encoded import MANIFEST
 from deemo_jax.data.integrity import walk
 from deemo_jax.data.record import FrameSampling, Record, from_clip
 from deemo_jax.data.shards import (
     FORMATS,
     Entry,
+    check_shards,
     read_withdrawn,
     shard_name,
     write_shard,
@@ -184,18 +186,19 @@ def write_dataset(
 
     Returns:
         The index entries of each split, and a rejection for each clip left out. Where
-        nothing is left to pack there is no entry, and no data set.
+        nothing is left to pack there is no entry, and what stood there is untouched;
+        where no clip could be read, there is no entry and no data set.
 
     Raises:
-        ValueError: the folder holds another data set, or who withdrew from it did so
-            by another salt; the name or the format is unfit.
+        ConfigError: the name, the format or the number of shards is unfit.
+        ValueError: the folder holds another data set or features, or who withdrew
+            from it did so by another salt.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(
+        raise ConfigError(
             f"{name!r} is no name for a data set: use a-z, 0-9 and _, such as deemo_mer"
         )
-    if shards < 1:
-        raise ValueError(f"shards is {shards}: give 1 or more")
+    check_shards(shards)
     if format not in FORMATS:
         raise ConfigError(f"format is {format!r}: give {' or '.join(FORMATS)}")
     if (there := tfds.dataset_name(output)) not in (None, name):
@@ -203,9 +206,15 @@ def write_dataset(
             f"{output} holds the data set {there}: "
             "choose another --output, or remove it"
         )
+    if (output / MANIFEST).exists():
+        raise ValueError(
+            f"{output} holds features, not media: choose another --output, or remove it"
+        )
     splits, rejections = assign_splits(
         clips, salt, withdrawn=read_withdrawn(output, salt), stratify=stratify
     )
+    if not splits:
+        return {}, rejections
     (output / "dataset_info.json").unlink(missing_ok=True)
     unfinished = Unfinished(output, salt, sampling)
     plan = _plan(output, name, splits, shards, format)

@@ -9,6 +9,7 @@ from deemo_jax.data import array_record, tfrecord
 from deemo_jax.data import record as records
 from deemo_jax.data.record import Record
 from deemo_jax.data.tfrecord import crc32c
+from deemo_jax.fields import ConfigError
 from deemo_jax.storage import AnyPath, size_of, write_whole
 
 Folder = TypeVar("Folder", bound=AnyPath)
@@ -61,6 +62,16 @@ def shard_name(
     return f"{name}-{split}.{format}-{shard:05d}-of-{shards:05d}"
 
 
+def check_shards(count: int) -> None:
+    """Refuses a number of shards that no split can be divided into.
+
+    Raises:
+        ConfigError: it is less than 1.
+    """
+    if count < 1:
+        raise ConfigError(f"--shards is {count}: give 1 or more")
+
+
 def format_of(shard: AnyPath) -> str:
     """The format of a shard, which its name says."""
     return shard.name.rpartition(".")[2].partition("-")[0]
@@ -73,15 +84,17 @@ def index_path(shard: AnyPath) -> AnyPath:
 
 def write_shard(path: Path, rows: Iterable[Record]) -> list[Entry]:
     """Writes a shard and its index, each beside its name and then renamed."""
-    return write_encoded(path, ((row, records.to_bytes(row)) for row in rows))
+    return write_encoded(path, map(records.to_bytes, rows))
 
 
-def write_encoded(path: Path, rows: Iterable[tuple[Record, bytes]]) -> list[Entry]:
-    """`write_shard` of records whose bytes are known."""
+def write_encoded(path: Path, rows: Iterable[bytes]) -> list[Entry]:
+    """`write_shard` of records as bytes, of which the index is made, too."""
     entries = []
     beside = path.with_name(f".{path.name}.partial")
     with FORMATS[format_of(path)].writing(beside) as write:
-        for row, data in rows:
+        for data in rows:
+            # Its seconds are float32, those of the clip it was made of are not.
+            row = records.from_bytes(data)
             entries.append(entry_of(row, data, write(data)))
     size = beside.stat().st_size
     # An index that is left of what stood here before would be that of another shard.

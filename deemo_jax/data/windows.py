@@ -9,6 +9,7 @@ from typing import Any
 from deemo_jax.annotation import Interval
 from deemo_jax.architecture import SAMPLE_RATE
 from deemo_jax.clip import DeidentifiedClip
+from deemo_jax.fields import ConfigError
 
 LEAST = 0.25  # seconds: at 4 frames a second, what is shown for less may be in none
 CUT = {"deemo_nfbl": 16}  # data sets of long videos: seconds, 64 frames of such a clip
@@ -36,7 +37,7 @@ class Windowing:
                               |---16---|  |---16---|
 
     Raises:
-        ValueError: windows of no length, or with gaps between them.
+        ConfigError: windows of no length, or with gaps between them.
     """
 
     seconds: float
@@ -44,7 +45,7 @@ class Windowing:
 
     def __post_init__(self):
         if not 0 < self.hop <= self.seconds:
-            raise ValueError(
+            raise ConfigError(
                 f"windows of {self.seconds:g} s every {self.hop:g} s: give a --window "
                 "above 0 and a --hop above 0 and no longer"
             )
@@ -95,12 +96,22 @@ def windowing_of(name: str, seconds: int, hop: int) -> Windowing | None:
     """How a data set is cut: -1 seconds is as its name has it, 0 not; hop 0 is seconds.
 
     Raises:
-        ValueError: see `Windowing`.
+        ConfigError: see `Windowing`; or a hop without a window.
     """
+    if seconds < -1:
+        raise ConfigError(
+            f"--window is {seconds}: give seconds above 0, 0 to cut nothing, or -1 for "
+            "what the data set's name stands for"
+        )
     if seconds == -1:
         seconds = CUT.get(name, 0)
     if seconds == 0 and hop == 0:
         return None
+    if seconds == 0:
+        raise ConfigError(
+            f"--hop is {hop}, but clips of {name} are not cut: give --window above 0, "
+            "too"
+        )
     return Windowing(seconds=float(seconds), hop=float(hop or seconds))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from deemo_jax.config import ConfigError
 from deemo_jax.data import integrity, tfds
 from deemo_jax.data.card import Facts, write_card
-from deemo_jax.data.record import Record, pseudonym
+from deemo_jax.data.record import pseudonym
 from deemo_jax.data.shards import (
     AGAIN,
     Entry,
@@ -132,7 +132,7 @@ def _rewrite(
         raise ValueError(f"{shard} is missing: {AGAIN}")
     left_out = 0
 
-    def kept() -> Iterator[tuple[Record, bytes]]:
+    def kept() -> Iterator[bytes]:
         nonlocal left_out
         for found in integrity.walk(shard):
             if found.row is None:
@@ -141,7 +141,7 @@ def _rewrite(
                 left_out += 1
                 continue
             facts.count(found.row)
-            yield found.row, found.data
+            yield found.data
 
     return write_encoded(shard, kept()), left_out
 

@@ -113,6 +113,20 @@ def test_it_is_looked_after_as_any_other(packed):
     assert read_index(shard) == before
 
 
+def test_what_its_description_says_is_compared_with_its_records(packed):
+    path = packed / encoded.MANIFEST
+    text = path.read_text()
+    path.write_text(text[:-9])
+    assert integrity.check(packed) == [f"{path} is damaged: copy it again"]
+    path.write_text(text.replace("bfloat16", "float16"))
+    first, second = integrity.check(packed)
+    assert "2 records hold bfloat16, towers.json says float16: copy" in first
+    assert first.split(": ")[1:] == second.split(": ")[1:]
+    path.unlink()
+    first, _ = integrity.check(packed)
+    assert "2 records hold bfloat16, towers.json is missing: copy it again" in first
+
+
 def test_records_and_towers_that_contradict_are_refused(
     make_record, make_encoded, config
 ):

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from deemo_jax.annotation import Interval
 from deemo_jax.data import record as records
 from deemo_jax.data import tfds
 from deemo_jax.data.integrity import check, reindex, walk
@@ -48,6 +49,14 @@ def test_a_sound_folder_has_no_problem(copy, rows):
     assert check(copy) == []
     found = [each for shard in shards(copy) for each in walk(shard)]
     assert [each.row for each in found] == rows
+
+
+def test_seconds_that_float32_rounds_up_are_listed_as_they_are_read(
+    tmp_path, make_record, pack_records
+):
+    shown = (Interval(label="crossing fingers", start=0.5, end=9.95),)
+    folder = pack_records(tmp_path / "packed", [make_record(0, nfbl=shown)], shards=1)
+    assert check(folder) == []
 
 
 @pytest.mark.parametrize(

@@ -168,10 +168,32 @@ def test_a_folder_of_another_data_set_is_left_alone(tmp_path, input):
     with pytest.raises(ValueError, match="holds the data set mer"):
         pack_folder(input, output, name="nfbl")
     for name in ("Mer", "deemo-mer", ""):
-        with pytest.raises(ValueError, match="is no name for a data set"):
+        with pytest.raises(ConfigError, match="is no name for a data set"):
             pack_folder(input, output, name=name)
-    with pytest.raises(ValueError, match="shards is 0"):
+    with pytest.raises(ConfigError, match="--shards is 0: give 1 or more"):
         pack_folder(input, output, name="mer", shards=0)
+    assert contents(output) == before
+
+
+def test_where_nothing_is_left_what_was_packed_stays(tmp_path, input):
+    output = tmp_path / "packed"
+    pack_folder(input, output, name="mer")
+    before = contents(output)
+    clips, _ = read_deidentified(input)
+    for one in clips:
+        append_deidentified(input, dataclasses.replace(one, verdict="failed"))
+    with pytest.raises(ValueError, match="nothing is left to pack, 12 clips"):
+        pack_folder(input, output, name="mer")
+    assert contents(output) == before
+
+
+def test_a_folder_of_features_is_left_alone(tmp_path, input):
+    output = tmp_path / "packed"
+    pack_folder(input, output, name="mer")
+    (output / "towers.json").write_text("{}")
+    before = contents(output)
+    with pytest.raises(ValueError, match="holds features, not media: choose another"):
+        pack_folder(input, output, name="mer")
     assert contents(output) == before
 
 

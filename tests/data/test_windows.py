@@ -15,6 +15,7 @@ import soundfile
 from deemo_jax import cli
 from deemo_jax.annotation import Interval
 from deemo_jax.clip import append_deidentified, file_digest, read_deidentified
+from deemo_jax.config import ConfigError
 from deemo_jax.data import integrity
 from deemo_jax.data.pack import pack_folder, read_salt
 from deemo_jax.data.record import FrameSampling, from_clip, pseudonym
@@ -132,8 +133,13 @@ def test_the_name_says_whether_clips_are_cut():
     assert windowing_of("deemo_nfbl", 0, 0) is None
     assert windowing_of("deemo_nfbl", -1, 0) == Windowing(seconds=16.0, hop=16.0)
     assert windowing_of("mine", 20, 5) == Windowing(seconds=20.0, hop=5.0)
-    for seconds, hop in ((10, 11), (0, 5), (-2, 0), (10, -1)):
-        with pytest.raises(ValueError, match="give a --window above 0"):
+    for seconds, hop, message in (
+        (10, 11, "give a --window above 0"),
+        (10, -1, "give a --window above 0"),
+        (0, 5, "--hop is 5, but clips of deemo_nfbl are not cut: give --window above"),
+        (-5, 0, "--window is -5: give seconds above 0, 0 to cut nothing, or -1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
             windowing_of("deemo_nfbl", seconds, hop)
 
 
