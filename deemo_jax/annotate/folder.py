@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deemo_jax.annotate import affectgpt, imigue, merr
 from deemo_jax.annotate.lines import Gathered, Line, gather
-from deemo_jax.annotate.media_files import MediaFiles
+from deemo_jax.annotate.media_files import MediaFiles, plain
 from deemo_jax.annotate.tables import read_pairs, refuse
 from deemo_jax.annotate.who import Who
 from deemo_jax.annotation import (
@@ -33,7 +33,10 @@ TRANSCRIPTS = ("sentence", "subtitle")  # columns, besides those of the language
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What was written: clips, of how many subjects, with how many gestures."""
+    """What was written: clips, of how many subjects, with how many gestures.
+
+    `per_clip` of them count as a subject each, `unmet` transcripts are of no clip.
+    """
 
     output: Path
     clips: int
@@ -41,7 +44,8 @@ class Summary:
     gestures: int
     without_emotion: int
     rejected: int
-    per_clip: bool
+    per_clip: int
+    unmet: int
 
     def describe(self) -> str:
         """A few lines for a person."""
@@ -50,10 +54,18 @@ class Summary:
             f"{self.subjects} subjects, {self.gestures} instances of body language, "
             f"{self.without_emotion} clips without emotion"
         )
-        if self.per_clip:
+        if self.unmet:
             text += (
-                "\nevery clip counts as a subject of its own: a person who is in "
-                "several may stand in training and test"
+                f"\ntranscripts that met no clip: {self.unmet}; if they are of clips "
+                "here, write the names as the clips have them"
+            )
+        if self.per_clip:
+            whole = self.per_clip == self.clips
+            text += (
+                f"\n{'every' if whole else 'a'} clip "
+                f"{'' if whole else 'of which no subject is stated '}counts as a "
+                f"subject of its own ({self.per_clip}): a person who is in several may "
+                "stand in training and test"
             )
         return text
 
@@ -112,8 +124,7 @@ def annotate_folder(
     clips, rejections = gather(
         line for path in inputs for line in _read(format, path, files, language)
     )
-    stated = any(clip.text("subject") for clip in clips)
-    if not stated and who.says_nothing:
+    if who.says_nothing and not any(clip.text("subject") for clip in clips):
         raise ConfigError(
             "nothing says who is in the clips, and people must not stand in training "
             "and test at once: give --subjects=FILE with the columns name and subject, "
@@ -126,9 +137,11 @@ def annotate_folder(
         keys = (*TRANSCRIPTS, language)
         said, refused = read_pairs(transcripts, affectgpt.NAMES, keys)
         rejections += refused
+    named = {plain(clip.name) for clip in clips}
     labels = _label_sets(clips, taxonomy)
     output.mkdir(parents=True, exist_ok=True)
     annotations: list[Annotation] = []
+    per_clip = 0
     for done, clip in enumerate(clips):
         if progress:
             progress("finding media", done, len(clips))
@@ -141,7 +154,7 @@ def annotate_folder(
                     "clip_id": clip.name,
                     "media": _placed(path, output),
                     "subject": clip.text("subject") or who.find(clip.name),
-                    "transcript": said.get(clip.name) or clip.text("transcript"),
+                    "transcript": said.get(plain(clip.name)) or clip.text("transcript"),
                     "emotion": clip.text("emotion"),
                     "reasoning": clip.text("reasoning"),
                     "nfbl": gestures,
@@ -155,6 +168,7 @@ def annotate_folder(
                     "give a file that states one of them, too",
                 )
             annotations.append(annotation)
+            per_clip += who.per_clip and not clip.text("subject")
         except Refusal as refusal:
             rejections.append(reject(refusal, clip_id=clip.name))
     if progress:
@@ -173,7 +187,8 @@ def annotate_folder(
         gestures=sum(len(annotation.nfbl) for annotation in annotations),
         without_emotion=sum(a.emotion is None for a in annotations),
         rejected=len(rejections),
-        per_clip=who.per_clip and not stated,
+        per_clip=per_clip,
+        unmet=len({name for name, text in said.items() if text} - named),
     )
 
 

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
-from deemo_jax.annotate.media_files import stem
+from deemo_jax.annotate.media_files import plain, stem
 from deemo_jax.annotation import Refusal, Rejection, reject
 
 ENCODINGS = ("utf-8-sig", "gb18030")  # the second is what Chinese Excel writes
@@ -100,7 +100,7 @@ def column(table: Table, path: Path, names: Sequence[str]) -> str:
 def read_pairs(
     path: Path, keys: Sequence[str], values: Sequence[str]
 ) -> tuple[dict[str, str], list[Rejection]]:
-    """What a column says of a clip, by its name: of those that there are, the first.
+    """What a column says of a clip, by its plain name; the first column that there is.
 
     Of two rows with one key and two values, the second is refused.
     """
@@ -114,7 +114,7 @@ def read_pairs(
                 raise row
             if key not in row:
                 raise Refusal(f"{key} is empty", f"fill in {key!r}")
-            name, said = stem(row[key]), row.get(value, "")
+            name, said = plain(stem(row[key])), row.get(value, "")
             if (first := pairs.setdefault(name, said)) != said:
                 raise Refusal(
                     f"{value} of {name!r} is {said!r}, and was {first!r}", "keep one"

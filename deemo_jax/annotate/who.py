@@ -5,6 +5,7 @@ from pathlib import Path
 import re
 
 from deemo_jax.annotate.affectgpt import NAMES
+from deemo_jax.annotate.media_files import plain
 from deemo_jax.annotate.tables import read_pairs
 from deemo_jax.annotation import Refusal, Rejection
 from deemo_jax.config import ConfigError
@@ -16,7 +17,8 @@ class Who:
 
     Attributes:
         pattern: of what in a clip's name tells it: the first group, if it has one.
-        subjects: the subject by what the pattern found, without one by the clip's name.
+        subjects: the subject by what the pattern found, without one by the clip's name;
+            a number without zeros before it.
         per_clip: each clip is a subject of its own.
         rejections: rows that name no subject.
     """
@@ -42,9 +44,9 @@ class Who:
                     "give one that does for every name",
                 )
         if self.subjects is not None:
-            if not self.subjects.get(key):
+            if not (subject := self.subjects.get(plain(key))):
                 raise Refusal(f"--subjects has no {key!r}", "add it")
-            return self.subjects[key]
+            return subject
         if self.says_nothing:
             raise Refusal("its subject is not stated", "fill it in, or give --subjects")
         return key

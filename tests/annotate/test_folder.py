@@ -103,6 +103,32 @@ def test_frames_become_seconds_by_the_rate_that_is_given(tmp_path, labels):
     assert {(0.5, 1.0), (0.0, 0.25), (0.1, 0.15)} < found
 
 
+def test_zeros_before_a_number_do_not_matter_in_tables(tmp_path, labels):
+    text = labels.read_text().replace("7,3,", "0007,,").replace("184,9,", "184,,")
+    labels.write_text(text)
+    said, whose = tmp_path / "said.csv", tmp_path / "who.csv"
+    said.write_text("name,sentence\n0007,I won.\n184,Well.\n8,Lost.\n9,\n")
+    whose.write_text("name,subject\n0007.mp4,ann\n0184,bo\n")
+    summary = annotate_folder(
+        [labels], tmp_path / "videos", format="imigue",
+        who=read_who("", whose, False), transcripts=said,
+    )  # fmt: skip
+    found = [
+        (a.clip_id, a.transcript, a.subject) for a in accepted(tmp_path / "videos")
+    ]
+    assert found == [("7", "I won.", "ann"), ("184", "Well.", "bo")]
+    assert summary.unmet == 1
+    assert "transcripts that met no clip: 1;" in summary.describe()
+
+
+def test_clips_that_fell_back_on_themselves_are_told(tmp_path, labels):
+    labels.write_text(labels.read_text().replace("7,3,", "7,,"))
+    summary = annotate_folder([labels], tmp_path / "videos", format="imigue", who=EACH)
+    assert [a.subject for a in accepted(tmp_path / "videos")] == ["7", "9"]
+    told = "a clip of which no subject is stated counts as a subject of its own (1)"
+    assert told in summary.describe()
+
+
 def test_nobody_is_made_a_subject_unasked(media, train):
     with pytest.raises(ConfigError, match="nothing says who is in the clips"):
         annotate_folder([train], media, format="merr", who=Who())

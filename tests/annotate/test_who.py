@@ -17,6 +17,7 @@ def test_a_table_tells_it_by_name_or_by_what_the_pattern_found(tmp_path):
     who = read_who("", tmp_path / "s.csv", False)
     assert who.find("a") == "bert"
     assert [r.line for r in who.rejections] == [6]
+    assert who.find("0184") == "serena"
     assert not who.says_nothing
     for missing in ("b", "c"):
         with pytest.raises(Refusal, match=f"--subjects has no '{missing}'"):
