@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from deemo_jax.data.shards import (
     AGAIN,
     Entry,
     Index,
+    index_path,
     read_index,
     read_splits,
     read_withdrawn,
@@ -88,7 +90,8 @@ def purge(folder: Path, *, progress: Progress | None = None) -> int:
     """Rewrites the shards without the withdrawn; the number of clips that are gone.
 
     A shard is written beside its name and then renamed, and the sizes that TFDS knows
-    are written last: interrupted, it is to be given again.
+    are written last: interrupted, it is to be given again. A split of which nothing is
+    left is none any more, unless it is the last.
 
     Raises:
         ValueError: nobody has withdrawn, or a shard is damaged.
@@ -114,6 +117,11 @@ def purge(folder: Path, *, progress: Progress | None = None) -> int:
             done, gone = done + 1, gone + left_out
     if progress:
         progress("rewriting shards", done, total)
+    emptied = [split for split, rows in entries.items() if not rows]
+    if len(emptied) == len(splits):
+        emptied = []
+    for split in emptied:
+        del entries[split], lengths[split]
     info = json.loads((folder / "dataset_info.json").read_bytes())
     description = info.get("description", "")  # an empty one is not written
     write_card(folder, name, entries, facts, description)
@@ -121,6 +129,9 @@ def purge(folder: Path, *, progress: Progress | None = None) -> int:
     tfds.write_metadata(
         folder, name, lengths, sizes, description, format=info["fileFormat"]
     )
+    for shard, _ in itertools.chain.from_iterable(splits[split] for split in emptied):
+        shard.unlink()
+        index_path(shard).unlink()
     return gone
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from deemo_jax.config import ConfigError
-from deemo_jax.data import integrity
+from deemo_jax.data import integrity, tfds
 from deemo_jax.data.pack import read_salt
 from deemo_jax.data.record import pseudonym
 from deemo_jax.data.shards import (
@@ -14,6 +14,7 @@ from deemo_jax.data.shards import (
     read_index,
     shard_name,
     write_index,
+    write_shard,
 )
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.splits import assign_splits
@@ -100,6 +101,21 @@ def test_purged_their_bytes_are_gone(packed, names):
     assert info["description"] == "made by a test"
     assert info["splits"][0]["shardLengths"] == ["4", "4"]
     assert "| train | 8 | 2 | 8 | 8 |" in (folder / "README.md").read_text()
+
+
+def test_a_split_of_which_nothing_is_left_is_none(packed, make_record, format):
+    folder, _ = packed
+    only = shard_name("tiny", "test", 0, 1, format)
+    write_shard(folder / only, [make_record(20, subject=of("dora"))])
+    counts, sizes = {"train": [6, 6], "test": [1]}, {"train": 1, "test": 1}
+    tfds.write_metadata(folder, "tiny", counts, sizes, "", format=format)
+    withdraw(folder, "dora", salt=SALT)
+    assert purge(folder) == 1
+    with pytest.raises(ValueError, match="has no split 'test', it has train"):
+        ShardSource(folder, "test")
+    assert not any(folder.glob("tiny-test*"))
+    assert len(ShardSource(folder, "train")) == 12
+    assert integrity.check(folder) == []
 
 
 def test_an_interrupted_purge_is_finished(packed, names, monkeypatch):
