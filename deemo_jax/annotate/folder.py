@@ -155,7 +155,7 @@ def annotate_folder(
                     "media": _placed(path, output),
                     "subject": clip.text("subject") or who.find(clip.name),
                     "transcript": said.get(plain(clip.name)) or clip.text("transcript"),
-                    "emotion": clip.text("emotion"),
+                    "emotion": _spelled(clip.text("emotion"), labels),
                     "reasoning": clip.text("reasoning"),
                     "nfbl": gestures,
                 },
@@ -207,6 +207,14 @@ def _label_sets(clips: Sequence[Gathered], path: Path | None) -> Taxonomy:
     if path is not None or found <= set(shipped.emotions):
         return shipped
     return dataclasses.replace(shipped, emotions=tuple(sorted(found)))
+
+
+def _spelled(emotion: str | None, labels: Taxonomy) -> str | None:
+    """An emotion with the capitals that the label sets give it."""
+    if emotion is None or emotion in labels.emotions:
+        return emotion
+    known = {name.casefold(): name for name in labels.emotions}
+    return known.get(emotion.casefold(), emotion)
 
 
 def _placed(path: Path, output: Path) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from deemo_jax.annotate.lines import Line
+from deemo_jax.annotate.media_files import stem
 from deemo_jax.annotate.tables import read_text, refuse
-from deemo_jax.annotation import Refusal, Rejection, parse_object
+from deemo_jax.annotation import CLIP_ID, Refusal, Rejection, parse_object
 
 REASONS = ("smp_reason_caption", "caption")
 
@@ -24,8 +25,24 @@ def read(path: Path) -> Iterator[Line | Rejection]:
     """The lines of such a file; JSON's have no numbers.
 
     Raises:
-        ValueError: it is neither JSON nor such a list.
+        ValueError: it is neither such JSON nor such a list: nothing of it says anything
+            of a clip.
     """
+    found = list(_lines(path))
+    if not any(isinstance(line, Line) and _says_something(line) for line in found):
+        raise ValueError(
+            f"{path} is no file of MERR, nothing in it is said of a clip: give its "
+            "JSON, a list of NAME EMOTION, or another --format"
+        )
+    yield from found
+
+
+def _says_something(line: Line) -> bool:
+    said = line.emotion or line.reasoning or line.transcript
+    return bool(said and CLIP_ID.fullmatch(stem(line.name)))
+
+
+def _lines(path: Path) -> Iterator[Line | Rejection]:
     text = read_text(path)
     if path.suffix.lower() == ".json":
         try:

@@ -190,6 +190,15 @@ def test_a_given_taxonomy_refuses_what_it_lacks(tmp_path, media, train):
     assert "emotion 'angry' is none" in lines(media / "rejected.jsonl")[0]["reason"]
 
 
+def test_capitals_of_a_given_taxonomy_are_kept(tmp_path, media, train):
+    path = tmp_path / "taxonomy.json"
+    path.write_text('{"emotions": ["Happy", "angry", "Angry"], "nfbl": []}')
+    train.write_text(TRAIN.replace("happy", "HAPPY"))
+    summary = annotate_folder([train], media, format="merr", who=EACH, taxonomy=path)
+    assert [a.emotion for a in accepted(media)] == ["angry", "Happy", "Happy"]
+    assert summary.rejected == 0
+
+
 def test_clips_of_which_nothing_is_said_are_refused(tmp_path, media):
     path = tmp_path / "track2_train_ovmerd.csv"
     path.write_text('name,openset\nsample_00000023,"[a, b]"\nsample_00000046,[calm]\n')

@@ -69,3 +69,20 @@ def test_what_is_no_json_is_refused_as_a_whole(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         list(merr.read(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", "{}"),
+        ("a.json", '{"info": {"version": "1"}, "clips": [1]}'),
+        ("a.txt", ""),
+        ("a.txt", "This is a text that is about something else.\n"),
+        ("labels.csv", "video_id,class\n7,3\n"),
+        ("said.csv", "name,sentence\nsample_1,I won.\n"),
+    ],
+)
+def test_other_files_are_refused_as_a_whole(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name} is no file of MERR"):
+        list(merr.read(tmp_path / name))
