@@ -3,8 +3,8 @@
     deemo deidentify --config=configs/deidentify.py --input=clips --output=clips_deid
 
 A line may be changed on the command line, too, without naming this file:
---config.mask.method=solid. Two cores mask about as many seconds of 640 x 360 video a
-second as `deidentify.md` beside this file says, with what each setting hides.
+--config.mask.method=solid. What each setting hides, and what is left, stands in
+`deidentify.md` beside this file.
 """
 
 import ml_collections

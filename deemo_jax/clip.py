@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -33,21 +34,25 @@ class Clip:
     annotation: Annotation
     media: Path
 
+    @functools.cached_property
+    def media_digest(self) -> str:
+        """SHA-256 of the file; `Refusal` if it cannot be read. It is kept nowhere."""
+        try:
+            return file_digest(self.media)
+        except OSError as error:
+            raise Refusal(
+                f"{self.media.name} cannot be read ({error.strerror})",
+                "make it readable",
+            ) from error
+
     def digest(self) -> str:
         """SHA-256 of the file and of which part of it the clip is, in hexadecimal.
 
         Raises:
             Refusal: the file cannot be read.
         """
-        try:
-            media = file_digest(self.media)
-        except OSError as error:
-            raise Refusal(
-                f"{self.media.name} cannot be read ({error.strerror})",
-                "make it readable",
-            ) from error
         span = f"{self.annotation.start!r} {self.annotation.end!r}"
-        return hashlib.sha256(f"{media} {span}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.media_digest} {span}".encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from deemo_jax.deidentify.settings import Audit, Bridging
 from deemo_jax.deidentify.tracks import Moment, bridge
 from deemo_jax.media import iter_frames
 
+MEASURE = "faces/2"  # a change of what the figures are counts up
 PASSED, FAILED, UNAUDITED = "passed", "failed", "unaudited"
 SAME_PLACE = 0.3  # intersection over union from which two boxes are one face's
 HELD = Bridging(before=15, after=15)  # frames in which an original face is still there
@@ -167,6 +168,8 @@ def judge(
     if not figures.frames:
         return UNAUDITED, ("it has no pictures",)
     masked = faces.get("frames_with_face", 0)
+    if not masked and not figures.frames_with_face:
+        return UNAUDITED, ("no detector sees a face in it",)
     if figures.frames_with_face < audit.seen * masked:
         return UNAUDITED, (
             f"it sees a face in {figures.frames_with_face} of {masked} masked frames",
@@ -177,16 +180,25 @@ def judge(
 def judged(clip: DeidentifiedClip, figures: Figures, audit: Audit) -> DeidentifiedClip:
     """The clip with the verdict, and with the figures that it follows from."""
     verdict, reasons = judge(figures, audit, clip.faces)
-    found = dataclasses.asdict(figures) | {"reasons": list(reasons)}
+    found = dataclasses.asdict(figures)
+    found |= {"reasons": list(reasons), "measure": MEASURE}
     return dataclasses.replace(clip, verdict=verdict, audit=found)
 
 
 def judged_again(clip: DeidentifiedClip, audit: Audit) -> DeidentifiedClip | None:
     """By the thresholds that now hold; None if its figures were not measured so."""
-    if clip.audit.get("longest_side") != audit.longest_side:
+    measured = (clip.audit.get("measure"), clip.audit.get("longest_side"))
+    if measured != (MEASURE, audit.longest_side):
         return None
-    figures = {k: v for k, v in clip.audit.items() if k != "reasons"}
-    return judged(clip, Figures(**figures), audit)
+    names = [field.name for field in dataclasses.fields(Figures)]
+    return judged(clip, Figures(**{name: clip.audit[name] for name in names}), audit)
+
+
+def unjudged(clip: DeidentifiedClip) -> DeidentifiedClip:
+    """The clip, unaudited if it passed an audit that was another one than today's."""
+    if clip.verdict != PASSED:
+        return clip
+    return dataclasses.replace(clip, verdict=UNAUDITED)
 
 
 def failures(clips: Iterable[DeidentifiedClip]) -> tuple[str, ...]:

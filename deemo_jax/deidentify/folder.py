@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable
 import dataclasses
-import hashlib
+import errno
+import hmac
 import json
 from pathlib import Path
 import shutil
@@ -29,12 +30,14 @@ from deemo_jax.clip import (
     append_deidentified,
     read_deidentified,
 )
+from deemo_jax.config import ConfigError
 from deemo_jax.deidentify import audit_faces
 from deemo_jax.deidentify.audit import (
     audit_clip,
     failures,
     judged,
     judged_again,
+    unjudged,
 )
 from deemo_jax.deidentify.jobs import Progress, Report, do_all
 from deemo_jax.deidentify.pipeline import (
@@ -49,6 +52,7 @@ from deemo_jax.deidentify.words import REDACTED, check_redactable, installed
 from deemo_jax.workers import cores
 
 NAMED = 5  # clips that a summary names
+LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of a disk, not of a clip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,8 +148,11 @@ def deidentify_folder(
     settings = settings or Settings()
     words, untranscribed = installed(settings.words)
     settings = dataclasses.replace(settings, words=words)
-    if output.resolve() == input.resolve():
-        raise ValueError(f"output {output} is the input: name another folder")
+    if workers < 0:
+        raise ConfigError(
+            f"--workers is {workers}; give 1 or more, or 0 for the default"
+        )
+    _check_apart(input.resolve(), output.resolve())
     taxonomy = folder_taxonomy(input)
     annotations, rejections = read_annotations(input / "annotations.jsonl", taxonomy)
     (output / "media").mkdir(parents=True, exist_ok=True)
@@ -177,7 +184,7 @@ def deidentify_folder(
         resumed += known is not None
         again = known and judged_again(known, settings.audit)
         if known is not None and (again is not None or missing):
-            done[annotation.clip_id] = again or known
+            done[annotation.clip_id] = again or unjudged(known)
         else:
             job = _Job(
                 annotation=fitted, media=media, output=output, settings=settings,
@@ -256,7 +263,24 @@ def _deidentify(job: _Job, report: Report) -> DeidentifiedClip | Rejection:
             clip = judged(clip, audited.figures, job.settings.audit)
     except Refusal as refusal:
         return reject(refusal, clip_id=job.annotation.clip_id)
+    except Exception as error:  # of a codec, a detector: the other clips go on
+        if isinstance(error, OSError) and error.errno in LASTING:
+            raise
+        words = " ".join(str(error).split())[:200]
+        refusal = Refusal(
+            f"{type(error).__name__}: {words}", "convert its media, or leave it out"
+        )
+        return reject(refusal, clip_id=job.annotation.clip_id)
     return clip
+
+
+def _check_apart(input: Path, output: Path) -> None:
+    """Refuses folders of which one's media could be written over the other's."""
+    if input == output or input in output.parents or output in input.parents:
+        raise ConfigError(
+            f"output {output} and input {input} are one, or one is within the other, "
+            f"where originals could be written over: name another --output"
+        )
 
 
 def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
@@ -286,8 +310,9 @@ def _source(clip: Clip, settings: Settings) -> str:
     # The audit changes no clip.
     how = {k: v for k, v in dataclasses.asdict(settings).items() if k != "audit"}
     parts = [clip.annotation.to_json(), VERSION + REDACTED, how]
-    made_by = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    return f"{clip.digest()}-{made_by}"
+    # Keyed by the media, or who has only this could try names for those redacted.
+    key, made_of = clip.media_digest.encode(), json.dumps(parts).encode()
+    return f"{clip.digest()}-{hmac.digest(key, made_of, 'sha256').hex()}"
 
 
 def _list(

@@ -19,6 +19,7 @@ KINDS = {
     "PERSON": "NAME", "ORG": "NAME", "PRODUCT": "NAME", "EVENT": "NAME",
     "WORK_OF_ART": "NAME", "LAW": "NAME", "GPE": "PLACE", "LOC": "PLACE",
     "FAC": "PLACE", "NORP": "PLACE", "LANGUAGE": "PLACE",
+    "PER": "NAME", "MISC": "NAME",  # of pipelines in other languages than English
 }  # fmt: skip
 
 
@@ -127,7 +128,13 @@ def _pipeline(model: str):
     name = require(model)
     import spacy
 
-    return spacy.load(name)
+    nlp = spacy.load(name)
+    if not nlp.has_pipe("ner"):
+        raise ValueError(
+            f"the pipeline {name} finds no entities (it has no 'ner'): name another "
+            "one in config.words.redactor"
+        )
+    return nlp
 
 
 @functools.cache

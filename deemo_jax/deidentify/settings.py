@@ -7,6 +7,7 @@ from deemo_jax.config import ConfigError
 
 METHODS = ("blur", "mosaic", "solid")
 VOICES = ("drift", "mcadams")
+AUDIBLE = 0.05  # of McAdams' coefficient, from 1, which changes nothing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,12 @@ class Voice:
             "voice.coefficients",
             self.coefficients,
             "above 0, the smaller one first",
+        )
+        _require(
+            high < 1 - AUDIBLE or low > 1 + AUDIBLE,
+            "voice.coefficients",
+            self.coefficients,
+            f"below {1 - AUDIBLE:g} or above {1 + AUDIBLE:g}, since 1 changes nothing",
         )
 
 

@@ -147,7 +147,7 @@ SOUND = Figures(longest_side=640, frames=100, frames_with_face=90, faces=95, com
         ({"frames_with_face": 9}, {}, 100, "unaudited"),
         ({"frames_with_face": 9}, {"seen": 0.09}, 100, "passed"),
         ({"frames_with_face": 9, "faces_left": 1}, {}, 100, "failed"),
-        ({"frames_with_face": 0}, {}, 0, "passed"),  # nobody there, both detectors say
+        ({"frames_with_face": 0}, {}, 0, "unaudited"),  # both may have missed one
     ],
 )
 def test_verdicts(changes, audit, faces, verdict):

@@ -73,8 +73,14 @@ def test_it_is_one_file_that_runs_and_fetches_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("show", [False, True])
+def test_pictures_of_clips_that_failed_are_shown_only_if_asked(tmp_path, show):
+    html = page(tmp_path, [pair("bad", faces_left=3)], show_originals=show)
+    assert (base64.b64encode(b"MASKED").decode() in html) == show
+
+
+@pytest.mark.parametrize("show", [False, True])
 def test_faces_as_they_were_are_shown_only_if_asked(tmp_path, show):
-    html = page(tmp_path, show_originals=show)
+    html = page(tmp_path, [pair("fine")], show_originals=show)
     assert base64.b64encode(b"MASKED").decode() in html
     assert (base64.b64encode(b"CLEAR").decode() in html) == show
 

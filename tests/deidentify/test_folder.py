@@ -7,6 +7,7 @@ import soundfile
 
 from deemo_jax.annotation import Annotation, Rejection
 from deemo_jax.clip import read_deidentified
+from deemo_jax.config import ConfigError
 from deemo_jax.deidentify import audit_faces, redaction
 from deemo_jax.deidentify import folder as room
 from deemo_jax.deidentify.folder import deidentify_folder
@@ -377,10 +378,45 @@ def test_the_folders_taxonomy_counts(raw, tmp_path):
 
 def test_usage_errors_name_the_remedy(raw, tmp_path):
     annotate(raw, GOOD)
-    with pytest.raises(ValueError, match="name another folder"):
+    with pytest.raises(ValueError, match="name another --output"):
         deidentify_folder(raw, tmp_path / "x" / ".." / "raw")
+    # Its media would be written over those of the input, if they are named alike.
+    for other in (tmp_path, raw / "output"):
+        with pytest.raises(ConfigError, match="one is within the other"):
+            deidentify_folder(raw, other)
+    with pytest.raises(ConfigError, match="--workers is -1; give 1 or more"):
+        deidentify_folder(raw, tmp_path / "output", workers=-1)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"put an annotations\.jsonl"):
-        deidentify_folder(tmp_path, tmp_path / "output")
+        deidentify_folder(tmp_path / "empty", tmp_path / "output")
     with pytest.raises(ValueError, match=r"put an annotations\.jsonl"):
         deidentify_folder(tmp_path / "nowhere", tmp_path / "output")
     assert not (tmp_path / "output").exists()
+
+
+def test_a_clip_that_breaks_a_codec_stops_no_other(raw, tmp_path, monkeypatch):
+    annotate(raw, {"a": {}, "b": {}})
+    work = room.deidentify_clip
+
+    def broken(annotation, *given, **named):
+        if annotation.clip_id == "a":
+            raise RuntimeError("the encoder\nsays no")
+        return work(annotation, *given, **named)
+
+    monkeypatch.setattr(room, "deidentify_clip", broken)
+    found = deidentify_folder(raw, tmp_path / "output", workers=1)
+    assert (found.clips, found.rejected) == (1, 1)
+    [line] = (tmp_path / "output" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(line)["reason"] == "RuntimeError: the encoder says no"
+
+
+def test_names_cannot_be_tried_against_what_is_listed(raw, tmp_path):
+    """What is listed of a transcript hangs on the media, which only its owner has."""
+    annotate(raw, {"a": {"transcript": "Priya was there."}})
+    listed = []
+    for name in ("one", "other"):
+        deidentify_folder(raw, tmp_path / name)
+        [line] = read_lines(tmp_path / name / "deidentified.jsonl")
+        listed.append(line["source"].split("-")[1])
+        shutil.copyfile(raw / "three.mp4", raw / "face.mp4")
+    assert listed[0] != listed[1]

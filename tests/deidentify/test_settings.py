@@ -27,6 +27,8 @@ from deemo_jax.deidentify.settings import Audit, Bridging, Mask, Settings, Voice
         (lambda: Audit(longest_side=8), r"config\.audit\.longest_side is 8; .* 32"),
         (lambda: Voice(coefficients=(0.9, 0.5)), r"\(0.9, 0.5\); .* smaller one first"),
         (lambda: Voice(coefficients=(0.0, 0.5)), r"above 0"),
+        (lambda: Voice(coefficients=(0.9, 1.0)), r"1 changes nothing"),
+        (lambda: Voice(coefficients=(0.97, 0.98)), r"below 0.95 or above 1.05"),
         (lambda: Voice(method="robot"), r"is 'robot'; .* one of drift, mcadams"),
     ],
 )
