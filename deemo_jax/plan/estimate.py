@@ -178,6 +178,8 @@ def _compile(
     with jax.set_mesh(mesh):
         try:
             return "", step.lower(state, batch).compile(compiler_options=options)
+        except ConfigError:  # of the run, not of the compiler
+            raise
         except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
             return _first_words(str(error) or repr(error)), None
 

@@ -15,6 +15,7 @@ from deemo_jax.deidentify.audit import (
     judge,
     judged,
     judged_again,
+    unjudged,
 )
 from deemo_jax.deidentify.faces import FaceDetector
 from deemo_jax.deidentify.masks import paint
@@ -182,3 +183,19 @@ def test_detail_that_is_left_is_its_share():
     assert detail_left(clear, other, BOX) == pytest.approx(0.0, abs=0.1)
     for outside in (BOX - 100, BOX + 100, BOX * 9):
         assert np.isfinite(detail_left(clear, clear, outside))
+
+
+def test_a_verdict_of_another_measure_is_kept_only_if_it_failed():
+    clip = DeidentifiedClip(
+        annotation=Annotation(clip_id="a", media="a.mp4", subject="s"),
+        video=None, audio=None, sha256={}, deidentification="x/1",
+        verdict="unaudited", faces={},
+    )  # fmt: skip
+    figures = Figures(longest_side=SIDE, frames=9, frames_with_face=9, faces=9)
+    passed = judged(clip, figures, Audit(longest_side=SIDE))
+    assert judged_again(passed, Audit(longest_side=SIDE)) == passed
+    earlier = dataclasses.replace(passed, audit=passed.audit | {"measure": "faces/1"})
+    assert judged_again(earlier, Audit(longest_side=SIDE)) is None
+    assert unjudged(earlier).verdict == "unaudited"
+    failed = dataclasses.replace(earlier, verdict="failed")
+    assert unjudged(failed) == failed

@@ -180,3 +180,11 @@ if __name__ == "__main__":
     model = "".join(sys.argv[1:])
     for title, lines in zip(("who, where, when", "plain"), sections(), strict=True):
         print(f"{len(lines)} sentences: {title}\n\n{table(measure(lines, model))}\n")
+
+
+def test_a_pipeline_that_finds_nobody_is_refused(tmp_path):
+    import spacy
+
+    spacy.blank("de").to_disk(tmp_path)
+    with pytest.raises(ValueError, match=r"finds no entities .* name another one"):
+        redact("Angela Merkel traf Priya Sharma", model=str(tmp_path))
