@@ -54,6 +54,7 @@ from deemo_jax.train.frozen import check_towers, recognised
 from deemo_jax.train.initial import bases, initial_params
 from deemo_jax.train.loop import Evaluate
 from deemo_jax.train.prepare import open_split, prepare_data, prepare_tokenizer
+from deemo_jax.train.seen import check_unseen
 from deemo_jax.train.step import abstract_state, split_model
 
 
@@ -176,8 +177,13 @@ def evaluate_run(
     written: bool = True,
     progress: Progress | None = None,
 ) -> Results:
-    """Both tasks on `evaluate.split`; writes `eval/STEP/` in the workdir."""
+    """Both tasks on `evaluate.split`; writes `eval/STEP/` in the workdir.
+
+    Raises:
+        ConfigError: the run was trained on subjects of it.
+    """
     source = open_split(run.config, run.packed, run.config.evaluate.split)
+    check_unseen(run.workdir, source)
     bounds = (
         {subset_name(s): best_accuracy(s) for s in SUBSETS} if run.generated else {}
     )

@@ -64,6 +64,15 @@ def test_a_run_of_more_devices_is_opened_on_those_that_are_here(workdir, tmp_pat
         open_run(tmp_path / "run", run.config)  # asked for
 
 
+def test_people_that_it_was_trained_on_do_not_judge_it(workdir):
+    """Of the other folder, whoever it calls a test: the same clips, divided anew."""
+    run = open_run(workdir)
+    data = dataclasses.replace(CONFIG.data, path=str(run.packed), folds=4, fold=0)
+    again = dataclasses.replace(run, config=dataclasses.replace(CONFIG, data=data))
+    with pytest.raises(ConfigError, match="are people that .* was trained on"):
+        evaluate_run(again)
+
+
 def test_another_model_is_refused(workdir):
     model = dataclasses.replace(CONFIG.model, vision_feature_layer=-2)
     with pytest.raises(ConfigError, match=r"another run .*vision_feature_layer was -1"):

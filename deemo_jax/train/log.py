@@ -162,8 +162,7 @@ class Ledger:
 
 def check_records(workdir: AnyPath, manifest: str) -> None:
     """Raises `ConfigError` if the kept steps of a run saw data of another manifest."""
-    for line in _whole_lines(workdir / "ledger.jsonl"):
-        entry = json.loads(line)
+    for entry in read_ledger(workdir):
         before = entry["data"]["manifest"]
         if before != manifest:
             raise ConfigError(
@@ -171,6 +170,11 @@ def check_records(workdir: AnyPath, manifest: str) -> None:
                 f"other records (manifest {before}, now {manifest}); give the old data "
                 f"back, or use a new --workdir with config.init_from"
             )
+
+
+def read_ledger(workdir: AnyPath) -> list[dict[str, Any]]:
+    """The lines of a workdir's ledger, see `Ledger`; none where nothing is kept yet."""
+    return [json.loads(line) for line in _whole_lines(workdir / "ledger.jsonl")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,7 @@ from deemo_jax.train.phases import Goodput, Phases
 from deemo_jax.train.preemption import Asked, Preempted, preemption
 from deemo_jax.train.prepare import open_split, prepare_data, prepare_tokenizer
 from deemo_jax.train.profile import Profile
+from deemo_jax.train.seen import check_beginning
 from deemo_jax.train.start import check_split, first_state, items_of, make_batches
 from deemo_jax.train.step import TrainState, make_train_step, split_model
 from deemo_jax.train.wandb_board import wandb_is_asked_for
@@ -158,6 +159,7 @@ def _run(
         packed = prepare_data(config, workdir)
         source = open_split(config, packed, "train")
         tokenizer = prepare_tokenizer(config, workdir, source)
+        check_beginning(config, packed)
         if config.evaluate.every:  # it is there and fits, before hours have passed
             check_split(config, packed, tokenizer)
         # Inside: what the first process counts and keeps, the others read.

@@ -220,6 +220,15 @@ def test_a_run_may_begin_with_another_ones_parameters(straight, configure, tmp_p
     jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
 
 
+def test_a_run_that_begins_with_its_judges_is_refused_before_it_starts(
+    straight, configure, tmp_path
+):
+    folds = {"data__folds": -1, "init_from": str(straight[1])}
+    with pytest.raises(ConfigError, match="are people that .* was trained on"):
+        train(configure(**folds), tmp_path / "second")
+    assert not (tmp_path / "second" / "checkpoints").exists()
+
+
 TUNE = {
     "train__stage": "tune",
     "lora__rank": 2,
