@@ -107,11 +107,6 @@ def pack(
     config: Config | None,
 ) -> int:
     """Packs a de-identified folder into shards of records, or sees to a packed one."""
-    asked = [check, reindex, bool(withdraw), purge, features]
-    if sum(asked) > 1:
-        raise ConfigError(
-            "give --check, --reindex, --withdraw, --purge, --features one after another"
-        )
     if check:
         return _check(output)
     if withdraw:

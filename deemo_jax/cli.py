@@ -118,6 +118,12 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
     found = None if resolved is None else read_config_dict(resolved, verb.settings)
     if len(rest) > 1:
         raise _UsageError(f"{rest[1]!r} is not a flag; flags look like --workdir=DIR")
+    if verb.modes:
+        _check_mode(
+            verb,
+            asked=[mode for mode in verb.modes if mode and values[mode].value],
+            given={name for name in values if values[name].present},
+        )
     arguments_of_verb = {}
     for flag in verb.flags:
         value = values[flag.name].value
@@ -136,6 +142,22 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
             raise _UsageError(f"--config is missing; try: {verb.example}")
         arguments_of_verb["config"] = found
     return arguments_of_verb
+
+
+def _check_mode(verb: verbs.Verb, *, asked: list[str], given: set[str]) -> None:
+    """Refuses several modes at once, and flags that the one asked for leaves be."""
+    if len(asked) > 1:
+        raise _UsageError(f"give --{' and --'.join(asked)} one after another")
+    mode = asked[0] if asked else ""
+    others = {name for names in verb.modes.values() for name in names}
+    for name in sorted(given & others - {*verb.modes[mode]}):
+        beside = (
+            f"with --{mode}"
+            if mode
+            else "without "
+            + " or ".join(f"--{m}" for m, names in verb.modes.items() if name in names)
+        )
+        raise _UsageError(f"--{name} does nothing {beside}: leave it out")
 
 
 def _complain(message: str) -> int:

@@ -1,6 +1,6 @@
 """What each verb of the command line takes, and which of the acts it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
@@ -41,7 +41,8 @@ class Verb:
     """One thing `deemo` does; `act` takes its flags as keywords, returns the exit code.
 
     `config` says whether it takes `--config`: "needed", "optional" or "none"; of which
-    `settings` it is.
+    `settings` it is. Of a verb that does one of several things, `modes` has the flag
+    that asks for each, and which others it goes by; of "", what is done without one.
     """
 
     summary: str
@@ -50,6 +51,7 @@ class Verb:
     act: Callable[..., int]
     config: str = "none"
     settings: type[Config] | type[Settings] = Config
+    modes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def _folder(name: str, help: str, **kwargs: Any) -> Flag:
@@ -165,6 +167,15 @@ VERBS: dict[str, Verb] = {
         ),
         act=acts_clips.pack,
         config="optional",
+        modes={
+            "": ("input", "name", "salt_file", "shards", "format", "stratify",
+                 "window", "hop", "allow_unaudited"),
+            "check": (),
+            "reindex": (),
+            "withdraw": ("input", "salt_file", "runs"),
+            "purge": (),
+            "features": ("input", "shards", "dtype", "config"),
+        },
     ),
     "train": Verb(
         summary="train, or go on where an earlier run of the workdir stopped",

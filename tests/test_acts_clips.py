@@ -79,6 +79,9 @@ def test_a_packed_folder_is_looked_after(tmp_path, capsys):
     assert "one after another" in said("--check", "--purge", code=2)
     assert "--input is missing" in said("--name=mer", code=2)
     assert "--name is missing" in said(f"--input={owner}", code=2)
+    assert "--hop does nothing with --check" in said("--check", "--hop=4", code=2)
+    alone = said(f"--input={owner}", "--name=mer", runs, code=2)
+    assert "--runs does nothing without --withdraw: leave it out" in alone
     for word, message in (
         ("--name=Bad-Name", "'Bad-Name' is no name for a data set"),
         ("--shards=0", "--shards is 0: give 1 or more"),
@@ -98,7 +101,8 @@ def test_a_packed_folder_is_looked_after(tmp_path, capsys):
             ["--input=packed", "--config=configs/tiny.py:align", "--dtype=int8"],
             "'int8'; it must be one of bfloat16",
         ),
-        (["--check"], "one after another"),
+        (["--check"], "give --check and --features one after another"),
+        (["--stratify"], "--stratify does nothing with --features: leave it out"),
     ],
 )
 def test_features_that_are_not_asked_for_in_full(words, message, tmp_path, capsys):
