@@ -10,6 +10,7 @@ import numpy as np
 
 from deemo_jax.deidentify.faces import overlap
 from deemo_jax.deidentify.settings import Bridging
+from deemo_jax.deidentify.shots import Shots
 
 SURE = 0.5  # score from which a detection is hardly ever a false alarm
 GROWTH = 0.02  # of a held box, for each frame since its face was seen
@@ -49,10 +50,17 @@ def bridge(
 
         found    .  .  .  .  D  D  .  D  D  D  .  .  .  .  .
         masked   .  .  h  h  D  D  i  D  D  D  h  h  h  .  .
+
+    With after=None, a face is held to the end of its shot and for `shots.LASTING`
+    frames more, since only then is it certain that the shot ended.
     """
     window: deque[Moment] = deque()
     tracks: list[_Track] = []
+    shots = Shots() if bridging.after is None else None
     for index, (time, rgb, found) in enumerate(frames):
+        if shots is not None:
+            began = shots.began(index, rgb)
+            tracks = [track for track in tracks if track.seen >= began]
         now = Moment(time=time, rgb=rgb, found=found, masked=list(found[:, :4]))
         pairs = _match(tracks, found[:, :4])
         for face, (*box, score) in enumerate(found):

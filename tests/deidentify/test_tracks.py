@@ -1,8 +1,11 @@
 import numpy as np
+from PIL import Image
 import pytest
 
+from deemo_jax.deidentify.faces import FaceDetector
 from deemo_jax.deidentify.settings import Bridging
 from deemo_jax.deidentify.tracks import bridge
+from deemo_jax.media import iter_frames
 
 BOX = np.array([10.0, 20.0, 30.0, 50.0], np.float32)
 
@@ -116,3 +119,61 @@ def test_memory_is_bounded():
 
     for given, _ in enumerate(bridge(counting(), Bridging(before=7)), start=1):
         assert taken <= given + 8
+
+
+@pytest.fixture(scope="module")
+def pictures(portrait, wolfgang):
+    """Two real ones, 320 x 180, with the faces in them."""
+    woman = next(rgb for _, rgb in iter_frames(wolfgang))
+    detector, found = FaceDetector(), []
+    for rgb in (portrait, woman):
+        rgb = np.asarray(Image.fromarray(rgb).resize((320, 180)))
+        found.append((rgb, detector(rgb)))
+        assert len(found[-1][1]) == 1
+    return found
+
+
+def shot(picture, aside: int, length: int):
+    """The picture moved aside; in its first ten frames the face is seen."""
+    rgb, faces = picture
+    moved = faces + np.array([aside, 0, aside, 0, 0], np.float32)
+    for index in range(length):
+        yield np.roll(rgb, aside, axis=1), moved if index < 10 else moved[:0]
+
+
+def share(moment) -> float:
+    """Of a frame's pixels, those within a masked box."""
+    covered = np.zeros(moment.rgb.shape[:2], bool)
+    for box in moment.masked:
+        left, top, right, bottom = np.maximum(np.round(box), 0).astype(int)
+        covered[top:bottom, left:right] = True
+    return float(covered.mean())
+
+
+def test_masks_do_not_pile_up_over_cuts(pictures):
+    """Of 60 shots, each with its face elsewhere; it is held to the end of each."""
+    rng = np.random.default_rng(0)
+    frames = [
+        frame
+        for cut in range(60)
+        for frame in shot(pictures[cut % 2], int(rng.integers(-90, 90)), 40)
+    ]
+    stream = ((i / 25, rgb, faces) for i, (rgb, faces) in enumerate(frames))
+    masked = list(bridge(stream, Bridging()))
+    assert all(moment.masked for moment in masked)
+    ends = [moment for index, moment in enumerate(masked) if index % 40 == 30]
+    assert max(len(moment.masked) for moment in ends) <= 1
+    largest = 1.6**2 * max(
+        np.prod(faces[0, 2:4] - faces[0, :2]) / rgb[..., 0].size
+        for rgb, faces in pictures
+    )
+    assert max(share(moment) for moment in ends) < largest
+
+
+def test_a_flash_lifts_no_mask(pictures):
+    """Two frames of light, while hands are before the face for eight seconds."""
+    frames = list(shot(pictures[0], 0, 210))
+    for index in (60, 61):
+        frames[index] = (np.full_like(frames[0][0], 255), frames[index][1])
+    stream = ((i / 25, rgb, faces) for i, (rgb, faces) in enumerate(frames))
+    assert all(moment.masked for moment in bridge(stream, Bridging()))
