@@ -1,7 +1,13 @@
-"""Jobs done by several processes, none of which outlives the one that started them."""
+"""Jobs done by several threads, or by processes that do not outlive their starter."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from concurrent.futures.process import BrokenProcessPool
 import multiprocessing
 import os
@@ -16,6 +22,29 @@ Result = TypeVar("Result")
 def cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def in_threads(
+    work: Callable[[Job], Result],
+    jobs: Iterable[Job],
+    *,
+    threads: int,
+    held: int | None = None,
+) -> Iterator[tuple[Job, Result]]:
+    """Each job with what `work` makes of it, in order, several at once.
+
+    `held` jobs are taken ahead, by default two for each thread, so memory is bounded.
+    """
+    ahead: deque[tuple[Job, Future[Result]]] = deque()
+    most = 2 * threads if held is None else held
+    with ThreadPoolExecutor(threads) as pool:
+        for job in jobs:
+            ahead.append((job, pool.submit(work, job)))
+            if len(ahead) > most:
+                job, future = ahead.popleft()
+                yield job, future.result()
+        for job, future in ahead:
+            yield job, future.result()
 
 
 def in_processes(

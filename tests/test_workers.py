@@ -1,4 +1,4 @@
-"""Processes that work for one: their results, their failures, and their end."""
+"""Processes and threads that work for one: results, failures, and their end."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from deemo_jax.workers import cores, in_processes
+from deemo_jax.workers import cores, in_processes, in_threads
 
 
 def squared(number):
@@ -36,6 +36,34 @@ def test_every_job_is_done_by_another_process():
     ]
     assert os.getpid() not in set(in_processes(pid, range(2), workers=2))
     assert cores() >= 1
+
+
+def late(number):
+    time.sleep(0.02 if number % 3 == 0 else 0.0)
+    return squared(number)
+
+
+def test_threads_work_in_order_and_at_once():
+    found = in_threads(late, range(20), threads=3)
+    assert list(found) == [(number, number**2) for number in range(20)]
+    began = time.monotonic()
+    list(in_threads(lambda _: time.sleep(0.2), range(4), threads=4))
+    assert time.monotonic() - began < 0.6
+
+
+@pytest.mark.parametrize(("held", "most"), [(None, 4), (7, 7), (0, 0)])
+def test_so_many_jobs_are_taken_ahead(held, most):
+    taken = []
+    jobs = (taken.append(number) or number for number in range(50))
+    given = 0
+    for given, _ in enumerate(in_threads(late, jobs, threads=2, held=held), start=1):
+        assert len(taken) <= given + most
+    assert given == 50
+
+
+def test_what_a_thread_raises_is_raised():
+    with pytest.raises(ValueError, match="two"):
+        list(in_threads(failing, [0, 1, 2], threads=2))
 
 
 def pid(_):

@@ -8,6 +8,7 @@ import functools
 import hashlib
 from importlib import import_module, metadata, util
 from pathlib import Path
+import threading
 from typing import Any
 
 from jaxtyping import Float, UInt8
@@ -20,6 +21,8 @@ LANDMARKS = "shape_predictor_5_face_landmarks.dat"
 SHA256 = {RECOGNITION: "55533b28a958", LANDMARKS: "c4b1e9804792"}  # first digits
 MOST_ENLARGED = 4.0
 SAME_PERSON = 0.6  # distance below which dlib takes two faces for one person's
+
+_of_thread = threading.local()
 
 
 def missing() -> str | None:
@@ -104,9 +107,11 @@ def _dlib() -> Any:
     return import_module("dlib")
 
 
-@functools.cache
 def _detector():
-    return _dlib().get_frontal_face_detector()
+    """One for each thread: it writes down what it looks at within itself."""
+    if not hasattr(_of_thread, "detector"):
+        _of_thread.detector = _dlib().get_frontal_face_detector()
+    return _of_thread.detector
 
 
 @functools.cache

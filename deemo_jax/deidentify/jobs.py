@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 import functools
 from typing import Protocol, TypeVar, runtime_checkable
 
-from deemo_jax.workers import in_processes
+from deemo_jax.workers import cores, in_processes
 
 Progress = Callable[[str, int, int | None], None]
 Report = Callable[[float], None]
@@ -22,6 +22,16 @@ class Timed(Protocol):
 
 Job = TypeVar("Job", bound=Timed)
 Result = TypeVar("Result")
+
+
+def shares(jobs: int, workers: int) -> tuple[int, int]:
+    """How many processes do so many jobs, and the threads of each.
+
+    `workers` processes at most, of 0 one for each core; what cores they leave become
+    threads, so that one job alone has all.
+    """
+    processes = max(1, min(workers or cores(), jobs))
+    return processes, max(1, cores() // processes)
 
 
 def do_all(

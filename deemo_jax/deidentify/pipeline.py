@@ -10,7 +10,7 @@ import numpy as np
 
 from deemo_jax.annotation import Annotation, Refusal
 from deemo_jax.clip import Clip, DeidentifiedClip, file_digest
-from deemo_jax.deidentify.faces import FaceDetector, overlap
+from deemo_jax.deidentify.faces import FaceDetector, found_again
 from deemo_jax.deidentify.masks import paint
 from deemo_jax.deidentify.settings import Settings
 from deemo_jax.deidentify.tracks import Moment, bridge
@@ -25,8 +25,9 @@ from deemo_jax.media import (
     write_audio,
     write_video,
 )
+from deemo_jax.workers import in_threads
 
-VERSION = "3"  # a change of methods or their settings counts up
+VERSION = "4"  # a change of methods or their settings counts up
 ROUNDING = 0.5  # seconds that an annotation may go beyond its media; it is cut there
 COUNTS = ("frames", "frames_with_face", "boxes", "frames_masked", "frames_unmasked")
 
@@ -154,17 +155,17 @@ def deidentify_clip(
 def faces_left(video: Path, masked: list[np.ndarray], detector: FaceDetector) -> int:
     """Faces that the detector that masked them still finds where they were.
 
-    `masked` holds the boxes [L, 4] of each frame. A face counts if it overlaps one of
-    them (intersection over union of at least 0.3): what the detector takes for a face
-    elsewhere was no face before. This is no audit, whose detector must be another.
+    `masked` holds the boxes [L, 4] of each frame; see `found_again`. This is no audit,
+    whose detector must be another.
     """
-    left = 0
-    boxes = zip(masked, detector.stream(iter_frames(video)), strict=True)
-    for originals, (_, _, faces) in boxes:
-        if len(originals) and len(faces):
-            shared = overlap(faces[:, :4], originals.astype(np.float32))
-            left += int((shared.max(axis=1) >= 0.3).sum())
-    return left
+
+    def left(frame: tuple[np.ndarray, tuple[float, np.ndarray]]) -> int:
+        places, (_, rgb) = frame
+        find = functools.partial(detector, side=max(rgb.shape[:2]))
+        return len(found_again(find, rgb, places.astype(np.float32)))
+
+    frames = zip(masked, iter_frames(video), strict=True)
+    return sum(count for _, count in in_threads(left, frames, threads=detector.threads))
 
 
 @functools.cache

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, util
 
 import numpy as np
@@ -32,6 +33,15 @@ def test_faces_are_where_the_other_detector_finds_them(faces):
     detector = FaceDetector()
     for rgb, box in faces:
         assert overlap(box, detector(rgb)[:, :4]).max() > 0.4
+
+
+def test_several_threads_find_what_one_finds(faces):
+    frames = [rgb for rgb, _ in faces] * 4
+    alone = [find_faces(rgb, 480) for rgb in frames[:4]] * 4
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(lambda rgb: find_faces(rgb, 480), frames))
+    for one, other in zip(alone, at_once, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_boxes_are_in_pixels_of_the_frame_whatever_it_is_scaled_to(portrait):

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deemo_jax.deidentify.faces import FaceDetector, overlap, weights_path
+from deemo_jax.deidentify.faces import FaceDetector, found_again, overlap, weights_path
 from deemo_jax.media import iter_frames
 
 FACE = np.array([[65.0, 35.0, 113.5, 97.3]], np.float32)  # of the portrait
@@ -76,6 +76,46 @@ def test_overlap_is_the_share_of_the_union():
     a = np.array([[0, 0, 2, 2], [0, 0, 0, 0]], np.float32)
     b = np.array([[0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 6, 6]], np.float32)
     np.testing.assert_allclose(overlap(a, b), [[1, 1 / 3, 0], [0, 0, 0]], atol=1e-6)
+
+
+def test_a_face_is_found_again_where_it_was(detector, portrait):
+    wide = np.zeros((200, 333, 3), np.uint8)
+    wide[41:185, 100:276] = portrait
+    where = FACE + np.array([[100, 41, 100, 41]], np.float32)
+    looked_at = []
+
+    def find(part):
+        looked_at.append(part.shape)
+        return detector(part)
+
+    [box] = found_again(find, wide, where)
+    assert overlap(box[None], where).item() > 0.8
+    assert looked_at[0][0] * looked_at[0][1] < wide.shape[0] * wide.shape[1] / 3
+    beside = where + np.array([[30, 0, 30, 0]], np.float32)
+    assert not len(found_again(find, wide, beside))  # a face, but not there
+    looked_at.clear()
+    assert not len(found_again(find, wide, where[:0]))
+    assert not len(found_again(find, wide, where + 900))  # beyond the frame
+    assert looked_at == []
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.0, 2.5])
+def test_a_part_is_looked_at_as_closely_as_the_whole(portrait, factor, monkeypatch):
+    large = enlarged(portrait, factor)
+    shapes = []
+    detector = FaceDetector(longest_side=176)
+    run = detector._session.run
+
+    def watched(outputs, inputs):
+        shapes.append(next(iter(inputs.values())).shape[2:])
+        return run(outputs, inputs)
+
+    monkeypatch.setattr(detector._session, "run", watched)
+    part = np.ascontiguousarray(large[: len(large) // 2, : len(large[0]) // 2])
+    detector(part, side=max(large.shape))
+    scale = min(1.0, factor) / factor
+    expected = [-(-round(n * scale) // 32) * 32 for n in part.shape[:2]]
+    assert shapes == [tuple(expected)]
 
 
 def test_other_weights_are_refused(monkeypatch, tmp_path):

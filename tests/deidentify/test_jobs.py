@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from deemo_jax.deidentify.jobs import do_all
+from deemo_jax.deidentify import jobs as room
+from deemo_jax.deidentify.jobs import do_all, shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,3 +33,20 @@ def test_all_are_done_and_seconds_are_told(workers):
 
 def test_nothing_to_do():
     assert list(do_all(work, [], workers=2, what="x", progress=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("jobs", "workers", "expected"),
+    [
+        (9, 0, (8, 1)),
+        (3, 0, (3, 2)),
+        (1, 0, (1, 8)),
+        (0, 0, (1, 8)),
+        (9, 2, (2, 4)),
+        (9, 12, (9, 1)),
+        (1, 2, (1, 8)),
+    ],
+)
+def test_cores_are_shared_out(jobs, workers, expected, monkeypatch):
+    monkeypatch.setattr(room, "cores", lambda: 8)
+    assert shares(jobs, workers) == expected
