@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.longest_side = 640  # pixels; larger frames are looked at scaled down
     config.bridging = dict(
         before=15,  # frames masked before a face is first found
-        after=config_dict.placeholder(int),  # none: until found again
+        after=config_dict.placeholder(int),  # none: until found again, or the shot ends
     )
     config.mask = dict(
         scale=1.4,  # the ellipse's axes over the sides of the detected box
@@ -38,7 +38,9 @@ def get_config() -> ml_collections.ConfigDict:
         faces_left=0,  # detections where faces were, by another detector
         gap_frames=0,  # frames on end that show a face without mask
         alike=0.0,  # share of the masked faces that are taken for their originals
+        voice=0.5,  # likeness of the voice to its original's, a cosine of CAM++
         seen=0.1,  # share of the masked frames in which the audit must see a face
         longest_side=960,  # pixels that it scales frames to, for faces of 70 and more
+        every=3,  # of so many frames, one is looked at
     )
     return config

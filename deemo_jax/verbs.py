@@ -100,7 +100,7 @@ VERBS: dict[str, Verb] = {
             _folder("input", "folder with annotations.jsonl and the media"),
             _folder("output", "folder to write; run again, it goes on"),
             Flag(name="workers", help="processes, a clip each at a time; default: one "
-                 "for every two cores", default=0),
+                 "for every core", default=0),
         ),
         act=acts_clips.deidentify,
         config="optional",

@@ -1,13 +1,14 @@
-"""The audit of one clip: what another detector and verifier than the masks' still see.
+"""The audit of one clip: what other detectors and verifiers still see and hear of it.
 
 Its original is at hand, and both are streamed side by side, frame by frame.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import io
 import itertools
 from pathlib import Path
+from typing import TypeVar
 
 from jaxtyping import Float, UInt8
 import numpy as np
@@ -15,17 +16,18 @@ from PIL import Image, ImageDraw
 
 from deemo_jax.annotation import Annotation, Refusal
 from deemo_jax.clip import DeidentifiedClip
+from deemo_jax.deidentify import speakers
 from deemo_jax.deidentify.audit_faces import SAME_PERSON, embed_faces, find_faces
-from deemo_jax.deidentify.faces import overlap
+from deemo_jax.deidentify.faces import found_again
+from deemo_jax.deidentify.likeness import voice_likeness
 from deemo_jax.deidentify.settings import Audit, Bridging
 from deemo_jax.deidentify.tracks import Moment, bridge
 from deemo_jax.media import iter_frames
+from deemo_jax.workers import in_threads
 
-MEASURE = "faces/2"  # a change of what the figures are counts up
-PASSED, FAILED, UNAUDITED = "passed", "failed", "unaudited"
-SAME_PLACE = 0.3  # intersection over union from which two boxes are one face's
+MEASURE = "faces/3"  # a change of what the figures are counts up
 HELD = Bridging(before=15, after=15)  # frames in which an original face is still there
-COMPARED_EVERY = 10  # frames; recognising takes several times as long as finding
+COMPARED_EVERY = 30  # frames; recognising takes several times as long as finding
 ALTERED = 24  # of 255, in a channel; no pixel that the codec alone changed reaches it
 DETAIL = 48  # pixels, the side that a face is scaled to
 COARSE = 6  # pixels, the side of what is no detail of it
@@ -35,16 +37,23 @@ PICTURE = 240  # pixels, the height of those in the report
 NEAREST = "the nearest to its original"
 
 
+Item = TypeVar("Item")
+Seen = tuple[float, UInt8[np.ndarray, "H W 3"]]  # when, and what
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What was measured of a clip's pictures; `None` where there was nothing.
+    """What was measured of a clip; `None` where there was nothing.
 
     Attributes:
         longest_side: pixels that frames were scaled to, see `settings.Audit`.
+        every: of so many frames one was looked at, see there.
         frames: of the clip.
-        frames_with_face: in whose original the auditing detector finds a face.
-        faces: that it finds in them, all together.
-        faces_left: that it finds where they were in the masked frames.
+        looked: of these, those that were looked at.
+        frames_with_face: in whose original the auditing detector finds a face, or puts
+            one between two that it finds.
+        faces: that it finds in the frames that it looks at, all together.
+        faces_left: that it finds where they were in these frames, masked.
         gap_frames: the longest run of frames with a face that no mask covers; frames in
             which it finds none neither end nor lengthen a run.
         gap_start: of that run, in seconds.
@@ -54,10 +63,14 @@ class Figures:
         nearest: distance of the nearest of them.
         distance: their mean distance.
         pixels_altered: share of all pixels.
+        voice: likeness of the clip's voice to its original's, see `voice_likeness`.
+        unheard: why that is not known, although the clip has sound.
     """
 
     longest_side: int
+    every: int
     frames: int = 0
+    looked: int = 0
     frames_with_face: int = 0
     faces: int = 0
     faces_left: int = 0
@@ -69,6 +82,8 @@ class Figures:
     nearest: float | None = None
     distance: float | None = None
     pixels_altered: float | None = None
+    voice: float | None = None
+    unheard: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,112 +116,51 @@ def audit_clip(
     annotation: Annotation,
     media: Path,
     clip: DeidentifiedClip,
-    longest_side: int,
+    audit: Audit,
     *,
+    threads: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> Audited:
-    """Watches a clip and its original at once; of a clip without video, nothing.
+    """Watches a clip and its original at once, and listens to both.
 
     Args:
         annotation: of the original: its `start` and `end` are of `media`.
         media: the original.
         clip: what was made of it.
-        longest_side: pixels, see `find_faces`.
+        audit: how closely it is looked at; nothing is judged here.
+        threads: that look for faces.
         progress: called with the seconds that are done.
 
     Raises:
         Refusal: one of the two cannot be read, or they have not the same frames.
     """
-    watch = _Watch(longest_side)
+    watch = _Watch(audit)
+    start, end = annotation.start, annotation.end
     if clip.video is not None:
-        originals = iter_frames(media, annotation.start, annotation.end)
-        found = ((time, rgb, find_faces(rgb, longest_side)) for time, rgb in originals)
-        pairs = itertools.zip_longest(bridge(found, HELD), iter_frames(clip.video))
-        for moment, now in pairs:
-            if moment is None or now is None or not _fits(moment.rgb, now[1]):
-                raise Refusal(
-                    "its video has other frames than its original",
-                    "run `deemo deidentify` again",
-                )
-            height, width = moment.rgb.shape[:2]
-            watch.frame(moment, now[1][:height, :width])
+        found = _found(iter_frames(media, start, end), audit, threads)
+        pairs = _alongside(bridge(found, HELD), iter_frames(clip.video))
+        left = in_threads(
+            watch.left_in,
+            _every(pairs, audit.every),
+            threads=threads,
+            held=2 * threads * audit.every,
+        )
+        for ((moment, masked), looked), faces in left:
+            watch.frame(moment, masked, faces, looked)
             if progress is not None:
                 progress(moment.time)
+    voice, unheard = None, ""
+    if clip.audio is not None:
+        unheard = speakers.missing() or ""
+        if not unheard:
+            voice = voice_likeness(media, start, end, clip.audio)
     return Audited(
         clip_id=annotation.clip_id,
         subject=annotation.subject,
-        figures=watch.figures(),
+        figures=dataclasses.replace(watch.figures(), voice=voice, unheard=unheard),
         clear=np.mean(watch.clear, axis=0) if watch.clear else None,
         masked=np.mean(watch.masked, axis=0) if watch.masked else None,
         pictures=tuple(watch.pictures.values()),
-    )
-
-
-def judge(
-    figures: Figures, audit: Audit, faces: dict[str, int]
-) -> tuple[str, tuple[str, ...]]:
-    """The verdict on a clip, and the reasons, if it is not that it passed.
-
-    `faces` are the counts of `DeidentifiedClip.faces`: where the auditing detector sees
-    hardly any of the faces that were masked, it can say nothing of them.
-    """
-    wrong = []
-    if figures.faces_left > audit.faces_left:
-        wrong.append(f"{figures.faces_left} of {figures.faces} faces are left")
-    if figures.gap_frames > audit.gap_frames:
-        wrong.append(
-            f"no mask is on a face for {figures.gap_frames} frames, "
-            f"{figures.gap_seconds:.2f} s from {figures.gap_start:.2f} s on"
-        )
-    if figures.alike > audit.alike * figures.compared:
-        wrong.append(
-            f"{figures.alike} of {figures.compared} masked faces are taken for their "
-            f"originals, the nearest at {figures.nearest:.2f}"
-        )
-    if wrong:
-        return FAILED, tuple(wrong)
-    if not figures.frames:
-        return UNAUDITED, ("it has no pictures",)
-    masked = faces.get("frames_with_face", 0)
-    if not masked and not figures.frames_with_face:
-        return UNAUDITED, ("no detector sees a face in it",)
-    if figures.frames_with_face < audit.seen * masked:
-        return UNAUDITED, (
-            f"it sees a face in {figures.frames_with_face} of {masked} masked frames",
-        )
-    return PASSED, ()
-
-
-def judged(clip: DeidentifiedClip, figures: Figures, audit: Audit) -> DeidentifiedClip:
-    """The clip with the verdict, and with the figures that it follows from."""
-    verdict, reasons = judge(figures, audit, clip.faces)
-    found = dataclasses.asdict(figures)
-    found |= {"reasons": list(reasons), "measure": MEASURE}
-    return dataclasses.replace(clip, verdict=verdict, audit=found)
-
-
-def judged_again(clip: DeidentifiedClip, audit: Audit) -> DeidentifiedClip | None:
-    """By the thresholds that now hold; None if its figures were not measured so."""
-    measured = (clip.audit.get("measure"), clip.audit.get("longest_side"))
-    if measured != (MEASURE, audit.longest_side):
-        return None
-    names = [field.name for field in dataclasses.fields(Figures)]
-    return judged(clip, Figures(**{name: clip.audit[name] for name in names}), audit)
-
-
-def unjudged(clip: DeidentifiedClip) -> DeidentifiedClip:
-    """The clip, unaudited if it passed an audit that was another one than today's."""
-    if clip.verdict != PASSED:
-        return clip
-    return dataclasses.replace(clip, verdict=UNAUDITED)
-
-
-def failures(clips: Iterable[DeidentifiedClip]) -> tuple[str, ...]:
-    """A line for each clip that failed, with the reasons."""
-    return tuple(
-        f"{clip.annotation.clip_id} failed: {'; '.join(clip.audit.get('reasons', ()))}"
-        for clip in clips
-        if clip.verdict == FAILED
     )
 
 
@@ -238,6 +192,57 @@ def _detail(face: np.ndarray) -> np.ndarray:
     return np.asarray(grey, np.float32) - np.asarray(coarse, np.float32)
 
 
+def _every(items: Iterable[Item], every: int) -> Iterator[tuple[Item, bool]]:
+    """Each item, and whether it is looked at: every n-th one is, and the last."""
+    followed = itertools.pairwise(itertools.chain(items, [None]))
+    for index, (item, following) in enumerate(followed):
+        assert item is not None  # which only follows the last
+        yield item, index % every == 0 or following is None
+
+
+def _found(
+    frames: Iterable[Seen], audit: Audit, threads: int
+) -> Iterator[tuple[float, UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "L 5"]]]:
+    """Time, frame and faces of each: found (score above 0), or put between (0).
+
+    With every=3 a frame is looked at (L) or not; a face that is found (D) by turns:
+
+        frames  L  .  .  L  .  .  L  .  .  L  .
+        faces   .  0  0  D  0  0  D  .  .  .  .
+    """
+
+    def look(frame: tuple[Seen, bool]) -> Float[np.ndarray, "L 5"]:
+        (_, rgb), looked = frame
+        side = audit.longest_side
+        return find_faces(rgb, side) if looked else np.zeros((0, 5), np.float32)
+
+    looks = in_threads(
+        look,
+        _every(frames, audit.every),
+        threads=threads,
+        held=2 * threads * audit.every,
+    )
+    faces = ((time, rgb, found) for ((time, rgb), _), found in looks)
+    for moment in bridge(faces, Bridging(before=audit.every - 1, after=0)):
+        between = [[*box, 0.0] for box in moment.masked[len(moment.found) :]]
+        rows = np.array(between, np.float32).reshape(-1, 5)
+        yield moment.time, moment.rgb, np.concatenate([moment.found, rows])
+
+
+def _alongside(
+    moments: Iterable[Moment], masked: Iterable[Seen]
+) -> Iterator[tuple[Moment, UInt8[np.ndarray, "H W 3"]]]:
+    """Each frame of the original with the masked one, cut to its size."""
+    for moment, now in itertools.zip_longest(moments, masked):
+        if moment is None or now is None or not _fits(moment.rgb, now[1]):
+            raise Refusal(
+                "its video has other frames than its original",
+                "run `deemo deidentify` again",
+            )
+        height, width = moment.rgb.shape[:2]
+        yield moment, now[1][:height, :width]
+
+
 def _fits(clear: np.ndarray, masked: np.ndarray) -> bool:
     """Whether one has the other's size; an odd side was padded to an even one."""
     return all(
@@ -249,12 +254,12 @@ def _fits(clear: np.ndarray, masked: np.ndarray) -> bool:
 class _Watch:
     """What is counted and kept while the frames go by."""
 
-    def __init__(self, longest_side: int):
-        self._longest_side = longest_side
+    def __init__(self, audit: Audit):
+        self._audit = audit
         self.clear: list[np.ndarray] = []
         self.masked: list[np.ndarray] = []
         self.pictures: dict[str, Picture] = {}
-        self._frames = self._with_face = self._faces = self._left = 0
+        self._frames = self._looked = self._with_face = self._faces = self._left = 0
         self._altered = 0.0
         self._distances: list[float] = []
         self._compared: int | None = None  # the last frame in which faces were
@@ -262,13 +267,33 @@ class _Watch:
         self._gap = (0, 0.0, 0.0)
         self._time = self._step = 0.0
 
-    def frame(self, moment: Moment, masked: UInt8[np.ndarray, "H W 3"]) -> None:
+    def left_in(
+        self, pair: tuple[tuple[Moment, UInt8[np.ndarray, "H W 3"]], bool]
+    ) -> Float[np.ndarray, "L 4"]:
+        """Faces of a masked frame that are where the original has one, if looked at."""
+        (moment, masked), looked = pair
+        places = np.array(moment.masked if looked else [], np.float32).reshape(-1, 4)
+        scale = self._audit.longest_side / max(masked.shape)
+        return found_again(
+            lambda part: find_faces(part, round(scale * max(part.shape))),
+            masked,
+            places,
+        )
+
+    def frame(
+        self,
+        moment: Moment,
+        masked: UInt8[np.ndarray, "H W 3"],
+        left: Float[np.ndarray, "L 4"],
+        looked: bool,
+    ) -> None:
         """One frame and the original's faces, and what became of it."""
         clear, found = moment.rgb, moment.found[:, :4]
-        left = self._left_in(masked, moment.masked)
+        seen = found[moment.found[:, 4] > 0]  # itself, not between others
         self._step, self._time = moment.time - self._time, moment.time
+        self._looked += looked
         self._with_face += len(found) > 0
-        self._faces += len(found)
+        self._faces += len(seen)
         self._left += len(left)
         change = np.maximum(clear, masked) - np.minimum(clear, masked)
         self._altered += float((change.max(axis=-1) > ALTERED).mean())
@@ -283,34 +308,15 @@ class _Watch:
         elif len(found):
             self._run = None
         last = self._compared
-        if len(found) and (last is None or self._frames - last >= COMPARED_EVERY):
+        if len(seen) and (last is None or self._frames - last >= COMPARED_EVERY):
             self._compared = self._frames
-            if self._compare(clear, masked, found):
+            if self._compare(clear, masked, seen):
                 self.pictures.pop(NEAREST, None)
                 about.append(NEAREST)
         for words in about:
             if words not in self.pictures:
                 self.pictures[words] = _picture(words, moment, masked, left)
         self._frames += 1
-
-    def _left_in(self, masked: np.ndarray, places: list[np.ndarray]) -> np.ndarray:
-        """Faces [L, 4] of a masked frame that are where the original has one.
-
-        They are looked for around these places alone: it takes a part of the time.
-        """
-        if not places:
-            return np.zeros((0, 4), np.float32)
-        boxes = np.stack(places).astype(np.float32)
-        margin = (boxes[:, 2:] - boxes[:, :2]).max(axis=0)
-        first = boxes[:, :2].min(axis=0) - margin
-        last = boxes[:, 2:].max(axis=0) + margin
-        low, high = np.clip([first, last], 0, masked.shape[1::-1]).astype(int)
-        around = masked[low[1] : high[1], low[0] : high[0]]
-        if not around.size:
-            return boxes[:0]
-        side = self._longest_side * max(around.shape) / max(masked.shape)
-        faces = find_faces(around, round(side))[:, :4] + np.tile(low, 2)[None]
-        return faces[overlap(faces, boxes).max(axis=1) >= SAME_PLACE]
 
     def _compare(self, clear, masked, found) -> bool:
         """Compares the faces of a frame; whether one is the nearest so far."""
@@ -329,8 +335,10 @@ class _Watch:
         count, start, last = self._gap
         some, distances = self._frames > 0, self._distances
         return Figures(
-            longest_side=self._longest_side,
+            longest_side=self._audit.longest_side,
+            every=self._audit.every,
             frames=self._frames,
+            looked=self._looked,
             frames_with_face=self._with_face,
             faces=self._faces,
             faces_left=self._left,

@@ -2,6 +2,7 @@
 
 from collections import Counter
 import dataclasses
+import functools
 from pathlib import Path
 
 from deemo_jax.annotation import (
@@ -20,14 +21,14 @@ from deemo_jax.clip import (
     read_deidentified,
     replace_deidentified,
 )
-from deemo_jax.deidentify.audit import Audited, audit_clip, failures, judged
+from deemo_jax.deidentify.audit import Audited, audit_clip
 from deemo_jax.deidentify.audit_faces import REMEDY, missing
 from deemo_jax.deidentify.audit_rates import Rate, face_rates
 from deemo_jax.deidentify.audit_report import write_html, write_json
 from deemo_jax.deidentify.audit_voices import Utterance, voice_rates
-from deemo_jax.deidentify.jobs import Progress, Report, do_all
-from deemo_jax.deidentify.settings import Settings
-from deemo_jax.workers import cores
+from deemo_jax.deidentify.jobs import Progress, Report, do_all, shares
+from deemo_jax.deidentify.settings import Audit, Settings
+from deemo_jax.deidentify.verdicts import failures, judged
 
 FOLDER = "audit"  # in the de-identified folder; nothing of it is packed
 
@@ -97,13 +98,14 @@ def audit_folder(
     jobs: list[_Job] = []
     for clip in clips:
         try:
-            jobs.append(_job(clip, raw, input, settings.audit.longest_side))
+            jobs.append(_job(clip, raw, input, settings.audit))
         except Refusal as refusal:
             rejections.append(reject(refusal, clip_id=clip.annotation.clip_id))
     found: dict[str, Audited] = {}
-    workers = workers or cores()
+    workers, threads = shares(len(jobs), workers)
+    work = functools.partial(_audit, threads)
     what = "auditing (seconds)"
-    for result in do_all(_audit, jobs, workers=workers, what=what, progress=progress):
+    for result in do_all(work, jobs, workers=workers, what=what, progress=progress):
         if isinstance(result, Rejection):
             rejections.append(result)
         else:
@@ -148,7 +150,7 @@ class _Job:
     annotation: Annotation
     media: Path
     clip: DeidentifiedClip
-    longest_side: int
+    audit: Audit
 
     @property
     def seconds(self) -> float:
@@ -157,7 +159,7 @@ class _Job:
 
 
 def _job(
-    clip: DeidentifiedClip, raw: dict[str, Annotation], input: Path, longest_side: int
+    clip: DeidentifiedClip, raw: dict[str, Annotation], input: Path, audit: Audit
 ) -> _Job:
     """A clip and its original; `Refusal` if that is not what the clip was made of."""
     annotation = raw.get(clip.annotation.clip_id)
@@ -172,15 +174,18 @@ def _job(
             f"{annotation.media}, or the part of it, is not what it was made from",
             "name the folder that it was made from, or de-identify it again",
         )
-    return _Job(
-        annotation=annotation, media=media, clip=clip, longest_side=longest_side
-    )
+    return _Job(annotation=annotation, media=media, clip=clip, audit=audit)
 
 
-def _audit(job: _Job, report: Report) -> Audited | Rejection:
+def _audit(threads: int, job: _Job, report: Report) -> Audited | Rejection:
     try:
         return audit_clip(
-            job.annotation, job.media, job.clip, job.longest_side, progress=report
+            job.annotation,
+            job.media,
+            job.clip,
+            job.audit,
+            threads=threads,
+            progress=report,
         )
     except Refusal as refusal:
         return reject(refusal, clip_id=job.annotation.clip_id)

@@ -8,9 +8,10 @@ import json
 from pathlib import Path
 
 from deemo_jax.clip import DeidentifiedClip
-from deemo_jax.deidentify.audit import FAILED, PASSED, UNAUDITED, Audited
+from deemo_jax.deidentify.audit import Audited
 from deemo_jax.deidentify.audit_rates import Rate
 from deemo_jax.deidentify.settings import Audit
+from deemo_jax.deidentify.verdicts import FAILED, PASSED, UNAUDITED
 from deemo_jax.storage import write_whole
 
 TEMPLATE = Path(__file__).with_name("audit_report.html")

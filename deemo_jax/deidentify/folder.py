@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 import dataclasses
 import errno
+import functools
 import hmac
 import json
 from pathlib import Path
@@ -32,14 +33,8 @@ from deemo_jax.clip import (
 )
 from deemo_jax.config import ConfigError
 from deemo_jax.deidentify import audit_faces
-from deemo_jax.deidentify.audit import (
-    audit_clip,
-    failures,
-    judged,
-    judged_again,
-    unjudged,
-)
-from deemo_jax.deidentify.jobs import Progress, Report, do_all
+from deemo_jax.deidentify.audit import audit_clip
+from deemo_jax.deidentify.jobs import Progress, Report, do_all, shares
 from deemo_jax.deidentify.pipeline import (
     COUNTS,
     VERSION,
@@ -48,8 +43,14 @@ from deemo_jax.deidentify.pipeline import (
 )
 from deemo_jax.deidentify.redaction import TYPES
 from deemo_jax.deidentify.settings import Settings
+from deemo_jax.deidentify.verdicts import (
+    failures,
+    judged,
+    judged_again,
+    needs_another_voice,
+    unjudged,
+)
 from deemo_jax.deidentify.words import REDACTED, check_redactable, installed
-from deemo_jax.workers import cores
 
 NAMED = 5  # clips that a summary names
 LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of a disk, not of a clip
@@ -71,7 +72,7 @@ class Summary:
         seconds: of clips.
         verdicts: how many clips have which.
         failed: each clip that failed its audit, with the reasons.
-        unaudited_for: why nothing was audited, if that is so.
+        unaudited_for: what the audit lacks, and the remedy, if that is so.
     """
 
     clips: int
@@ -113,7 +114,7 @@ class Summary:
             f"{count} {verdict}" for verdict, count in sorted(self.verdicts.items())
         )
         if self.unaudited_for:
-            text += f" ({self.unaudited_for}: {audit_faces.REMEDY})"
+            text += f" ({self.unaudited_for})"
         return "\n".join([text, *self.failed])
 
 
@@ -130,15 +131,16 @@ def deidentify_folder(
     `output` gets `media/`, `annotations.jsonl`, `taxonomy.json`, `deidentified.jsonl`
     (the clips with their digests) and `rejected.jsonl` (each refused input with the
     reason and the remedy). It mirrors the input: run again, it does only what is
-    missing or changed. Files of a clip whose consent is withdrawn are deleted first,
-    even if its media are gone or its line has other faults; other clips that the input
-    lost are no longer listed, their files stay.
+    missing or changed, or has a voice that is taken for its original's. Files of a clip
+    whose consent is withdrawn are deleted first, even if its media are gone or its line
+    has other faults; other clips that the input lost are no longer listed, their files
+    stay.
 
     Args:
         input: the folder of raw clips; with `taxonomy.json`, else the shipped one.
         output: another folder, made if need be.
         settings: of detector, bridging, mask, voice and words.
-        workers: processes, a clip each at a time; 0 is one for every two cores.
+        workers: processes, a clip each at a time; 0 is one for each core.
         progress: called with a description, seconds done and seconds in all.
 
     Raises:
@@ -164,7 +166,6 @@ def deidentify_folder(
     write_taxonomy(output / "taxonomy.json", taxonomy)
     earlier = _earlier(output)
 
-    processes = workers or max(1, cores() // 2)
     missing = audit_faces.missing()
     todo: list[_Job] = []
     done: dict[str, DeidentifiedClip] = {}
@@ -179,7 +180,9 @@ def deidentify_folder(
             rejections.append(reject(refusal, clip_id=annotation.clip_id))
             continue
         known = earlier.get(annotation.clip_id)
-        if known is not None and known.source != source:
+        if known is not None and (
+            known.source != source or needs_another_voice(known, settings.audit)
+        ):
             known = None
         resumed += known is not None
         again = known and judged_again(known, settings.audit)
@@ -188,14 +191,13 @@ def deidentify_folder(
         else:
             job = _Job(
                 annotation=fitted, media=media, output=output, settings=settings,
-                source=source, threads=max(1, cores() // processes), known=known,
-                audit=missing is None,
+                source=source, known=known, audit=missing is None,
             )  # fmt: skip
             todo.append(job)
+    workers, threads = shares(len(todo), workers)
+    work = functools.partial(_deidentify, threads)
     what = "de-identifying (seconds)"
-    for result in do_all(
-        _deidentify, todo, workers=processes, what=what, progress=progress
-    ):
+    for result in do_all(work, todo, workers=workers, what=what, progress=progress):
         if isinstance(result, Rejection):
             rejections.append(result)
         else:
@@ -203,6 +205,7 @@ def deidentify_folder(
             done[result.annotation.clip_id] = result
     clips = [done[a.clip_id] for a in annotations if a.clip_id in done]
     _list(output, clips, rejections)
+    unheard = next((why for c in clips if (why := c.audit.get("unheard"))), None)
     return Summary(
         clips=len(clips),
         resumed=resumed,
@@ -218,7 +221,7 @@ def deidentify_folder(
         seconds=sum((clip.annotation.end or 0.0 for clip in clips), 0.0),
         verdicts=Counter(clip.verdict for clip in clips),
         failed=failures(clips),
-        unaudited_for=missing,
+        unaudited_for=f"{missing}: {audit_faces.REMEDY}" if missing else unheard,
     )
 
 
@@ -231,7 +234,6 @@ class _Job:
     output: Path
     settings: Settings
     source: str
-    threads: int
     known: DeidentifiedClip | None
     audit: bool
 
@@ -241,7 +243,9 @@ class _Job:
         return (self.annotation.end or 0.0) - self.annotation.start
 
 
-def _deidentify(job: _Job, report: Report) -> DeidentifiedClip | Rejection:
+def _deidentify(
+    threads: int, job: _Job, report: Report
+) -> DeidentifiedClip | Rejection:
     try:
         clip = job.known or deidentify_clip(
             job.annotation,
@@ -249,7 +253,7 @@ def _deidentify(job: _Job, report: Report) -> DeidentifiedClip | Rejection:
             job.output,
             job.settings,
             source=job.source,
-            threads=job.threads,
+            threads=threads,
             progress=lambda seconds: report(seconds / 2 if job.audit else seconds),
         )
         if job.audit:
@@ -257,7 +261,8 @@ def _deidentify(job: _Job, report: Report) -> DeidentifiedClip | Rejection:
                 job.annotation,
                 job.media,
                 clip,
-                job.settings.audit.longest_side,
+                job.settings.audit,
+                threads=threads,
                 progress=lambda seconds: report((job.seconds + seconds) / 2),
             )
             clip = judged(clip, audited.figures, job.settings.audit)

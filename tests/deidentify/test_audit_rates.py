@@ -14,7 +14,7 @@ def point(axis: int, off: float = 0.0) -> np.ndarray:
 
 
 def clip(clip_id: str, subject: str, clear: np.ndarray | None, masked) -> Audited:
-    figures = Figures(longest_side=640)
+    figures = Figures(longest_side=640, every=3)
     return Audited(
         clip_id=clip_id, subject=subject, figures=figures, clear=clear, masked=masked
     )

@@ -6,10 +6,11 @@ import pytest
 
 from deemo_jax.annotation import Annotation
 from deemo_jax.clip import DeidentifiedClip
-from deemo_jax.deidentify.audit import Audited, Figures, Picture, judged
+from deemo_jax.deidentify.audit import Audited, Figures, Picture
 from deemo_jax.deidentify.audit_rates import Rate
 from deemo_jax.deidentify.audit_report import SHOWN, percent, write_html, write_json
 from deemo_jax.deidentify.settings import Audit
+from deemo_jax.deidentify.verdicts import judged
 
 RATES = [
     Rate(attack="faces, naive", measure="rank 1", value=0.25, trials=8, subjects=4,
@@ -21,8 +22,9 @@ PICTURE = Picture(time=1.5, about="a face is left", masked=b"MASKED", original=b
 
 def pair(clip_id: str, **changes) -> tuple[DeidentifiedClip, Audited]:
     figures = Figures(
-        longest_side=960, frames=50, frames_with_face=40, faces=44, compared=4,
-        nearest=0.7, distance=0.75, pixels_altered=0.2, **changes,
+        longest_side=960, every=3, frames=50, looked=17, frames_with_face=40, faces=44,
+        compared=4, voice=0.21, nearest=0.7, distance=0.75, pixels_altered=0.2,
+        **changes,
     )  # fmt: skip
     clip = DeidentifiedClip(
         annotation=Annotation(clip_id=clip_id, media="a.mp4", subject="<b>p07</b>"),
@@ -55,6 +57,9 @@ def test_every_rate_stands_beside_the_size_of_its_sample(tmp_path):
     assert "1 of 2 clips failed" in text
     assert "100 frames · 1 subjects" in text
     assert "3 of 44" in text
+    assert "17 of 50" in text
+    assert "likeness of the voice 0.21" in text
+    assert "or a voice that is more like its original's than 0.5" in text
     assert "no claim of anonymity" in text
 
 

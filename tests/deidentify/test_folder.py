@@ -1,4 +1,6 @@
+import functools
 import json
+import re
 import shutil
 
 import numpy as np
@@ -8,14 +10,14 @@ import soundfile
 from deemo_jax.annotation import Annotation, Rejection
 from deemo_jax.clip import read_deidentified
 from deemo_jax.config import ConfigError
-from deemo_jax.deidentify import audit_faces, redaction
+from deemo_jax.deidentify import audit_faces, pipeline, redaction, speakers
 from deemo_jax.deidentify import folder as room
 from deemo_jax.deidentify.folder import deidentify_folder
 from deemo_jax.deidentify.jobs import do_all
 from deemo_jax.deidentify.pipeline import VERSION
 from deemo_jax.deidentify.settings import Audit, Mask, Settings, Words
 from deemo_jax.deidentify.words import REDACTED
-from deemo_jax.media import iter_frames, read_audio, write_audio, write_video
+from deemo_jax.media import iter_frames, mux, read_audio, write_audio, write_video
 
 METHODS = f"centerface+drift/{VERSION}"  # those of the defaults
 
@@ -139,9 +141,10 @@ def test_a_clip_that_a_process_refuses_is_listed(tmp_path):
     about = Annotation(clip_id="three", media="gone.mp4", subject="s", end=1.0)
     job = room._Job(
         annotation=about, media=tmp_path / "gone.mp4", output=tmp_path,
-        settings=Settings(), source="", threads=1, known=None, audit=False,
+        settings=Settings(), source="", known=None, audit=False,
     )  # fmt: skip
-    [refused] = do_all(room._deidentify, [job], workers=1, what="", progress=None)
+    work = functools.partial(room._deidentify, 1)
+    [refused] = do_all(work, [job], workers=1, what="", progress=None)
     assert isinstance(refused, Rejection)
     assert refused.clip_id == "three"
     assert "there is no file gone.mp4" in refused.reason
@@ -340,7 +343,9 @@ def test_without_the_extra_clips_stay_unaudited_and_later_are_audited(
     assert (output / "media" / "three.mp4").read_bytes() == written
     [three, voice], _ = read_deidentified(output)
     assert three.audit["frames_with_face"] == three.audit["frames"] == 3
-    assert voice.audit["reasons"] == ["it has no pictures"]
+    assert voice.audit["reasons"] == [
+        "it has neither pictures nor half a second of a voice"
+    ]
 
     monkeypatch.setattr(room, "audit_clip", None)  # figures are there
     strict = Settings(audit=Audit(longest_side=640, seen=1.0))
@@ -353,7 +358,56 @@ def test_a_clip_that_fails_its_audit_is_named(raw, tmp_path, monkeypatch):
     settings = Settings(mask=Mask(scale=0.1), audit=Audit(longest_side=640))
     summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
     assert summary.verdicts == {"failed": 1}
-    assert "three failed: 3 of 3 faces are left; no mask is on" in summary.describe()
+    assert "three failed: 2 of 2 faces are left; no mask is on" in summary.describe()
+
+
+def test_a_voice_that_is_recognised_fails_and_is_drawn_again(
+    raw, tmp_path, monkeypatch, speech
+):
+    monkeypatch.undo()
+    write_audio(raw / "voice.flac", speech)
+    annotate(raw, {"voice": {"media": "voice.flac"}})
+    settings = Settings(words=Words(transcribe=False))
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "anonymise", lambda waveform, voice: waveform)
+        summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
+    assert summary.verdicts == {"failed": 1}
+    assert re.search(
+        r"voice failed: its voice is taken for its original's \((1.00|0.99)\): run "
+        "`deemo deidentify` again, which draws another",
+        summary.describe(),
+    )
+    summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
+    assert (summary.resumed, summary.verdicts) == (0, {"passed": 1})
+    summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
+    assert (summary.resumed, summary.verdicts) == (1, {"passed": 1})
+
+
+def test_pictures_and_voice_must_both_pass(
+    raw, tmp_path, monkeypatch, speech, carphone
+):
+    monkeypatch.undo()
+    write_audio(raw / "voice.flac", speech[16_000:])
+    write_video(raw / "second.mp4", iter_frames(carphone, 0.0, 1.0))
+    mux(raw / "second.mp4", raw / "voice.flac", raw / "both.mp4")
+    annotate(raw, {"both": {"media": "both.mp4"}})
+    settings = Settings(words=Words(transcribe=False), audit=Audit(longest_side=640))
+    output = tmp_path / "output"
+    with monkeypatch.context() as patch:
+        patch.setattr(speakers, "missing", lambda: "CAM++ is not installed")
+        summary = deidentify_folder(raw, output, settings=settings)
+        [clip], _ = read_deidentified(output)
+        assert "audit: 1 unaudited (CAM++ is not installed)" in summary.describe()
+        assert clip.audit["reasons"] == [
+            "its voice was not compared: CAM++ is not installed"
+        ]
+    summary = deidentify_folder(raw, output, settings=settings)
+    assert (summary.resumed, summary.verdicts) == (1, {"passed": 1})
+    [clip], _ = read_deidentified(output)
+    assert clip.audit["voice"] < settings.audit.voice
+    again = output.with_name("again")
+    monkeypatch.setattr(pipeline, "anonymise", lambda waveform, voice: waveform)
+    assert deidentify_folder(raw, again, settings=settings).verdicts == {"failed": 1}
 
 
 def test_progress_is_told_in_seconds(raw, tmp_path):

@@ -24,6 +24,8 @@ from deemo_jax.deidentify.settings import Audit, Bridging, Mask, Settings, Voice
         (lambda: Audit(gap_frames=-1), r"config\.audit\.gap_frames is -1"),
         (lambda: Audit(alike=1.5), r"config\.audit\.alike is 1.5; .* from 0 to 1"),
         (lambda: Audit(seen=-0.1), r"config\.audit\.seen is -0.1"),
+        (lambda: Audit(voice=1.1), r"config\.audit\.voice is 1.1; .* from 0 to 1"),
+        (lambda: Audit(every=0), r"config\.audit\.every is 0; .* 1 or more"),
         (lambda: Audit(longest_side=8), r"config\.audit\.longest_side is 8; .* 32"),
         (lambda: Voice(coefficients=(0.9, 0.5)), r"\(0.9, 0.5\); .* smaller one first"),
         (lambda: Voice(coefficients=(0.0, 0.5)), r"above 0"),

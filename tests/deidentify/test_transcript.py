@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from deemo_jax.deidentify import transcript as room
-from deemo_jax.deidentify.transcript import transcribe, weights_path, word_errors
+from deemo_jax.deidentify.transcript import (
+    speech_in,
+    transcribe,
+    weights_path,
+    word_errors,
+)
 from deemo_jax.media import read_audio
 
 LIBRIVOX = Path("/usr/share/pocketsphinx/test/data/librivox")  # pocketsphinx-testdata
@@ -19,6 +24,17 @@ def test_real_speech_is_written_down(speech):
     assert told == sorted(told)
     assert told[-1] == 4.0
     assert transcribe(speech) == words
+
+
+def test_speech_is_found_where_it_is(speech):
+    silence = np.zeros(48_000, np.float32)
+    noise = np.random.default_rng(0).normal(0, 0.1, 48_000).astype(np.float32)
+    assert speech_in(noise) == speech_in(silence) == []
+    spans = speech_in(np.concatenate([silence, speech, silence]))
+    spoken = sum(span.stop - span.start for span in spans)
+    assert 0.7 * len(speech) < spoken < 1.1 * len(speech)
+    assert spans[0].start > 44_000
+    assert spans[-1].stop < 116_000
 
 
 @pytest.mark.skipif(not LIBRIVOX.exists(), reason="pocketsphinx-testdata is not there")

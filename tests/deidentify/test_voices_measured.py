@@ -1,4 +1,4 @@
-"""The table of voices in configs/deidentify.md, measured on real speech.
+"""The tables of voices in configs/deidentify.md, measured on real speech.
 
     python -m pytest -m slow -n 0 -s tests/deidentify/test_voices_measured.py
 
@@ -6,6 +6,7 @@ needs Debian's asterisk-core-sounds-{en,fr,it,ru}-g722 and pocketsphinx-testdata
 of the four speakers speaks another language, which helps an attacker.
 """
 
+import itertools
 from pathlib import Path
 import random
 import time
@@ -17,7 +18,7 @@ import pytest
 from deemo_jax.architecture import SAMPLE_RATE
 from deemo_jax.deidentify.attackers import attack_voices
 from deemo_jax.deidentify.inverses import inverses
-from deemo_jax.deidentify.settings import Voice
+from deemo_jax.deidentify.settings import Audit, Voice
 from deemo_jax.deidentify.speakers import SpeakerVerifier
 from deemo_jax.deidentify.transcript import transcribe, word_errors
 from deemo_jax.deidentify.vocoder import take_apart
@@ -31,6 +32,7 @@ UTTERANCES, ENROLMENT = 16, 6  # of a speaker
 SECONDS = 2, 4  # of an utterance
 BYTES = 8000  # of a second in G.722
 DRAWS = 3  # times that the read sentences are anonymised
+VOICE_DRAWS = 4  # times that an utterance is, to be compared with itself
 
 VOICES = {
     "McAdams, 0.5 to 0.9": Voice(method="mcadams"),
@@ -140,3 +142,36 @@ def test_drift_withstands_who_inverts_it(clear, sentences):
     assert found["word error"] < 0.3
     assert found["pitch"] > 0.9
     assert found["power"] > 0.9
+
+
+def test_an_unchanged_voice_is_more_like_itself_than_the_threshold(clear):
+    """The table of likeness: cosines of CAM++, quantiles of each kind of pair."""
+    embed = SpeakerVerifier()
+    before = {name: [embed(wave) for wave in waves] for name, waves in clear.items()}
+    found = {
+        "same speaker": [
+            one @ other
+            for voices in before.values()
+            for one, other in itertools.combinations(voices, 2)
+        ],
+        "other speakers": [
+            one @ other
+            for a, b in itertools.combinations(before, 2)
+            for one, other in itertools.product(before[a], before[b])
+        ],
+    }
+    for method, voice in VOICES.items():
+        found[method] = [
+            one @ embed(anonymise(wave, voice))
+            for name, waves in clear.items()
+            for one, wave in zip(before[name], waves, strict=True)
+            for _ in range(VOICE_DRAWS)
+        ]
+    threshold = Audit().voice
+    for kind, cosines in found.items():
+        shares = np.quantile(cosines, [0, 0.05, 0.5, 0.95, 1]).round(2).tolist()
+        above = float(np.mean(np.array(cosines) > threshold))
+        print(f"{kind}: {len(cosines)} pairs, {shares}, {above:.1%} above {threshold}")
+    assert np.mean(np.array(found["same speaker"]) > threshold) > 0.98
+    assert np.mean(np.array(found["other speakers"]) > threshold) < 0.01
+    assert np.mean(np.array(found["drift"]) > threshold) < 0.02

@@ -1,0 +1,121 @@
+"""Verdicts on clips: passed, failed or unaudited, by thresholds on their figures."""
+
+from collections.abc import Iterable
+import dataclasses
+
+from deemo_jax.clip import DeidentifiedClip
+from deemo_jax.deidentify import speakers
+from deemo_jax.deidentify.audit import MEASURE, Figures
+from deemo_jax.deidentify.settings import Audit
+
+PASSED, FAILED, UNAUDITED = "passed", "failed", "unaudited"
+
+
+def judge(
+    figures: Figures, audit: Audit, faces: dict[str, int]
+) -> tuple[str, tuple[str, ...]]:
+    """The verdict on a clip, and the reasons, if it is not that it passed.
+
+    `faces` are the counts of `DeidentifiedClip.faces`: where the auditing detector sees
+    hardly any of the faces that were masked, it can say nothing of them. A clip passes
+    if all that it has, pictures and voice, could be audited and is well.
+    """
+    wrong = []
+    if figures.faces_left > audit.faces_left:
+        wrong.append(f"{figures.faces_left} of {figures.faces} faces are left")
+    if figures.gap_frames > audit.gap_frames:
+        wrong.append(
+            f"no mask is on a face for {figures.gap_frames} frames, "
+            f"{figures.gap_seconds:.2f} s from {figures.gap_start:.2f} s on"
+        )
+    if figures.alike > audit.alike * figures.compared:
+        wrong.append(
+            f"{figures.alike} of {figures.compared} masked faces are taken for their "
+            f"originals, the nearest at {figures.nearest:.2f}"
+        )
+    if _recognised(figures, audit):
+        wrong.append(
+            f"its voice is taken for its original's ({figures.voice:.2f}): "
+            "run `deemo deidentify` again, which draws another"
+        )
+    if wrong:
+        return FAILED, tuple(wrong)
+    unknown = [*_unseen(figures, audit, faces), *_unheard(figures)]
+    return (UNAUDITED if unknown else PASSED), tuple(unknown)
+
+
+def judged(clip: DeidentifiedClip, figures: Figures, audit: Audit) -> DeidentifiedClip:
+    """The clip with the verdict, and with the figures that it follows from."""
+    verdict, reasons = judge(figures, audit, clip.faces)
+    found = dataclasses.asdict(figures)
+    found |= {"reasons": list(reasons), "measure": MEASURE}
+    return dataclasses.replace(clip, verdict=verdict, audit=found)
+
+
+def judged_again(clip: DeidentifiedClip, audit: Audit) -> DeidentifiedClip | None:
+    """By the thresholds that now hold; None if its figures were not measured so.
+
+    Nor are they if there was nothing to recognise its voice by, and now is.
+    """
+    figures = _figures(clip)
+    if figures is None or (figures.unheard and speakers.missing() is None):
+        return None
+    if (figures.longest_side, figures.every) != (audit.longest_side, audit.every):
+        return None
+    return judged(clip, figures, audit)
+
+
+def needs_another_voice(clip: DeidentifiedClip, audit: Audit) -> bool:
+    """Whether its voice was taken for its original's, which another draw may mend."""
+    figures = _figures(clip)
+    return figures is not None and _recognised(figures, audit)
+
+
+def unjudged(clip: DeidentifiedClip) -> DeidentifiedClip:
+    """The clip, unaudited if it passed an audit that was another one than today's."""
+    if clip.verdict != PASSED:
+        return clip
+    return dataclasses.replace(clip, verdict=UNAUDITED)
+
+
+def failures(clips: Iterable[DeidentifiedClip]) -> tuple[str, ...]:
+    """A line for each clip that failed, with the reasons."""
+    return tuple(
+        f"{clip.annotation.clip_id} failed: {'; '.join(clip.audit.get('reasons', ()))}"
+        for clip in clips
+        if clip.verdict == FAILED
+    )
+
+
+def _figures(clip: DeidentifiedClip) -> Figures | None:
+    """Those of a clip, if they are of today's measure."""
+    if clip.audit.get("measure") != MEASURE:
+        return None
+    names = [field.name for field in dataclasses.fields(Figures)]
+    return Figures(**{name: clip.audit[name] for name in names})
+
+
+def _recognised(figures: Figures, audit: Audit) -> bool:
+    return figures.voice is not None and figures.voice > audit.voice
+
+
+def _unseen(figures: Figures, audit: Audit, faces: dict[str, int]) -> list[str]:
+    """Why nothing can be said of a clip's pictures, if there are any."""
+    masked = faces.get("frames_with_face", 0)
+    if not figures.frames:
+        return []
+    if not masked and not figures.frames_with_face:
+        return ["no detector sees a face in it"]
+    if figures.frames_with_face < audit.seen * masked:
+        seen = figures.frames_with_face
+        return [f"it sees a face in {seen} of {masked} masked frames"]
+    return []
+
+
+def _unheard(figures: Figures) -> list[str]:
+    """Why nothing can be said of a clip's voice, if that matters."""
+    if figures.unheard:
+        return [f"its voice was not compared: {figures.unheard}"]
+    if figures.voice is None and not figures.frames:
+        return ["it has neither pictures nor half a second of a voice"]
+    return []

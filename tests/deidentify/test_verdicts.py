@@ -1,0 +1,129 @@
+"""Verdicts on figures that are made up; what is measured has its tests elsewhere."""
+
+import dataclasses
+
+import pytest
+
+from deemo_jax.annotation import Annotation
+from deemo_jax.clip import DeidentifiedClip
+from deemo_jax.deidentify import speakers
+from deemo_jax.deidentify.audit import Figures
+from deemo_jax.deidentify.settings import Audit
+from deemo_jax.deidentify.verdicts import (
+    failures,
+    judge,
+    judged,
+    judged_again,
+    needs_another_voice,
+    unjudged,
+)
+
+SMALL = Audit(longest_side=640)
+SOUND = Figures(
+    longest_side=640, every=3, frames=100, looked=34, frames_with_face=90, faces=31,
+    compared=9, voice=0.2,
+)  # fmt: skip
+TAKEN = "its voice is taken for its original's (0.83)"
+HEARD = Figures(longest_side=640, every=3, voice=0.2)  # a clip of sound alone
+
+
+def of_faces(**faces: int) -> DeidentifiedClip:
+    return DeidentifiedClip(
+        annotation=Annotation(clip_id="a", media="a.mp4", subject="s"),
+        video=None, audio=None, sha256={}, deidentification="x/1",
+        verdict="unaudited", faces=faces,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "audit", "faces", "verdict"),
+    [
+        ({}, {}, 100, "passed"),
+        ({"faces_left": 1}, {}, 100, "failed"),
+        ({"faces_left": 1}, {"faces_left": 1}, 100, "passed"),
+        ({"gap_frames": 2, "gap_start": 0.0}, {"gap_frames": 1}, 100, "failed"),
+        ({"gap_frames": 2, "gap_start": 0.0}, {"gap_frames": 2}, 100, "passed"),
+        ({"alike": 3, "nearest": 0.5}, {"alike": 0.3}, 100, "failed"),
+        ({"alike": 3, "nearest": 0.5}, {"alike": 0.4}, 100, "passed"),
+        ({"voice": 0.83}, {}, 100, "failed"),
+        ({"voice": 0.83}, {"voice": 0.9}, 100, "passed"),
+        ({"voice": None}, {}, 100, "passed"),
+        ({"voice": None, "unheard": "no CAM++"}, {}, 100, "unaudited"),
+        ({"frames_with_face": 9}, {}, 100, "unaudited"),
+        ({"frames_with_face": 9}, {"seen": 0.09}, 100, "passed"),
+        ({"frames_with_face": 9, "faces_left": 1}, {}, 100, "failed"),
+        ({"frames_with_face": 9, "voice": 0.83}, {}, 100, "failed"),
+        ({"frames_with_face": 0}, {}, 0, "unaudited"),  # both may have missed one
+    ],
+)
+def test_verdicts_on_pictures_and_voice(changes, audit, faces, verdict):
+    figures = dataclasses.replace(SOUND, **changes)
+    found, reasons = judge(figures, Audit(**audit), {"frames_with_face": faces})
+    assert found == verdict
+    assert bool(reasons) == (verdict != "passed")
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "reason"),
+    [
+        ({}, "passed", ()),
+        (
+            {"voice": 0.83},
+            "failed",
+            (f"{TAKEN}: run `deemo deidentify` again, which draws another",),
+        ),
+        (
+            {"voice": None, "unheard": "CAM++ is not installed"},
+            "unaudited",
+            ("its voice was not compared: CAM++ is not installed",),
+        ),
+        (
+            {"voice": None},
+            "unaudited",
+            ("it has neither pictures nor half a second of a voice",),
+        ),
+    ],
+)  # fmt: skip
+def test_verdicts_on_sound_alone(changes, verdict, reason):
+    figures = dataclasses.replace(HEARD, **changes)
+    assert judge(figures, Audit(), {}) == (verdict, reason)
+
+
+def test_a_verdict_is_passed_again_on_the_figures_that_are_there():
+    figures = dataclasses.replace(SOUND, faces_left=3)
+    clip = judged(of_faces(frames_with_face=90), figures, SMALL)
+    assert clip.verdict == "failed"
+    assert failures([clip]) == ("a failed: 3 of 31 faces are left",)
+    lenient = judged_again(clip, Audit(faces_left=3, longest_side=640))
+    assert lenient is not None
+    assert (lenient.verdict, lenient.audit["reasons"]) == ("passed", [])
+    assert judged_again(clip, Audit(longest_side=960)) is None
+    assert judged_again(clip, Audit(longest_side=640, every=1)) is None
+    assert judged_again(of_faces(), Audit()) is None
+
+
+def test_a_verdict_of_another_measure_is_kept_only_if_it_failed():
+    passed = judged(of_faces(frames_with_face=90), SOUND, SMALL)
+    assert judged_again(passed, SMALL) == passed
+    earlier = dataclasses.replace(passed, audit=passed.audit | {"measure": "faces/2"})
+    assert judged_again(earlier, SMALL) is None
+    assert unjudged(earlier).verdict == "unaudited"
+    failed = dataclasses.replace(earlier, verdict="failed")
+    assert unjudged(failed) == failed
+
+
+def test_a_voice_is_compared_once_there_is_something_to_compare_it_by(monkeypatch):
+    figures = dataclasses.replace(SOUND, voice=None, unheard="CAM++ is not installed")
+    clip = judged(of_faces(frames_with_face=90), figures, SMALL)
+    monkeypatch.setattr(speakers, "missing", lambda: "CAM++ is not installed")
+    assert judged_again(clip, SMALL) == clip
+    monkeypatch.setattr(speakers, "missing", lambda: None)
+    assert judged_again(clip, SMALL) is None
+
+
+def test_who_is_recognised_by_voice_needs_another():
+    for voice, needed in ((0.83, True), (0.2, False), (None, False)):
+        clip = judged(of_faces(), dataclasses.replace(SOUND, voice=voice), SMALL)
+        assert needs_another_voice(clip, SMALL) == needed
+        assert not needs_another_voice(clip, Audit(voice=0.9))
+    assert not needs_another_voice(of_faces(), SMALL)
