@@ -156,12 +156,12 @@ def test_masks_do_not_pile_up_over_cuts(pictures):
     frames = [
         frame
         for cut in range(60)
-        for frame in shot(pictures[cut % 2], int(rng.integers(-90, 90)), 40)
+        for frame in shot(pictures[cut % 2], int(rng.integers(-90, 90)), 50)
     ]
     stream = ((i / 25, rgb, faces) for i, (rgb, faces) in enumerate(frames))
     masked = list(bridge(stream, Bridging()))
     assert all(moment.masked for moment in masked)
-    ends = [moment for index, moment in enumerate(masked) if index % 40 == 30]
+    ends = [moment for index, moment in enumerate(masked) if index % 50 == 30]
     assert max(len(moment.masked) for moment in ends) <= 1
     largest = 1.6**2 * max(
         np.prod(faces[0, 2:4] - faces[0, :2]) / rgb[..., 0].size
