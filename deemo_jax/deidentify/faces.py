@@ -16,7 +16,7 @@ INPUT, OUTPUTS = "input.1", ["537", "538", "539"]  # heat map, sizes, offsets
 STRIDE = 4  # input pixels in one cell of the heat map
 MULTIPLE = 32  # sizes the network takes
 SAME_PLACE = 0.3  # intersection over union from which two boxes are one face's
-MARGIN = 0.5  # of a box's sides, that is looked at around it
+MARGIN = 1.0  # of a box's sides, that is looked at around it; by half, some were missed
 
 
 class FaceDetector:

@@ -79,7 +79,7 @@ def test_overlap_is_the_share_of_the_union():
 
 
 def test_a_face_is_found_again_where_it_was(detector, portrait):
-    wide = np.zeros((200, 333, 3), np.uint8)
+    wide = np.zeros((400, 533, 3), np.uint8)
     wide[41:185, 100:276] = portrait
     where = FACE + np.array([[100, 41, 100, 41]], np.float32)
     looked_at = []
