@@ -87,13 +87,17 @@ class Batches:
     def describe(self) -> str:
         """How well clips fill the rows, and what is asked; empty if that is plain.
 
-        Of clips whose length is drawn with what they are asked, the longest is counted.
+        Of clips whose length is drawn with what they are asked, or with the media that
+        are left out of them, the longest is counted.
         """
         config, words = self._reader.config, []
         if self._lengths is not None:
             rows = packing.row_count(self.records, config.clips_per_row)
             share = self._lengths.sum() / (rows * config.max_length)
-            most = "up to " if config.task_weights or config.phrasings > 1 else ""
+            drawn = (
+                config.task_weights or config.phrasings > 1 or config.modality_dropout
+            )
+            most = "up to " if drawn else ""
             words.append(
                 f"{self.records} clips in {rows} rows of up to {config.clips_per_row}: "
                 f"{most}{100 * share:.1f}% of config.data.max_length="

@@ -4,6 +4,8 @@ from hypothesis import given, settings, strategies
 import numpy as np
 import pytest
 
+from deemo_jax.annotation import load_taxonomy
+from deemo_jax.data import prompt
 from deemo_jax.data.packing import (
     FILLER,
     QUANTUM,
@@ -12,6 +14,10 @@ from deemo_jax.data.packing import (
     rounded,
     row_count,
 )
+from deemo_jax.data.reader import Loose, Reader
+from deemo_jax.data.synthetic import emotion_of
+from deemo_jax.data.synthetic_words import explain, say
+from deemo_jax.data.tokenizer import train_tokenizer
 
 LENGTHS = strategies.lists(strategies.integers(1, 400), min_size=1, max_size=60)
 SEEDS = strategies.integers(0, 2**31 - 1)
@@ -74,3 +80,25 @@ def test_as_the_docstring_has_it():
 def test_lengths_are_rounded_up(length, planned):
     assert rounded(np.array([length])).tolist() == [planned]
     assert QUANTUM == 8
+
+
+def test_rows_of_the_generated_corpus_are_full(make_record, asker, config):
+    """Nine places in ten and more hold a token, however many clips are in a row."""
+    rng = np.random.default_rng(0)
+    grades = rng.choice([-3, -1, 1, 3], size=(200, 3))
+    records = []
+    for number, (gesture, voice, words) in enumerate(grades.tolist()):
+        emotion = emotion_of(gesture, voice, words)
+        reasoning = explain(gesture, voice, words, emotion, rng)
+        said = {"transcript": say(words, rng), "reasoning": reasoning}
+        records.append(make_record(number, emotion=emotion, **said))
+    reader = Reader(
+        source=Loose(records=tuple(records), taxonomy=load_taxonomy()),
+        config=config,
+        tokenizer=train_tokenizer(prompt.corpus_texts(records, asker), 512),
+        spans=(8, 4),
+    )
+    lengths = np.array([reader.length(i) for i in range(len(records))])
+    for each in (2, 3, 4, 8):
+        places = row_count(len(lengths), each) * longest_row(lengths, each)
+        assert 0.9 < lengths.sum() / places < 1
