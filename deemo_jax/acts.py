@@ -1,5 +1,6 @@
 """What the verbs do that train, evaluate and hand on; the rooms do the work."""
 
+import functools
 from pathlib import Path
 
 from deemo_jax.acts_clips import code_of
@@ -37,6 +38,7 @@ def train(
             return _explain_sharding(config)
         if replay:
             return _replay(config, workdir, replay)
+        from deemo_jax.evaluate.figures import check_best
         from deemo_jax.train.loop import train as run
         from deemo_jax.train.preemption import Preempted
         from deemo_jax.train.profile import read_steps
@@ -45,7 +47,13 @@ def train(
         steps = read_steps(profile_steps)
         ask = evaluator(config, workdir)
         try:
-            run(config, workdir, evaluate=ask, profile_steps=steps)
+            run(
+                config,
+                workdir,
+                evaluate=ask,
+                check_evaluation=functools.partial(check_best, config=config),
+                profile_steps=steps,
+            )
         except Preempted:
             return PREEMPTED
         return DONE

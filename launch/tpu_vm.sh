@@ -10,8 +10,10 @@
 # stays connected: in tmux on a small machine near the slice.
 # Hung (exit code 76), killed, or asked to stop in one process only (75), the run is
 # started again on all workers and goes on, RESTARTS (100) times at most; done (0), failed
-# (1) or of bad usage (2), it is not. SIGTERM, SIGUSR1 and Ctrl-C save it and end it with
-# exit code 75. A slice that was taken away has to be made anew, then type this again.
+# (1) or of bad usage (2), it is not. When one process fails, the others are given GRACE
+# (120) seconds to say what they know and are killed then. SIGTERM, SIGUSR1 and Ctrl-C save
+# the run and end it with exit code 75. A slice that was taken away, or a host of it that
+# ssh does not reach, has to be made anew, then type this again.
 set -uo pipefail
 slice=${1:?usage: launch/tpu_vm.sh NAME ARGUMENTS-OF-TRAIN…}
 shift
@@ -24,7 +26,28 @@ printf -v command '%q ' "${DEEMO:-.venv/bin/deemo}" train "$@"
 printf -v directory '%q' "${DIRECTORY:-deemo-jax}"
 # The remote shell stays: of a process killed by a signal, ssh would say what it says of a
 # lost connection, and gcloud would start that one process again by itself.
-train="cd $directory && { $command & echo \$! >~/.deemo.pid; wait \$!; }"
+failed='deemo failed here: exit code'
+train="cd $directory && { $command & echo \$! >~/.deemo.pid; wait \$!; code=\$?; "
+train+="if ((code)); then echo $failed \$code; fi; exit \$code; }"
+# gcloud waits for all workers, and so for ever for one that hangs when the others left.
+start_all() {
+    local line='' end=0 wait=()
+    on_workers "$train" | while true; do
+        if IFS= read -r "${wait[@]}" line; then
+            printf '%s\n' "$line"
+            if [[ $line = *"$failed"* ]] && ((!end)); then
+                end=$((SECONDS + ${GRACE:-120}))
+            fi
+        elif (($? > 128)); then # in time nothing came
+            printf '%s' "$line"
+            (on_workers 'kill -KILL "$(cat ~/.deemo.pid)"') || true
+        else
+            break
+        fi
+        if ((end)); then wait=(-t "$((end > SECONDS ? end - SECONDS : 1))"); fi
+    done
+    exit "${PIPESTATUS[0]}"
+}
 asked=0
 ask() {
     asked=1
@@ -36,7 +59,7 @@ for ((start = 0; start <= ${RESTARTS:-100}; start++)); do
         code=75
         break
     fi
-    on_workers "$train" &
+    start_all &
     run=$! code=0
     wait "$run" || code=$?
     if ((asked)); then # the signal has ended the waiting, not the run

@@ -37,6 +37,17 @@ def test_what_an_exception_stands_for(error, code):
     assert exit_code_of(error) == code
 
 
+def test_what_was_said_before_the_end_is_heard():
+    """Into a pipe or a file, nothing is written before much is said."""
+    program = (
+        "import sys; from deemo_jax.exits import end_now; print('why'); "
+        "sys.stdout.write('no line'); end_now(76)"
+    )
+    words = ["env", "--unset=PYTHONUNBUFFERED", sys.executable, "-c", program]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=50)
+    assert (ended.returncode, ended.stdout) == (76, "why\nno line")
+
+
 def test_an_end_that_waits_for_nobody_takes_the_workers_along():
     ended = subprocess.run(
         [sys.executable, "-c", WORKER], capture_output=True, text=True, timeout=50

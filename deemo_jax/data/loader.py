@@ -234,7 +234,9 @@ def check_evaluation(
 
     Raises:
         ConfigError: a row longer than `config.max_length`.
+        ValueError: no record has an answer to any task.
     """
+    _with_answers(source, config.tasks)
     words = dataclasses.replace(config, num_frames=0, audio_seconds=0.0)
     reader = Reader(source=source, config=words, tokenizer=tokenizer, spans=spans)
     overhead = reader.overhead()

@@ -13,6 +13,7 @@ import numpy as np
 
 from deemo_jax.checkpoint import Best, Checkpoints
 from deemo_jax.config import Config, ConfigError
+from deemo_jax.data.source import ShardSource
 from deemo_jax.distributed import exchange, first_alone, is_first, meet, together
 from deemo_jax.flops import train_flops
 from deemo_jax.models.deemo_llama import DeemoLlama
@@ -57,6 +58,7 @@ def train(
     workdir: AnyPath,
     *,
     evaluate: Evaluate | None = None,
+    check_evaluation: Callable[[ShardSource], None] | None = None,
     profile_steps: tuple[int, int] | None = None,
 ) -> TrainState:
     """Trains up to `config.train.steps` and returns the last state.
@@ -75,6 +77,8 @@ def train(
         steps done, and what is to be called whenever it got on, for the watchdog; when
         resumed there once more. The numbers it returns are shown in TensorBoard. The
         model is valid only during the call.
+      check_evaluation: called before the first step with the split that is evaluated;
+        refuses by a `ConfigError` what `evaluate` would only find hours later.
       profile_steps: the first and the last step to trace into `profile/`.
 
     Raises:
@@ -116,6 +120,7 @@ def train(
             phases,
             stop_asked=stop_asked,
             evaluate=evaluate,
+            check_evaluation=check_evaluation,
             profile_steps=profile_steps,
         )
     flush()
@@ -152,6 +157,7 @@ def _run(
     *,
     stop_asked: Callable[[], bool],
     evaluate: Evaluate | None,
+    check_evaluation: Callable[[ShardSource], None] | None,
     profile_steps: tuple[int, int] | None,
 ) -> tuple[TrainState, str]:
     """The last state, and what is to be said if the run was asked to stop."""
@@ -161,7 +167,9 @@ def _run(
         tokenizer = prepare_tokenizer(config, workdir, source)
         check_beginning(config, packed)
         if config.evaluate.every:  # it is there and fits, before hours have passed
-            check_split(config, packed, tokenizer)
+            evaluated = check_split(config, packed, tokenizer)
+            if check_evaluation is not None:
+                check_evaluation(evaluated)
         # Inside: what the first process counts and keeps, the others read.
         batches = make_batches(config, mesh, source, tokenizer)
     with together():

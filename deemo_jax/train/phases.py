@@ -121,8 +121,11 @@ class Goodput:
         total = sum(seconds.values()) + self._unkept()
         step = seconds.pop("step")
         others = sorted(seconds.items(), key=lambda item: -item[1])
-        words = ", ".join(f"{x} {100 * y / total:.1f}%" for x, y in others if y)
+        shares = [f"{x} {100 * y / total:.1f}%" for x, y in others if y]
+        if unkept := self._unkept():
+            shares.append(f"not kept yet {100 * unkept / total:.1f}%")
         starts = f"{self._starts} start{'s' if self._starts > 1 else ''}"
         return (
-            f"goodput: {100 * step / total:.1f}% of {total:,.0f} s in {starts}; {words}"
+            f"goodput: {100 * step / total:.1f}% of {total:,.0f} s in {starts}; "
+            f"{', '.join(shares)}"
         )

@@ -35,15 +35,17 @@ def make_batches(
     )
 
 
-def check_split(config: Config, packed: AnyPath, tokenizer: Tokenizer) -> None:
-    """Refuses a run whose `evaluate.split` is not there, or has rows that are too long.
+def check_split(config: Config, packed: AnyPath, tokenizer: Tokenizer) -> ShardSource:
+    """The `evaluate.split` of a run; refused if it cannot be evaluated.
 
     Raises:
-      ConfigError: naming the clips and the length that they need.
-      ValueError: if there is no such split.
+      ConfigError: if there is none, or it has rows that are too long, naming the clips
+        and the length that they need.
+      ValueError: if it has no answer to any task.
     """
     source = open_split(config, packed, config.evaluate.split)
     check_evaluation(source, config.data, tokenizer, _spans(config))
+    return source
 
 
 def _spans(config: Config) -> tuple[int, int]:

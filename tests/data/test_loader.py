@@ -311,6 +311,8 @@ def test_what_cannot_be_learned_is_refused(
     silent = ShardSource(pack_records(tmp_path, silent, shards=1), "train")
     with pytest.raises(ValueError, match="no record .* has an answer for recognition"):
         Batches(silent, config, tokenizer, SPANS, seed=0, batch_size=1)
+    with pytest.raises(ValueError, match="no record .* has an answer for recognition"):
+        check_evaluation(silent, config, tokenizer, SPANS)
 
 
 def test_worker_processes_change_nothing(straight, source, config, tokenizer):

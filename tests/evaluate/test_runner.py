@@ -29,10 +29,12 @@ from deemo_jax.data.tokenizer import train_tokenizer
 from deemo_jax.data.turns import Asker
 from deemo_jax.evaluate import runner
 from deemo_jax.evaluate.answers import parse_label
+from deemo_jax.evaluate.figures import figures
 from deemo_jax.evaluate.judge import lexical
 from deemo_jax.evaluate.metrics import UNPARSED, confusion
-from deemo_jax.evaluate.results import read_results, subset_name
+from deemo_jax.evaluate.results import read_results, subset_name, to_json
 from deemo_jax.evaluate.runner import SUBSETS, evaluate
+from deemo_jax.fields import flatten
 from deemo_jax.generate import generate
 from deemo_jax.loss import log_likelihood
 from deemo_jax.models.deemo_llama import DeemoLlama
@@ -166,6 +168,16 @@ def test_every_clip_is_evaluated_once_as_far_as_it_is_annotated(results):
     assert all(f.clips == 10 for f in results.recognition.values())
     assert results.reasoning is not None
     assert results.reasoning.clips == 10
+
+
+def test_what_numbers_it_gives_is_known_before(results, source, config):
+    assert set(figures(source, config)) == names(results)
+
+
+def names(results):
+    """Of the numbers in `metrics.json`."""
+    values = flatten(to_json(results))
+    return {name for name, value in values.items() if isinstance(value, int | float)}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -454,6 +466,9 @@ def test_body_language_is_asked_for_and_scored(
         evaluate, model, source, tokenizer, config, LABELS, step=0, ablations=False
     )
     found = ask(workdir=tmp_path)
+    alone = dataclasses.replace(config.evaluate, ablations=False)
+    expected = figures(source, dataclasses.replace(config, evaluate=alone))
+    assert set(expected) == names(found)
     which, when = found.nfbl_which, found.nfbl_when
     assert which is not None
     assert when is not None

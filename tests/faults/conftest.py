@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from deemo_jax.checkpoint import find_fault
 from deemo_jax.data.source import ShardSource
 from deemo_jax.train.prepare import prepare_tokenizer
 from deemo_jax.train.watchdog import FOLDER
@@ -136,6 +137,13 @@ def steps(workdir: Path) -> dict[int, float]:
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
     assert len({row["step"] for row in rows}) == len(rows), "a step is logged twice"
     return {row["step"]: row["loss"] for row in rows}
+
+
+def good(workdir: Path) -> set[int]:
+    """The steps of the checkpoints that are whole."""
+    found = [path for path in (workdir / "checkpoints").iterdir() if path.is_dir()]
+    numbered = [path for path in found if path.name.isdecimal()]
+    return {int(path.name) for path in numbered if find_fault(path) is None}
 
 
 @pytest.fixture(scope="module")

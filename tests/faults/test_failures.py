@@ -9,7 +9,8 @@ import time
 import pytest
 
 from deemo_jax.exits import BAD_USAGE, FAILED, LOST
-from tests.faults.conftest import SECONDS, environment, steps
+from deemo_jax.train.watchdog import FOLDER
+from tests.faults.conftest import SECONDS, environment, good, steps
 
 STEPS = {"train__steps": 8, "train__save_every": 2, "train__stall_seconds": 12}
 KILLED, ABORTED = -9, -6
@@ -91,6 +92,45 @@ def test_all_end_as_the_one_that_failed(processes, tmp_path, fail, codes):
     assert found == [0] * len(codes), said
     assert "resumed at step" in said[0]
     assert list(steps(tmp_path / "run")) == list(range(1, 9))
+
+
+EVALUATED = {
+    "evaluate__every": 4, "evaluate__batch_size": 4, "evaluate__ablations": False,
+    "evaluate__max_new_tokens": 4, "evaluate__split": "train", "mesh__fsdp": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("killed", "model"),
+    [
+        (1, "small"),
+        pytest.param(0, "small", marks=pytest.mark.slow),
+        pytest.param(1, "whole", marks=pytest.mark.slow),
+    ],
+)
+def test_one_of_two_killed_in_a_save_a_restore_and_an_evaluation(
+    processes, tmp_path, monkeypatch, killed, model
+):
+    monkeypatch.setenv("MODEL", model)
+    straight, run = [tmp_path / "straight"] * 2, [tmp_path / "run"] * 2
+    found, said = processes(EVALUATED, EVALUATED, workdirs=straight)
+    assert found == [0, 0], said
+    for fail in ("2:SIGKILL:save", "1:SIGKILL:restore", "1:SIGKILL:evaluate"):
+        found, said = processes(
+            EVALUATED, EVALUATED, workdirs=run, fail=f"{killed}:{fail}"
+        )
+        assert found[killed] == KILLED, said
+        other = found[1 - killed]
+        assert other == LOST or (killed == 0 and other in WITHOUT_THE_FIRST), said
+        beat = json.loads((tmp_path / "run" / FOLDER / f"{killed}.json").read_text())
+        assert beat["end"] == ""
+        place = fail.rpartition(":")[2]
+        assert beat["phase"] == place or place == "save"  # which goes on beside others
+    found, said = processes(EVALUATED, EVALUATED, workdirs=run)
+    assert found == [0, 0], said
+    assert "resumed at step" in said[0]
+    assert steps(tmp_path / "run") == steps(tmp_path / "straight")
+    assert good(tmp_path / "run") == good(tmp_path / "straight") == {4, 6, 8}
 
 
 @pytest.mark.slow

@@ -8,8 +8,7 @@ import subprocess
 
 import pytest
 
-from deemo_jax.checkpoint import find_fault
-from tests.faults.conftest import steps
+from tests.faults.conftest import good, steps
 
 STEPS = 400
 SETTINGS = {"train__steps": STEPS, "train__save_every": 2}
@@ -36,13 +35,6 @@ def fill(folder):
         while True:
             os.write(file, bytes(4096))
     os.close(file)
-
-
-def good(workdir):
-    """The steps of the checkpoints that are whole."""
-    found = [path for path in (workdir / "checkpoints").iterdir() if path.is_dir()]
-    numbered = [path for path in found if path.name.isdecimal()]
-    return {int(path.name) for path in numbered if find_fault(path) is None}
 
 
 def complaints(run):

@@ -7,6 +7,12 @@ import pytest
 from tests.faults.conftest import launch as launch
 
 LAUNCH = Path(__file__).parents[2] / "launch"
+# For BASH_ENV: the file of this name is asked to stop when it says it starts again.
+BETWEEN_STARTS = """
+if [[ $0 = */{name} ]]; then
+    echo() {{ kill -TERM $$; builtin echo "$@"; }}
+fi
+"""
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-from tests.launch.conftest import LAUNCH
+from deemo_jax.exits import LOST, PREEMPTED
+from tests.launch.conftest import BETWEEN_STARTS, LAUNCH
 
 FILES = [*sorted(LAUNCH.glob("*.s*")), LAUNCH.parent / ".ci" / "run"]
 # `${DEEMO:-deemo}` may be several words; functions are called by `trap`; what stands in
@@ -45,3 +46,18 @@ def test_without_its_arguments_it_says_how_it_is_used(name, words):
     done = subprocess.run([LAUNCH / name, *words], capture_output=True, text=True)
     assert done.returncode != 0
     assert f"usage: launch/{name}" in done.stderr
+
+
+def test_mpi_asked_to_stop_between_two_starts_does_not_start_again(tmp_path):
+    called, stop = tmp_path / "called", tmp_path / "stop.sh"
+    (tmp_path / "mpirun").write_text(f"#!/bin/sh\necho >>{called}\nexit {LOST}\n")
+    (tmp_path / "mpirun").chmod(0o755)
+    stop.write_text(BETWEEN_STARTS.format(name="mpi.sh"))
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [LAUNCH / "mpi.sh", "-np", "2", "--"],
+        env=os.environ | {"PATH": path, "BASH_ENV": str(stop)},
+        timeout=60,
+    )
+    assert done.returncode == PREEMPTED
+    assert called.read_text() == "\n"

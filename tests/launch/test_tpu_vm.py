@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.launch.conftest import LAUNCH
+from tests.launch.conftest import BETWEEN_STARTS, LAUNCH
 
 SECONDS = 120  # bound of whatever is waited for
 
@@ -40,6 +40,8 @@ codes = [int(word) for word in open(here + "/codes").read().split()]
 code = codes[len(open(here + "/called").readlines()) - 1]
 if code < 0:
     os.kill(os.getpid(), -code)
+if code == 98:
+    os.kill(os.getpid(), signal.SIGSTOP)
 if code == 99:  # trains until it is asked to stop
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
     open(here + "/trains", "w").close()
@@ -97,6 +99,21 @@ def calls(worker) -> list[str]:
 def test_it_is_started_again_on_all_workers_or_on_none(workers, codes, starts, code):
     run = start(workers, codes, "--workdir=w")
     assert (run.wait(SECONDS), [len(calls(x)) for x in workers]) == (code, [starts] * 2)
+
+
+def test_one_that_hangs_is_killed_some_time_after_another_has_failed(workers, capfd):
+    run = start(workers, ("76 0", "98 0"), "--workdir=w", GRACE="1")
+    assert run.wait(SECONDS) == 0
+    assert [len(calls(worker)) for worker in workers] == [2, 2]
+    assert "deemo failed here: exit code 76" in capfd.readouterr().out
+
+
+def test_asked_to_stop_between_two_starts_it_does_not_start_again(workers, tmp_path):
+    stop = tmp_path / "stop.sh"
+    stop.write_text(BETWEEN_STARTS.format(name="tpu_vm.sh"))
+    run = start(workers, ("76 0", "76 0"), "--workdir=w", BASH_ENV=str(stop))
+    assert run.wait(SECONDS) == 75
+    assert [len(calls(worker)) for worker in workers] == [1, 1]
 
 
 def test_it_does_not_start_for_ever(workers):

@@ -13,6 +13,7 @@ from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.plan import estimate
 from deemo_jax.plan.estimate import Memory, Times, make_plan, stand_ins
 from deemo_jax.plan.program import Collective
+from deemo_jax.plan.report import describe
 from deemo_jax.plan.topology import NotCompiledError, read_topology
 from deemo_jax.sharding import AXES, make_mesh, place
 from deemo_jax.train import step
@@ -132,6 +133,43 @@ def test_a_compiler_that_runs_out_of_memory_is_told(simulated, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such kernel\nat a place"),
+        NotImplementedError("no such kernel for this platform"),
+        ValueError("no such kernel here"),
+    ],
+)
+def test_what_the_compiler_cannot_do_leaves_the_formulas(
+    simulated, monkeypatch, plan, error
+):
+    class Step:
+        def lower(self, *_):
+            raise error
+
+    monkeypatch.setattr(estimate, "make_train_step", lambda *_: Step())
+    found = make_plan(CONFIG, read_topology("v5e-8"))
+    assert not found.compiled
+    assert found.fits is None
+    assert found.trouble.startswith("the compiler says: ")
+    assert "no such kernel" in found.trouble
+    assert "\n" not in found.trouble
+    assert found.flops == plan.flops
+    assert found.memory.arguments == plan.memory.arguments
+    assert "analytic only, no program was compiled" in describe(found)
+
+
+def test_what_the_run_itself_refuses_is_not_the_compilers_word(simulated, monkeypatch):
+    class Step:
+        def lower(self, *_):
+            raise ConfigError("no such layout")
+
+    monkeypatch.setattr(estimate, "make_train_step", lambda *_: Step())
+    with pytest.raises(ConfigError, match="no such layout"):
+        make_plan(CONFIG, read_topology("v5e-8"))
+
+
+@pytest.mark.parametrize(
     ("name", "sizes", "axes", "expected"),
     [
         # One dimension of a torus of two; all of it over every link.
@@ -217,3 +255,17 @@ def test_the_real_step_is_compiled_for_tpus(monkeypatch):
     assert found.compiled, found.trouble
     assert found.fits
     assert ("dcn_data",) in {x.axes for x in found.collectives}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None,
+    reason="the extra plan-gpu brings the compiler for GPUs",
+)
+def test_the_real_step_is_compiled_for_gpus(monkeypatch):
+    monkeypatch.setattr(step, "DeemoLlama", DeemoLlama)
+    config = small_config(mesh__fsdp=4, mesh__tensor=2)
+    found = make_plan(config, read_topology("h100-1x8"))
+    assert found.compiled, found.trouble
+    assert found.fits
+    assert {("fsdp",), ("tensor",)} <= {x.axes for x in found.collectives}

@@ -368,6 +368,40 @@ def test_a_best_by_a_figure_that_there_is_not_is_refused(configure, tmp_path):
         )
 
 
+def test_what_an_evaluation_would_find_wrong_is_refused_before_a_step(
+    configure, tmp_path
+):
+    asked = []
+
+    def refuse(source):
+        asked.append((source.split, len(source)))
+        raise ConfigError("no such figure")
+
+    refused = {"check_evaluation": refuse, "evaluate": pytest.fail}
+    with pytest.raises(ConfigError, match="no such figure"):
+        train(configure(evaluate__every=2), tmp_path, **refused)
+    assert asked == [("test", 2)]
+    assert not (tmp_path / "metrics.jsonl").exists()
+    train(configure(train__steps=1), tmp_path, **refused)  # it never evaluates
+
+
+def test_a_start_that_ends_while_it_restores_counts_in_the_goodput(
+    configure, tmp_path, monkeypatch
+):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "first_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(configure(), tmp_path)
+    train(configure(train__steps=1), tmp_path)
+    found = json.loads((tmp_path / "goodput.json").read_text())
+    assert found["starts"] == 2
+    assert found["seconds"]["lost"] > 0
+    assert found["seconds"]["restore"] > 0
+
+
 def test_a_save_that_fails_stops_the_run_at_the_next_step(
     configure, tmp_path, monkeypatch
 ):

@@ -86,4 +86,6 @@ def test_a_start_that_keeps_nothing_counts_and_what_it_did_is_lost(clock, tmp_pa
         assert found["starts"] == start
         assert found["seconds"]["lost"] == 5 * (start - 1)
         assert found["unkept_seconds"] == 5
-    assert goodput.describe() == "goodput: 0.0% of 10 s in 2 starts; lost 50.0%"
+    assert goodput.describe() == (
+        "goodput: 0.0% of 10 s in 2 starts; lost 50.0%, not kept yet 50.0%"
+    )

@@ -5,9 +5,11 @@ import json
 import threading
 import time
 
+import jax
 import pytest
 
 from deemo_jax.config import ConfigError
+from deemo_jax.storage import locate
 from deemo_jax.train import watchdog as module
 from deemo_jax.train.phases import Phases
 from deemo_jax.train.watch import Beat
@@ -97,6 +99,31 @@ def test_the_first_process_says_what_is_wrong_until_it_ends(
     assert set(faults[first:]) == {(faults[first][0], 76)}
     assert "process 1 gave no sign of life" in faults[first][0]
     assert faults[first][0] in said[0]
+
+
+def test_a_failure_elsewhere_is_waited_for_as_long_as_a_bucket_takes(
+    bucket, tmp_path, monkeypatch, ended
+):
+    """What XLA says comes at once; which process failed, some beats later."""
+    monkeypatch.setattr(module, "BEAT_SECONDS_IN_BUCKET", 1.0)
+    workdir = locate(f"{bucket}/{tmp_path.name}")
+    said = []
+    second = watchdog(
+        workdir, Phases(), process=1, count=2, stall_seconds=60, say=said.append
+    )
+
+    def lose_the_first():
+        beat = json.loads((workdir / FOLDER / "1.json").read_text())
+        beat |= {"process": 0, "end": "OSError: the disk is full", "code": 1}
+        path = workdir / FOLDER / "0.json"
+        threading.Timer(2.0, path.write_text, (json.dumps(beat),)).start()
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo: Connection closed by peer")
+
+    with pytest.raises(jax.errors.JaxRuntimeError), second:
+        lose_the_first()
+    assert ended[:1] == [1]
+    assert "process 0 failed in start of step 0" in said[0]
+    assert "OSError: the disk is full" in said[0]
 
 
 def test_storage_that_refuses_beats_is_named_and_nobody_else(
