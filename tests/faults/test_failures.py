@@ -9,7 +9,6 @@ import time
 import pytest
 
 from deemo_jax.exits import BAD_USAGE, FAILED, LOST
-from deemo_jax.train.watchdog import FOLDER
 from tests.faults.conftest import SECONDS, environment, good, steps
 
 STEPS = {"train__steps": 8, "train__save_every": 2, "train__stall_seconds": 12}
@@ -100,13 +99,9 @@ EVALUATED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("killed", "model"),
-    [
-        (1, "small"),
-        pytest.param(0, "small", marks=pytest.mark.slow),
-        pytest.param(1, "whole", marks=pytest.mark.slow),
-    ],
+    ("killed", "model"), [(1, "small"), (0, "small"), (1, "whole")]
 )
 def test_one_of_two_killed_in_a_save_a_restore_and_an_evaluation(
     processes, tmp_path, monkeypatch, killed, model
@@ -122,10 +117,6 @@ def test_one_of_two_killed_in_a_save_a_restore_and_an_evaluation(
         assert found[killed] == KILLED, said
         other = found[1 - killed]
         assert other == LOST or (killed == 0 and other in WITHOUT_THE_FIRST), said
-        beat = json.loads((tmp_path / "run" / FOLDER / f"{killed}.json").read_text())
-        assert beat["end"] == ""
-        place = fail.rpartition(":")[2]
-        assert beat["phase"] == place or place == "save"  # which goes on beside others
     found, said = processes(EVALUATED, EVALUATED, workdirs=run)
     assert found == [0, 0], said
     assert "resumed at step" in said[0]
