@@ -37,6 +37,13 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    """What a module traced and compiled goes with it, or a worker grows to 7 GB."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def bucket():
     """The name of a bucket of an emulator of Google's storage, on loopback.

@@ -40,7 +40,11 @@ class TrainState:
 
 def make_model(config: Config, rngs: nnx.Rngs) -> DeemoLlama:
     """The model as a run trains it."""
-    model = DeemoLlama(
+    return _make(DeemoLlama, config, rngs)
+
+
+def _make(kind: type, config: Config, rngs: nnx.Rngs) -> DeemoLlama:
+    model = kind(
         config.model,
         rngs=rngs,
         dtype=jnp.dtype(config.train.dtype),
@@ -52,7 +56,13 @@ def make_model(config: Config, rngs: nnx.Rngs) -> DeemoLlama:
 
 def split_model(config: Config) -> tuple[nnx.GraphDef, nnx.State]:
     """The model's structure, and its parameters as shapes; nothing is computed."""
-    model = nnx.eval_shape(lambda: make_model(config, nnx.Rngs(0)))
+    return _split(DeemoLlama, config)
+
+
+@functools.lru_cache(maxsize=8)
+def _split(kind: type, config: Config) -> tuple[nnx.GraphDef, nnx.State]:
+    """Kept, since tracing takes a second and many ask; nobody changes what they get."""
+    model = nnx.eval_shape(lambda: _make(kind, config, nnx.Rngs(0)))
     graphdef, params = nnx.split(model)
     return graphdef, params
 
@@ -225,18 +235,26 @@ def draw_params(config: Config, mesh: Mesh, only: Any = nnx.Param) -> nnx.State:
 
     A parameter depends on `config.seed`, not on the mesh or on what else is drawn.
     """
+    return _drawing(DeemoLlama, config, mesh, only)()
+
+
+@functools.lru_cache(maxsize=2)
+def _drawing(
+    kind: type, config: Config, mesh: Mesh, only: Any
+) -> Callable[[], nnx.State]:
+    """Kept, since a run that is compared with its beginning is drawn twice."""
     shardings = parameter_shardings(split_model(config)[1], mesh, config.layout)
 
     def draw() -> nnx.State:
-        return nnx.state(make_model(config, nnx.Rngs(config.seed)), only)
+        return nnx.state(_make(kind, config, nnx.Rngs(config.seed)), only)
 
-    # It runs once: optimising it would take longer than it saves.
+    # It runs once or twice: optimising it would take longer than it saves.
     options = {"xla_backend_optimization_level": 0}
     return jax.jit(
         draw,
         out_shardings=nnx.filter_state(shardings, only),
         compiler_options=options,
-    )()
+    )
 
 
 def _lay(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
