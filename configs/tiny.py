@@ -122,8 +122,8 @@ def get_config(stage: str = "full") -> ml_collections.ConfigDict:
     )
     config.train = dict(
         stage=stage,
-        steps=1500,
-        batch_size=8,
+        steps=1000,
+        batch_size=16,
         dtype="float32",
         remat="none",
         log_every=1,
