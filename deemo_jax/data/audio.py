@@ -53,6 +53,5 @@ def augment(
     else:
         moved[:shift] = samples[-shift:]
     level = np.sqrt(np.mean(np.square(samples))) if len(samples) else 0.0
-    # Evenly distributed, of deviation 1: as white as a Gaussian's, and drawn faster.
-    noise = np.float32(12**0.5) * (rng.random(len(samples), np.float32) - 0.5)
+    noise = rng.standard_normal(len(samples), dtype=np.float32)
     return moved + noise * np.float32(level * 10 ** (-rng.uniform(*NOISE) / 20))
