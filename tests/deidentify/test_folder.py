@@ -237,11 +237,11 @@ def test_an_interrupted_run_goes_on_where_it_was(raw, tmp_path, monkeypatch):
 
     monkeypatch.setattr(room, "deidentify_clip", failing)
     with pytest.raises(KeyboardInterrupt):
-        deidentify_folder(raw, output)
+        deidentify_folder(raw, output, workers=1)
     with open(output / "deidentified.jsonl", "a") as file:
         file.write('{"annotation": {"clip_id": "voi')  # torn by the interruption
     (output / "again").touch()
-    summary = deidentify_folder(raw, output)
+    summary = deidentify_folder(raw, output, workers=1)
     assert done == ["face", "three", "voice"]
     assert (summary.clips, summary.resumed) == (3, 2)
     assert [c.annotation.clip_id for c in read_deidentified(output)[0]] == list(GOOD)

@@ -8,7 +8,7 @@ import pytest
 from deemo_jax.annotation import Annotation
 from deemo_jax.deidentify.folder import deidentify_folder
 from deemo_jax.deidentify.mcadams import mcadams
-from deemo_jax.deidentify.settings import Settings, Voice
+from deemo_jax.deidentify.settings import Audit, Settings, Voice
 from deemo_jax.deidentify.voice import anonymise
 from deemo_jax.media import write_audio
 
@@ -41,15 +41,19 @@ def test_a_range_of_one_coefficient_is_that_coefficient(speech):
 
 @pytest.mark.parametrize("method", ["drift", "mcadams"])
 def test_what_was_drawn_is_written_nowhere(method, speech, tmp_path, monkeypatch):
-    """Two runs differ in the samples and their digest, and in nothing else."""
+    """Two runs differ in samples, their digest and how like they are to the original.
+
+    That is a rough figure, of two digits.
+    """
     raw = tmp_path / "raw"
     raw.mkdir()
     write_audio(raw / "a.flac", speech[:16_000])
     about = Annotation(clip_id="a", media="a.flac", subject="s")
     (raw / "annotations.jsonl").write_text(json.dumps(about.to_json()) + "\n")
+    settings = Settings(voice=Voice(method=method), audit=Audit(voice=1.0))
     written = []
     for output in (tmp_path / "one", tmp_path / "two"):
-        deidentify_folder(raw, output, settings=Settings(voice=Voice(method=method)))
+        deidentify_folder(raw, output, settings=settings)
         files = {
             path.relative_to(output): path.read_text()
             for path in output.rglob("*")
@@ -57,6 +61,8 @@ def test_what_was_drawn_is_written_nowhere(method, speech, tmp_path, monkeypatch
         }
         line = json.loads(files.pop(next(p for p in files if p.stem == "deidentified")))
         assert line["deidentification"].split("/")[0] == f"centerface+{method}"
+        likeness = line["audit"].pop("voice", None)
+        assert likeness is None or likeness == round(likeness, 2)
         written.append((line.pop("sha256"), line, files))
     assert written[0][0] != written[1][0]
     assert written[0][1:] == written[1][1:]

@@ -103,7 +103,7 @@ def test_stopped_and_gone_on_with_equals_straight_through(
 def test_packed_rows_are_gone_on_with_as_well(configure, tmp_path, monkeypatch, capsys):
     settings = {"data__clips_per_row": 3, "data__max_length": 264}
     straight = train(configure(**settings), tmp_path / "straight")
-    assert "12 clips in 4 rows of up to 3: 8" in capsys.readouterr().out
+    assert "12 clips in 4 rows of up to 3: up to 8" in capsys.readouterr().out
     restore = stop_after(monkeypatch, 6)
     with pytest.raises(KeyboardInterrupt):
         train(configure(**settings), tmp_path / "stopped")
