@@ -122,7 +122,7 @@ class Goodput:
         step = seconds.pop("step")
         others = sorted(seconds.items(), key=lambda item: -item[1])
         shares = [f"{x} {100 * y / total:.1f}%" for x, y in others if y]
-        if unkept := self._unkept():
+        if (unkept := self._unkept()) >= 0.0005 * total:  # it would read 0.0%
             shares.append(f"not kept yet {100 * unkept / total:.1f}%")
         starts = f"{self._starts} start{'s' if self._starts > 1 else ''}"
         return (
