@@ -10,7 +10,7 @@ from deemo_jax.exits import LOST, PREEMPTED
 from deemo_jax.train.watchdog import FOLDER
 from tests.faults.conftest import steps
 
-STALL = 10  # a start may take six times as long, also on a busy machine
+STALL = 5
 LONG = {
     "train__steps": 100_000,
     "train__save_every": 1000,
