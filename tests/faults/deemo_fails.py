@@ -2,7 +2,6 @@
 
 HOW is the name of an exception, SIGKILL, or SLOW, which it is from that time on. WHERE
 is among `POINTS`; in a step unless given, and then TIME counts the steps of this start.
-With MODEL=whole, model and evaluation are the real ones.
 """
 
 import builtins
@@ -64,7 +63,6 @@ def evaluator(*_):
 if __name__ == "__main__":
     owner, name = POINTS[(WHERE or ["step"])[0]]
     setattr(owner, name, failing(getattr(owner, name)))
-    if os.environ.get("MODEL") != "whole":
-        setattr(step, "DeemoLlama", Bigrams)  # noqa: B010
-        setattr(workdir, "evaluator", evaluator)  # noqa: B010
+    setattr(step, "DeemoLlama", Bigrams)  # noqa: B010
+    setattr(workdir, "evaluator", evaluator)  # noqa: B010
     sys.exit(main(sys.argv[1:]))

@@ -100,13 +100,10 @@ EVALUATED = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("killed", "model"), [(1, "small"), (0, "small"), (1, "whole")]
-)
+@pytest.mark.parametrize("killed", [1, 0])
 def test_one_of_two_killed_in_a_save_a_restore_and_an_evaluation(
-    processes, tmp_path, monkeypatch, killed, model
+    processes, tmp_path, killed
 ):
-    monkeypatch.setenv("MODEL", model)
     straight, run = [tmp_path / "straight"] * 2, [tmp_path / "run"] * 2
     found, said = processes(EVALUATED, EVALUATED, workdirs=straight)
     assert found == [0, 0], said
