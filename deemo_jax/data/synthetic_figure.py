@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIZE = 64  # pixels, both ways
-FPS = 8
+FPS = 4
 MOVE_SECONDS = 0.35  # from rest into the gesture, and back
 
 # The right arm (elbow x, y, hand x, y) from the neck; the left one mirrors it. One unit

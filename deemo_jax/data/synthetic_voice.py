@@ -5,6 +5,7 @@ form) and some breath pass through resonances that move from vowel to vowel.
 """
 
 import dataclasses
+import math
 
 from jaxtyping import Float
 import numpy as np
@@ -26,7 +27,7 @@ VOWELS = np.array(
         (300, 870, 2240),
     ]
 )
-BANDWIDTHS = np.array([90, 110, 170])  # Hz
+BANDWIDTHS = np.array([90, 110, 170], np.float32)  # Hz
 FRAME, HOP = 512, 256
 QUIETER = (20.0, 30.0)  # decibels that the room's noise is below the voice
 
@@ -74,28 +75,35 @@ def speak(
         rng: draws the vowels, the rhythm and the small movements of the melody.
     """
     samples = round(seconds * SAMPLE_RATE)
-    time = np.arange(samples) / SAMPLE_RATE
+    time = np.arange(samples, dtype=np.float32) / SAMPLE_RATE
     start, stop = rng.uniform(0.1, 0.3), seconds - rng.uniform(0.1, 0.3)
     done = np.clip((time - start) / (stop - start), 0, 1)  # of the utterance
     syllables = round((stop - start) * speaker.rate)
+    spoken = done * syllables
 
     accents = np.interp(
-        done * syllables, np.arange(syllables + 1), rng.normal(0, 0.5, syllables + 1)
-    )
+        spoken, np.arange(syllables + 1), rng.normal(0, 0.5, syllables + 1)
+    ).astype(np.float32)
     semitones = GLIDE[grade] * (done - 0.5) + accents + rng.normal(0, 0.7)
-    pitch = speaker.pitch * 2 ** (semitones / 12)
-    source = _pulses(pitch) + speaker.breath * rng.normal(size=samples)
+    pitch = speaker.pitch * np.exp2(semitones / 12)
+    breath = rng.standard_normal(samples, np.float32)
+    source = _pulses(pitch) + speaker.breath * breath
 
-    stress = rng.normal(0, 1.0, syllables + 1)  # decibels
-    level = SWELL[grade] * (done - 0.5) + stress[(done * syllables).astype(int)]
-    opening = np.abs(np.sin(np.pi * done * syllables)) ** 0.6
+    stress = rng.normal(0, 1.0, syllables + 1).astype(np.float32)  # decibels
+    level = SWELL[grade] * (done - 0.5) + stress[spoken.astype(int)]
+    opening = np.abs(np.sin(np.pi * spoken)) ** np.float32(0.6)
     voice = _resonate(source * opening, speaker.tract, syllables, done, rng)
-    voice *= 10 ** (level / 20)
-    voice *= 10 ** (speaker.level / 20) / np.sqrt(np.mean(voice**2))
+    voice *= np.exp(level * (math.log(10) / 20))
+    voice *= _factor(speaker.level) / np.sqrt(np.mean(voice**2))
     # A room's noise: in clean sound the quiet end of a swell would be far quieter than
     # in the same sound with noise added, as augmentation does.
-    room = rng.normal(0, 10 ** ((speaker.level - rng.uniform(*QUIETER)) / 20), samples)
-    return np.clip(voice + room, -1, 1).astype(np.float32)
+    room = _factor(speaker.level - rng.uniform(*QUIETER))
+    return np.clip(voice + room * rng.standard_normal(samples, np.float32), -1, 1)
+
+
+def _factor(decibels: float) -> float:
+    """What a level multiplies a signal with."""
+    return 10 ** (decibels / 20)
 
 
 def _pulses(pitch: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
@@ -103,10 +111,13 @@ def _pulses(pitch: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
 
     cos x + cos 2x + … + cos nx = (sin((n + 1/2) x) / sin(x / 2) - 1) / 2
     """
-    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE
+    # A whole turn changes the sign of both sines, so the angle may begin anew: float32
+    # keeps a small one as it is.
+    turns = np.cumsum(pitch, dtype=np.float64) / SAMPLE_RATE
+    phase = (2 * np.pi * (turns % 1)).astype(np.float32)
     count = np.floor(7600 / pitch)
     below = np.sin(phase / 2)
-    tiny = np.abs(below) < 1e-6
+    tiny = np.abs(below) < 1e-4
     ratio = np.sin((count + 0.5) * phase) / np.where(tiny, 1, below)
     return (np.where(tiny, 2 * count + 1, ratio) - 1) / 2 / np.sqrt(count)
 
@@ -119,7 +130,7 @@ def _resonate(
     rng: np.random.Generator,
 ) -> Float[np.ndarray, " N"]:
     """Filters frame by frame in the frequency domain, overlapped and added."""
-    window = np.sqrt(np.hanning(FRAME + 1)[:-1])
+    window = np.sqrt(np.hanning(FRAME + 1)[:-1]).astype(np.float32)
     padded = np.pad(source, (HOP, FRAME))
     count = (len(padded) - FRAME) // HOP + 1
     frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::HOP][:count]
@@ -129,8 +140,8 @@ def _resonate(
     place = done[centres] * syllables
     formants = np.stack(
         [np.interp(place, np.arange(syllables + 1) + 0.5, row) for row in targets.T], 1
-    )
-    hertz = np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE)
+    ).astype(np.float32)
+    hertz = np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE).astype(np.float32)
     peaks = 1 / (
         1
         + ((hertz[None, None] - formants[:, :, None]) / BANDWIDTHS[None, :, None]) ** 2
@@ -141,7 +152,7 @@ def _resonate(
     # All vowels are about as loud, or else they would drown a slight swell.
     gain /= np.sqrt(np.mean(gain**2, axis=1, keepdims=True))
     filtered = np.fft.irfft(np.fft.rfft(frames * window[None]) * gain) * window[None]
-    out = np.zeros(len(padded))
+    out = np.zeros(len(padded), np.float32)
     for half in range(2):  # frames two apart do not overlap
         rows = filtered[half::2].reshape(-1)
         out[half * HOP : half * HOP + len(rows)] += rows

@@ -12,7 +12,7 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 import numpy as np
 
 from deemo_jax.architecture import (
@@ -83,8 +83,7 @@ def verify(
     largest, _, found = _compare(model, twin, batches)
     equal, greedy_tokens = True, 0
     with jax.default_matmul_precision("highest"):
-        for batch in batches:
-            prompt = prompts(batch)
+        for prompt in prompts(batches):
             stop = {"eos_token_id": eos_token_id, "pad_token_id": pad_token_id}
             answers = zip(
                 _generate(model, prompt, max_new_tokens, **stop),
@@ -244,24 +243,33 @@ def random_batch(config: DeemoLlamaConfig, *, seed: int) -> Batch:
     )
 
 
-def prompts(batch: Batch) -> Batch:
+def prompts(batches: Sequence[Batch]) -> list[Batch]:
     """Each row's tokens before its first answer, padded on the left.
+
+    All batches are padded to one length, so that equal ones are compiled once.
 
     tokens        <s> how does she feel yes </s> <pad>
     loss_mask      .   .   .    .   .    1   1    .
     result        <pad> <pad> <pad> <s> how does she feel
     """
+    asked = [
+        (np.asarray(batch.segment_ids) > 0)
+        & ~np.maximum.accumulate(np.asarray(batch.loss_mask), axis=1)
+        for batch in batches
+    ]
+    longest = max(int(each.sum(axis=1).max()) for each in asked)
+    return [_left(*pair, longest) for pair in zip(batches, asked, strict=True)]
+
+
+def _left(batch: Batch, asked: Bool[np.ndarray, "B S"], length: int) -> Batch:
+    """The batch's tokens that are asked, at the right of rows of some length."""
     tokens, segments = np.asarray(batch.tokens), np.asarray(batch.segment_ids)
-    loss_mask = np.asarray(batch.loss_mask)
-    answered = np.maximum.accumulate(loss_mask, axis=1)
-    asked = (segments > 0) & ~answered
-    longest = int(asked.sum(axis=1).max())
-    shape = (tokens.shape[0], longest)
+    shape = (tokens.shape[0], length)
     left, left_segments = np.zeros(shape, tokens.dtype), np.zeros(shape, segments.dtype)
     for row, here in enumerate(asked):
         count = int(here.sum())
-        left[row, longest - count :] = tokens[row, here]
-        left_segments[row, longest - count :] = 1
+        left[row, length - count :] = tokens[row, here]
+        left_segments[row, length - count :] = 1
     return dataclasses.replace(
         batch,
         tokens=left,

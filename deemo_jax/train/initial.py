@@ -1,7 +1,8 @@
 """The parameters a run starts with: of a whole model, of pretrained parts, or drawn."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ READERS: dict[type, Any] = {
 
 
 def initial_params(
-    config: Config, mesh: Mesh, parts: Collection[str] = tuple(PARTS)
+    config: Config, mesh: Mesh, parts: tuple[str, ...] = tuple(PARTS)
 ) -> nnx.State:
     """The parameters of some parts before the first step, each in its shards.
 
@@ -65,11 +66,13 @@ def initial_params(
     return jax.device_put(params, parameter_shardings(params, mesh, config.layout))
 
 
-def _are_of(parts: Collection[str]) -> Callable[[tuple, Any], bool]:
+@functools.lru_cache(maxsize=8)
+def _are_of(parts: tuple[str, ...]) -> Callable[[tuple, Any], bool]:
+    """Equal parts have the same filter: what `draw_params` compiled for it is kept."""
     return lambda path, _: path[0] in parts
 
 
-def _of_parts(config: Config, mesh: Mesh, parts: Collection[str]) -> nnx.State:
+def _of_parts(config: Config, mesh: Mesh, parts: tuple[str, ...]) -> nnx.State:
     """The parameters in the folders of `config.pretrained`, and drawn ones."""
     folders = {name: at for name, at in _folders(config).items() if name in parts}
     found = {name: _part(config, mesh, name, folders[name]) for name in folders}

@@ -153,7 +153,7 @@ def test_a_clip_shows_what_its_annotation_says(corpus):
         assert clip.verdict == "generated"
         frames = list(iter_frames(clip.video, 0.0, None))
         waveform = read_audio(clip.audio, 0.0, None)
-        assert len(frames) == 24
+        assert len(frames) == 12
         assert frames[0][1].shape == (64, 64, 3)
         assert waveform is not None
         assert len(waveform) == 48_000

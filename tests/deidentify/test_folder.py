@@ -12,12 +12,14 @@ from deemo_jax.clip import read_deidentified
 from deemo_jax.config import ConfigError
 from deemo_jax.deidentify import audit_faces, pipeline, redaction, speakers
 from deemo_jax.deidentify import folder as room
-from deemo_jax.deidentify.folder import deidentify_folder
 from deemo_jax.deidentify.jobs import do_all
 from deemo_jax.deidentify.pipeline import VERSION
 from deemo_jax.deidentify.settings import Audit, Mask, Settings, Words
 from deemo_jax.deidentify.words import REDACTED
 from deemo_jax.media import iter_frames, mux, read_audio, write_audio, write_video
+
+# In this process: another one takes seconds to begin. One test has several.
+deidentify_folder = functools.partial(room.deidentify_folder, workers=1)
 
 METHODS = f"centerface+drift/{VERSION}"  # those of the defaults
 

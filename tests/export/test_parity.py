@@ -23,27 +23,31 @@ def batch(tokens, loss_mask, index=(0, 1)):
 
 
 def test_prompts_end_before_the_first_answer_and_are_padded_left():
-    prompt = parity.prompts(
-        batch(
-            [
-                [1, 11, 12, 13, 2, 21, 2],  # two turns; the second is no prompt
-                [1, 14, 2, 0, 0, 0, 0],
-            ],
-            [
-                [0, 0, 0, 1, 1, 0, 1],
-                [0, 0, 1, 0, 0, 0, 0],
-            ],
-        )
+    answered = batch(
+        [
+            [1, 11, 12, 13, 2, 21, 2],  # two turns; the second is no prompt
+            [1, 14, 2, 0, 0, 0, 0],
+        ],
+        [
+            [0, 0, 0, 1, 1, 0, 1],
+            [0, 0, 1, 0, 0, 0, 0],
+        ],
     )
+    (prompt,) = parity.prompts([answered])
     assert prompt.tokens.tolist() == [[1, 11, 12], [0, 1, 14]]
     assert prompt.segment_ids.tolist() == [[1, 1, 1], [0, 1, 1]]
     assert prompt.positions.tolist() == [[0, 1, 2], [0, 0, 1]]
     assert not prompt.loss_mask.any()
 
 
-def test_a_row_without_answer_is_all_prompt():
-    rows = batch([[0, 1, 11], [1, 12, 13]], np.zeros((2, 3)))
-    assert parity.prompts(rows).tokens.tolist() == rows.tokens.tolist()
+def test_prompts_of_several_batches_have_one_length():
+    long = batch([[0, 1, 11], [1, 12, 13]], np.zeros((2, 3)))
+    short = batch([[1, 21, 2]], [[0, 0, 1]])
+    first, second = parity.prompts([long, short])
+    # Without an answer, all of a row is its prompt.
+    assert first.tokens.tolist() == long.tokens.tolist()
+    assert second.tokens.tolist() == [[0, 1, 21]]
+    assert second.positions.tolist() == [[0, 0, 1]]
 
 
 def test_rows_that_only_fill_are_left_out():

@@ -102,7 +102,7 @@ def test_the_merged_export_is_base_and_adapter(exported):
 
 def test_generation_goes_through_the_adapter(exported):
     _, merged, folder = exported
-    prompt = parity.prompts(parity.random_batch(ODD, seed=3))
+    (prompt,) = parity.prompts([parity.random_batch(ODD, seed=3)])
     stop = {"eos_token_id": 2, "pad_token_id": 0}
     ours = parity._generate(merged, prompt, 6, **stop)
     theirs = parity._twin_generate(adapted(folder), prompt, 6, **stop)
