@@ -16,7 +16,7 @@ from deemo_jax.export.card import Card
 from deemo_jax.export.folder import export
 from deemo_jax.export.parity import ExportError, random_batch
 from deemo_jax.models.deemo_llama import DeemoLlama
-from tests.small import ODD
+from tests.small import ODD, drawn
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -49,7 +49,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def model():
-    return DeemoLlama(CONFIG, rngs=nnx.Rngs(0))
+    return drawn(lambda: DeemoLlama(CONFIG, rngs=nnx.Rngs(0)))
 
 
 @pytest.fixture(scope="module")

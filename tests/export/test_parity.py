@@ -42,7 +42,7 @@ def test_prompts_end_before_the_first_answer_and_are_padded_left():
 
 def test_prompts_of_several_batches_have_one_length():
     long = batch([[0, 1, 11], [1, 12, 13]], np.zeros((2, 3)))
-    short = batch([[1, 21, 2]], [[0, 0, 1]])
+    short = batch([[1, 21, 2]], [[0, 0, 1]], index=(0,))
     first, second = parity.prompts([long, short])
     # Without an answer, all of a row is its prompt.
     assert first.tokens.tolist() == long.tokens.tolist()

@@ -60,8 +60,8 @@ def processes(launch, tmp_path):
 @pytest.mark.parametrize(
     ("fail", "codes"),
     [
-        ("1:5:RuntimeError", [FAILED] * 2),
         ("0:5:RuntimeError", [FAILED] * 2),
+        pytest.param("1:5:RuntimeError", [FAILED] * 2, marks=pytest.mark.slow),
         pytest.param("0:5:ConfigError", [BAD_USAGE] * 2, marks=pytest.mark.slow),
         pytest.param("2:5:ConfigError", [BAD_USAGE] * 4, marks=pytest.mark.slow),
         pytest.param("1:5:SIGKILL", [LOST, KILLED], marks=pytest.mark.slow),

@@ -8,6 +8,7 @@ import pytest
 
 from deemo_jax.architecture import SAMPLE_RATE, WhisperEncoderConfig
 from deemo_jax.models.whisper import WhisperEncoder, log_mel, mel_filters, sinusoids
+from tests.small import drawn
 
 CONFIG = WhisperEncoderConfig(
     d_model=12,
@@ -71,20 +72,24 @@ def test_a_waveform_too_short_to_mirror_is_refused():
         log_mel(noise(1, 200), 6)
 
 
+def make(**options):
+    return drawn(lambda: WhisperEncoder(CONFIG, rngs=nnx.Rngs(0), **options))
+
+
 @pytest.mark.parametrize(("frames", "length"), [(1, 1), (13, 7), (14, 7), (50, 25)])
 def test_the_encoder_halves_the_frames(frames, length):
-    encoder = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0))
+    encoder = make()
     assert encoder(jnp.ones((2, frames, 7))).shape == (2, length, 12)
 
 
 def test_an_input_longer_than_the_positions_is_refused():
-    encoder = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0))
+    encoder = make()
     with pytest.raises(ValueError, match=r"51 mel frames \(0.51 s\).*positions 25"):
         encoder(jnp.ones((2, 51, 7)))
 
 
 def test_what_is_beyond_the_length_is_silence():
-    encoder = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0))
+    encoder = make()
     waveform, length = noise(3, 4800), jnp.array([4800, 3201, 0])
     features, heard = encoder.hear(waveform, length)
     assert features.shape == (3, 15, 12)
@@ -108,7 +113,7 @@ def test_positions_are_sines_and_cosines_of_falling_rate():
 
 
 def test_every_parameter_receives_a_gradient():
-    encoder = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0))
+    encoder = make()
     mel = jax.random.normal(jax.random.key(1), (2, 21, 7))
     weights = jax.random.normal(jax.random.key(2), (2, 11, 12))
     gradients = nnx.jit(nnx.grad(lambda encoder: (encoder(mel) * weights).sum()))(
@@ -122,7 +127,7 @@ def test_rematerialisation_changes_memory_not_values():
     mel = jax.random.normal(jax.random.key(1), (2, 21, 7))
 
     def gradients(remat):
-        encoder = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0), remat=remat)
+        encoder = make(remat=remat)
         return nnx.jit(nnx.grad(lambda encoder: (encoder(mel) ** 3).sum()))(encoder)
 
     jax.tree.map(
@@ -134,8 +139,8 @@ def test_rematerialisation_changes_memory_not_values():
 
 def test_half_precision_computes_in_it_and_stays_near():
     mel = jax.random.normal(jax.random.key(1), (2, 20, 7))
-    full = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0))(mel)
-    half = WhisperEncoder(CONFIG, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)(mel)
+    full = make()(mel)
+    half = make(dtype=jnp.bfloat16)(mel)
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(half.astype(jnp.float32), full, atol=0.1)
 

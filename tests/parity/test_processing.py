@@ -28,7 +28,7 @@ from deemo_jax.export import parity
 from deemo_jax.export.card import Card
 from deemo_jax.export.folder import export
 from deemo_jax.models.deemo_llama import DeemoLlama
-from tests.parity.test_export import HEARING
+from tests.parity.test_export import OTHER_TOWERS
 from tests.small import ODD, drawn, small_config
 
 transformers.utils.logging.disable_progress_bar()
@@ -77,7 +77,7 @@ def both(request, tmp_path_factory):
     texts = [QUESTION, *(clip.transcript or "" for clip in CLIPS)]
     tokenizer = train_tokenizer(texts, 400)
     ids = tokenizer.get_vocab()
-    base = HEARING if request.param == "hubert" else ODD
+    base = OTHER_TOWERS if request.param == "hubert" else ODD
     config = dataclasses.replace(
         base,
         language_model=dataclasses.replace(
