@@ -16,7 +16,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.dev
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q \
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off --no-compile -q \
 	    -c constraints.txt -e '.[plan]'
 	$(BIN)/python -m pytest -m slow
 
@@ -28,18 +28,19 @@ lint: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) build *.egg-info
 
-# The stamps are made anew when what they install from changes.
+# The stamps are made anew when what they install from changes. Python compiles what it
+# imports; compiling all that is installed would take a minute more.
 $(VENV)/.demo: setup.py constraints.txt requirements-media.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q \
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off --no-compile -q \
 	    -c constraints.txt -e '.[deidentify,export]'
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q \
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off --no-compile -q \
 	    --no-deps --ignore-requires-python -r requirements-media.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo requirements-audit.txt
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q \
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off --no-compile -q \
 	    -c constraints.txt -e '.[deidentify,audit,export,dev]'
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off -q \
+	$(BIN)/pip install --disable-pip-version-check --progress-bar off --no-compile -q \
 	    --no-deps -r requirements-audit.txt
 	touch $@

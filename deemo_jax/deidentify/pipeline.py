@@ -27,8 +27,9 @@ from deemo_jax.media import (
 )
 from deemo_jax.workers import in_threads
 
-VERSION = "4"  # a change of methods or their settings counts up
+VERSION = "5"  # a change of methods or their settings counts up
 ROUNDING = 0.5  # seconds that an annotation may go beyond its media; it is cut there
+LOOKED_AGAIN = 5  # of so many masked frames, one is looked at again
 COUNTS = ("frames", "frames_with_face", "boxes", "frames_masked", "frames_unmasked")
 
 
@@ -103,7 +104,9 @@ def deidentify_clip(
     if frames is not None:
         found: list[np.ndarray] = []
         counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
-        detector = _detector(settings.threshold, settings.longest_side, threads)
+        detector = _detector(
+            settings.threshold, settings.longest_side, settings.every, threads
+        )
         moments = bridge(detector.stream(frames), settings.bridging)
 
         def masked() -> Iterator[tuple[float, np.ndarray]]:
@@ -155,8 +158,8 @@ def deidentify_clip(
 def faces_left(video: Path, masked: list[np.ndarray], detector: FaceDetector) -> int:
     """Faces that the detector that masked them still finds where they were.
 
-    `masked` holds the boxes [L, 4] of each frame; see `found_again`. This is no audit,
-    whose detector must be another.
+    `masked` holds the boxes [L, 4] of each frame; see `found_again`. One frame in
+    `LOOKED_AGAIN` is looked at. This is no audit, whose detector must be another.
     """
 
     def left(frame: tuple[np.ndarray, tuple[float, np.ndarray]]) -> int:
@@ -165,13 +168,18 @@ def faces_left(video: Path, masked: list[np.ndarray], detector: FaceDetector) ->
         return len(found_again(find, rgb, places.astype(np.float32)))
 
     frames = zip(masked, iter_frames(video), strict=True)
+    frames = itertools.islice(frames, 0, None, LOOKED_AGAIN)
     return sum(count for _, count in in_threads(left, frames, threads=detector.threads))
 
 
 @functools.cache
-def _detector(threshold: float, longest_side: int, threads: int) -> FaceDetector:
+def _detector(
+    threshold: float, longest_side: int, every: int, threads: int
+) -> FaceDetector:
     """One for all clips of a process: reading the network takes a while."""
-    return FaceDetector(threshold=threshold, longest_side=longest_side, threads=threads)
+    return FaceDetector(
+        threshold=threshold, longest_side=longest_side, every=every, threads=threads
+    )
 
 
 def _first_known(frames: Iterator) -> Iterable | None:
