@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/demo
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --disable-pip-version-check --progress-bar off --no-compile -q
 # Huge pages for what a step allocates: on a CPU it then takes about a quarter less time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
@@ -16,8 +17,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.dev
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off --no-compile -q \
-	    -c constraints.txt -e '.[plan]'
+	$(PIP) -c constraints.txt -e '.[plan]'
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev
@@ -32,15 +32,13 @@ clean:
 # imports; compiling all that is installed would take a minute more.
 $(VENV)/.demo: setup.py constraints.txt requirements-media.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off --no-compile -q \
-	    -c constraints.txt -e '.[deidentify,export]'
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off --no-compile -q \
-	    --no-deps --ignore-requires-python -r requirements-media.txt
+	$(PIP) -c constraints.txt -e '.[deidentify,export]'
+	$(PIP) --no-deps --ignore-requires-python -r requirements-media.txt
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.demo requirements-audit.txt
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off --no-compile -q \
-	    -c constraints.txt -e '.[deidentify,audit,export,dev]'
-	$(BIN)/pip install --disable-pip-version-check --progress-bar off --no-compile -q \
-	    --no-deps -r requirements-audit.txt
+$(VENV)/.dev: setup.py constraints.txt requirements-media.txt requirements-audit.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -c constraints.txt -e '.[deidentify,audit,export,dev]'
+	$(PIP) --no-deps --ignore-requires-python \
+	    -r requirements-media.txt -r requirements-audit.txt
 	touch $@

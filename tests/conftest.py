@@ -40,6 +40,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 MOST_MEMORY = 3 * 2**30  # bytes that a worker holds before it forgets
 
 
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores: many tests wait for processes that they start."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forgotten():
     """What is traced and compiled goes at times, or a worker grows to 7 GB."""

@@ -1,6 +1,6 @@
 """Models and corpora made as small as they go, for tests of what is around them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +9,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from configs import tiny
 from deemo_jax.architecture import (
@@ -131,6 +132,15 @@ def drawn(make: Callable[[], Model], seed: int = 0) -> Model:
         return jnp.asarray(draw.normal(0, 0.3, leaf.shape), leaf.dtype)
 
     return nnx.merge(graphdef, jax.tree.map(value, abstract))
+
+
+def marked(cases: Mapping[str, Any], *usual: str) -> list[Any]:
+    """The cases as parameters of a test, all but the `usual` ones marked as slow."""
+    assert set(usual) < set(cases)
+    return [
+        pytest.param(case, id=name, marks=[pytest.mark.slow] * (name not in usual))
+        for name, case in cases.items()
+    ]
 
 
 def small_config(**changes: Any) -> Config:

@@ -29,7 +29,7 @@ from deemo_jax.workdir import (
 from tests.small import drawn, small_config
 
 CONFIG = small_config(
-    train__steps=2, evaluate__batch_size=8, evaluate__max_new_tokens=3
+    train__steps=3, evaluate__batch_size=8, evaluate__max_new_tokens=4
 )
 
 
@@ -42,7 +42,7 @@ def workdir(tmp_path_factory):
 
 def test_the_newest_checkpoint_is_read_back(workdir):
     run = open_run(workdir)
-    assert run.step == 2
+    assert run.step == 3
     assert run.config == CONFIG
     first = untrained(run)
     assert first.step == 0
@@ -116,7 +116,7 @@ def test_evaluation_states_what_the_rule_allows(workdir):
     results = evaluate_run(open_run(workdir))
     assert results.bounds["video+audio+text"] == 1.0
     assert results.bounds["video"] == results.bounds["audio"] < 0.8
-    metrics = json.loads((workdir / "eval" / "2" / "metrics.json").read_text())
+    metrics = json.loads((workdir / "eval" / "3" / "metrics.json").read_text())
     assert metrics["recognition"]["likelihood"]["clips"] == 2
 
 
@@ -178,7 +178,7 @@ def test_every_clip_of_a_folder_is_answered(workdir):
     answers, rejected = ask(open_run(workdir), workdir / "corpus", "recognition")
     assert len(answers) == 14  # in batches of 8
     assert rejected == []
-    written = (workdir / "generate" / "2" / "answers.jsonl").read_text().splitlines()
+    written = (workdir / "generate" / "3" / "answers.jsonl").read_text().splitlines()
     assert {r["clip_id"]: r["answer"] for r in map(json.loads, written)} == answers
 
 
@@ -198,7 +198,7 @@ def test_a_class_and_any_question_are_asked_for(workdir, monkeypatch, task, labe
     question = f"In these 3.0 seconds, when is this shown: {label}?" if label else task
     assert len(asked) == len(answers) == 14
     assert all(question in words for words in asked)
-    [first, *_] = (workdir / "generate" / "2" / "answers.jsonl").read_text().split("\n")
+    [first, *_] = (workdir / "generate" / "3" / "answers.jsonl").read_text().split("\n")
     assert json.loads(first) == {
         "clip_id": next(iter(answers)), "task": task, "answer": "never"
     } | ({"label": label} if label else {})  # fmt: skip
@@ -230,7 +230,7 @@ def test_a_clip_that_does_not_fit_is_refused_and_the_others_are_answered(
     assert len(answers) == 13
     assert rejection.clip_id == first["annotation"]["clip_id"]
     assert "max_length" in rejection.reason
-    [line] = (workdir / "generate" / "2" / "rejected.jsonl").read_text().splitlines()
+    [line] = (workdir / "generate" / "3" / "rejected.jsonl").read_text().splitlines()
     assert json.loads(line)["clip_id"] == rejection.clip_id
 
 

@@ -145,7 +145,12 @@ def test_reading_onto_a_mesh_takes_little_more_than_the_weights(checkpoint, tmp_
 
 
 @pytest.mark.parametrize(
-    "what", [SAVE, CONVERT, BFLOAT16], ids=["save", "same", "half"]
+    "what",
+    [
+        pytest.param(SAVE, id="save"),
+        pytest.param(CONVERT, id="same", marks=pytest.mark.slow),
+        pytest.param(BFLOAT16, id="half"),
+    ],
 )
 def test_writing_takes_a_tensor_or_two(what, checkpoint, tmp_path):
     folder, size, largest = checkpoint

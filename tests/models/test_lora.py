@@ -30,7 +30,7 @@ from deemo_jax.models.siglip import SiglipVision
 from deemo_jax.models.whisper import WhisperEncoder
 from deemo_jax.pretrained import read_config
 from deemo_jax.sharding import make_mesh, parameter_shardings
-from tests.small import HUBERT, ODD, SIGLIP, drawn, small_config
+from tests.small import HUBERT, ODD, SIGLIP, drawn, marked, small_config
 
 EVERYWHERE = LoraConfig(rank=3, alpha=7.0, dropout=0.25, targets=(".*",))
 ALONE = dataclasses.replace(EVERYWHERE, targets=("",))  # of a model that is one map
@@ -125,7 +125,9 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(params=list(TOWERS.values()), ids=list(TOWERS), scope="module")
+@pytest.fixture(
+    params=marked(TOWERS, "decoder", "vision", "audio", "connector"), scope="module"
+)
 def tower(request):
     """A tower, the same with LoRA, how they are called, how many maps they have."""
     make, call, maps = request.param

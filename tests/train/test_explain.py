@@ -77,8 +77,8 @@ def test_a_table_of_it(config):
     assert lines[0] == "mesh: 8 devices, fsdp=2, sequence=2, tensor=2"
     row = next(x for x in lines if x.startswith("language_model/layers/mlp/up_proj"))
     assert row.split() == [
-        "language_model/layers/mlp/up_proj/kernel", "2x96x256", "float32",
-        ".,", "fsdp,", "tensor", "49.2", "kB", "2",
+        "language_model/layers/mlp/up_proj/kernel", "2x96x192", "float32",
+        ".,", "fsdp,", "tensor", "36.9", "kB", "2",
     ]  # fmt: skip
     assert "config.layout.tolerance is 50.00%" in lines[-1]
 

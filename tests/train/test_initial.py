@@ -201,7 +201,12 @@ def under(params, part):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, MESH, {"train__stage": "tune", "lora__rank": 2}]
+    "changes",
+    [
+        {},
+        pytest.param(MESH, marks=pytest.mark.slow),
+        {"train__stage": "tune", "lora__rank": 2},
+    ],
 )
 def test_named_parts_are_read_and_the_others_drawn(folders, changes):
     top, kept = folders
