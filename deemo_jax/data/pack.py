@@ -110,6 +110,7 @@ def pack_folder(
             f"the salt {salt_path} would lie in the packed folder, where it undoes "
             "the pseudonyms: choose another --output or --salt_file"
         )
+    _check_asked(output, name, shards, format)  # before anything is made
     output.mkdir(parents=True, exist_ok=True)
     entries, refused = write_dataset(
         clips if windowing is None else windowing.cut(clips),
@@ -137,6 +138,26 @@ def pack_folder(
         bytes=sum(row.length for rows in entries.values() for row in rows),
         rejected=len(rejections) + len(refused),
     )
+
+
+def _check_asked(output: Path, name: str, shards: int, format: str) -> None:
+    """Refuses what cannot be written, or not there."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ConfigError(
+            f"{name!r} is no name for a data set: use a-z, 0-9 and _, such as deemo_mer"
+        )
+    check_shards(shards)
+    if format not in FORMATS:
+        raise ConfigError(f"format is {format!r}: give {' or '.join(FORMATS)}")
+    if (there := tfds.dataset_name(output)) not in (None, name):
+        raise ValueError(
+            f"{output} holds the data set {there}: "
+            "choose another --output, or remove it"
+        )
+    if (output / MANIFEST).exists():
+        raise ValueError(
+            f"{output} holds features, not media: choose another --output, or remove it"
+        )
 
 
 def by_verdict(
@@ -194,22 +215,7 @@ def write_dataset(
         ValueError: the folder holds another data set or features, or who withdrew
             from it did so by another salt.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ConfigError(
-            f"{name!r} is no name for a data set: use a-z, 0-9 and _, such as deemo_mer"
-        )
-    check_shards(shards)
-    if format not in FORMATS:
-        raise ConfigError(f"format is {format!r}: give {' or '.join(FORMATS)}")
-    if (there := tfds.dataset_name(output)) not in (None, name):
-        raise ValueError(
-            f"{output} holds the data set {there}: "
-            "choose another --output, or remove it"
-        )
-    if (output / MANIFEST).exists():
-        raise ValueError(
-            f"{output} holds features, not media: choose another --output, or remove it"
-        )
+    _check_asked(output, name, shards, format)
     splits, rejections = assign_splits(
         clips, salt, withdrawn=read_withdrawn(output, salt), stratify=stratify
     )

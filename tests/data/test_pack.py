@@ -168,11 +168,14 @@ def test_a_folder_of_another_data_set_is_left_alone(tmp_path, input):
     with pytest.raises(ValueError, match="holds the data set mer"):
         pack_folder(input, output, name="nfbl")
     for name in ("Mer", "deemo-mer", ""):
-        with pytest.raises(ConfigError, match="is no name for a data set"):
-            pack_folder(input, output, name=name)
+        for there in (output, tmp_path / "new"):
+            with pytest.raises(ConfigError, match="is no name for a data set"):
+                pack_folder(input, there, name=name, salt_file=tmp_path / "salt.txt")
     with pytest.raises(ConfigError, match="--shards is 0: give 1 or more"):
         pack_folder(input, output, name="mer", shards=0)
     assert contents(output) == before
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "salt.txt").exists()
 
 
 def test_where_nothing_is_left_what_was_packed_stays(tmp_path, input):
