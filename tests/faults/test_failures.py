@@ -133,6 +133,7 @@ def test_one_of_several_killed_and_all_started_again_give_the_same_losses(
     assert steps(tmp_path / "whole") == steps(tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_one_that_is_slow_is_named_in_the_metrics(processes, tmp_path):
     found, said = processes({}, {}, fail="1:3:SLOW")
     assert found == [0, 0], said

@@ -80,6 +80,7 @@ def test_one_of_four_that_is_stopped_is_named_by_all_others(launch, tmp_path, st
         assert (run.workdir / FOLDER / f"{process}.stacks").stat().st_size > 100
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others(two):
     two.signal(1, signal.SIGKILL)
     began = time.monotonic()
@@ -87,6 +88,7 @@ def test_a_killed_process_ends_the_others(two):
     assert time.monotonic() - began < STALL + 15
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_workdir(two, launch):
     other = launch(two.workdir, 1, 2, **LONG)
     assert other.end() == 2

@@ -63,6 +63,7 @@ def test_a_full_disk_ends_the_run_and_takes_nothing_with_it(launch, tmp_path):
         assert list(steps(workdir)) == list(range(1, reached + 5))
 
 
+@pytest.mark.slow
 def test_of_several_processes_all_say_that_the_disk_is_full(launch, tmp_path):
     with mounted(tmp_path / "run", "size=8m") as workdir:
         run = launch(workdir, 2, 4, **SETTINGS | {"train__stall_seconds": 20})
@@ -123,6 +124,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(launch, finished, tmp_path, 
     assert good(workdir) == {4, 6, 8}  # 8 was made anew
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_model_are_refused_and_left(launch, finished, tmp_path):
     """Put there by hand: the workdir's own configuration is not theirs."""
     other = launch(
