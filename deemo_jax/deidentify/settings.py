@@ -141,12 +141,12 @@ class Settings:
     `threshold`: score from which CenterFace's detections count as faces.
     `longest_side`: pixels that larger frames are scaled down to before it looks.
     `every`: of so many frames one is looked at whole, and those between around its
-    faces; who is in the picture for fewer frames than that may be missed.
+    faces, which takes less time; small faces that come and go may be missed.
     """
 
     threshold: float = 0.2
     longest_side: int = 640
-    every: int = 2
+    every: int = 1
     bridging: Bridging = dataclasses.field(default_factory=Bridging)
     mask: Mask = dataclasses.field(default_factory=Mask)
     voice: Voice = dataclasses.field(default_factory=Voice)
