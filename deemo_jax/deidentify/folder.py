@@ -37,7 +37,6 @@ from deemo_jax.deidentify.audit import audit_clip
 from deemo_jax.deidentify.jobs import Progress, Report, do_all, shares
 from deemo_jax.deidentify.pipeline import (
     COUNTS,
-    LOOKED_AGAIN,
     VERSION,
     deidentify_clip,
     fit,
@@ -95,8 +94,7 @@ class Summary:
             f"{self.clips} clips of {self.seconds:.1f} s de-identified "
             f"({self.resumed} of them earlier), {self.rejected} inputs refused\n"
             f"faces: {faces['boxes']} found in {faces['frames_with_face']} of "
-            f"{faces['frames']} frames, {faces['left']} left "
-            f"by the same detector, which looked at one in {LOOKED_AGAIN} again"
+            f"{faces['frames']} frames, {faces['left']} left by the same detector"
         )
         if any(self.words.values()):
             counts = (f"{self.words[kind]} {kind.lower()}s" for kind in TYPES)

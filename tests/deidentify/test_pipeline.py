@@ -99,8 +99,7 @@ def test_faces_left_sees_what_was_not_masked(carphone, tmp_path):
     write_video(tmp_path / "a.mp4", frames)
     detector = FaceDetector()
     boxes = [detector(rgb)[:, :4] for _, rgb in frames]
-    assert len(frames) == 9  # of which two are looked at
-    assert faces_left(tmp_path / "a.mp4", boxes, FaceDetector()) == 2
+    assert faces_left(tmp_path / "a.mp4", boxes, FaceDetector()) == len(frames)
     elsewhere = [box + 300 for box in boxes]
     assert faces_left(tmp_path / "a.mp4", elsewhere, FaceDetector()) == 0
 
@@ -109,7 +108,7 @@ def test_a_mask_setting_is_used(talking, tmp_path):
     (tmp_path / "media").mkdir()
     about = fitted(talking, end=0.3)
     settings = Settings(mask=Mask(scale=0.1))
-    assert deidentify_clip(about, talking, tmp_path, settings).faces["left"] == 2
+    assert deidentify_clip(about, talking, tmp_path, settings).faces["left"] == 9
 
 
 def test_what_is_missing_is_none(carphone, talking, tmp_path):
