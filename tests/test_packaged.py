@@ -51,7 +51,7 @@ def test_a_real_one_is_found():
         (
             ("carrier", "carrier/model.bin"),
             {"sha256": "0" * 12},
-            "carrier: carrier/model.bin has SHA-256 [0-9a-f]{64}: ",
+            "carrier's carrier/model.bin has SHA-256 [0-9a-f]{64}: ",
         ),
     ],
 )

@@ -105,5 +105,7 @@ def test_what_is_not_installed_is_named_with_the_remedy(monkeypatch, tmp_path):
     path.write_bytes(b"other")
     with pytest.raises(ValueError, match="SHA-256"):
         weights_path(audit_faces.LANDMARKS)
+    path.with_name(audit_faces.RECOGNITION).write_bytes(b"other")
+    assert "has SHA-256" in str(missing())
     monkeypatch.setattr(util, "find_spec", lambda name: None)
     assert missing() == "dlib-bin is not installed"
