@@ -97,8 +97,10 @@ def pack_folder(
     a packed folder is handed on. With `windowing`, long clips are packed in windows.
 
     Raises:
-        ValueError: `input` is no de-identified folder, the name is not one that TFDS
-            takes, the salt would lie in `output`, nothing is left to pack.
+        ConfigError: the name, the format or the number of shards is unfit.
+        ValueError: `input` is no de-identified folder, the salt would lie in `output`,
+            which holds another data set or features, or from which subjects withdrew
+            by another salt; nothing is left to pack.
     """
     input, output = Path(input), Path(output)
     clips, rejections = read_deidentified(input)
@@ -211,11 +213,8 @@ def write_dataset(
         where no clip could be read, there is no entry and no data set.
 
     Raises:
-        ConfigError: the name, the format or the number of shards is unfit.
-        ValueError: the folder holds another data set or features, or who withdrew
-            from it did so by another salt.
+        ValueError: who withdrew from the folder did so by another salt.
     """
-    _check_asked(output, name, shards, format)
     splits, rejections = assign_splits(
         clips, salt, withdrawn=read_withdrawn(output, salt), stratify=stratify
     )
