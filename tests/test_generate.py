@@ -60,7 +60,7 @@ def make_batch(prompts, side, places=11):
         here = slice(first, first + len(prompt))
         tokens[row, here], segments[row, here] = prompt, 1
         positions[row, here] = np.arange(len(prompt))
-    rng = np.random.default_rng(6)
+    rng = np.random.default_rng(0)
     return Batch(
         tokens=tokens,
         positions=positions,

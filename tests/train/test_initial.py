@@ -21,7 +21,7 @@ from deemo_jax.train import initial, step
 from deemo_jax.train.initial import bases, check_initial, initial_params
 from deemo_jax.train.log import adopt_config
 from deemo_jax.train.loop import train
-from deemo_jax.train.step import abstract_state, make_model
+from deemo_jax.train.step import abstract_state, draw_params, make_model
 from tests.small import drawn, small_config
 
 
@@ -219,7 +219,8 @@ def test_named_parts_are_read_and_the_others_drawn(folders, changes):
     jax.tree.map(lambda x, y: x.sharding == y.sharding or 1 / 0, params, wanted)
     jax.tree.map(lambda x, y: x.shape == y.shape or 1 / 0, params, wanted)
     connectors = ("video_connector", "audio_connector")
-    found, seeded = flat(params), flat(initial_params(config, mesh, connectors))
+    seeded = flat(draw_params(config, mesh, lambda path, _: path[0] in connectors))
+    found = flat(params)
     for name in ("vision_tower", "audio_tower"):
         for path, value in kept[name].items():
             np.testing.assert_array_equal(found[f"{name}/{path}"], value)
