@@ -16,7 +16,6 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.threshold = 0.2  # CenterFace's score from which a detection is a face
     config.longest_side = 640  # pixels; larger frames are looked at scaled down
-    config.every = 1  # of so many frames one is looked at whole
     config.bridging = dict(
         before=15,  # frames masked before a face is first found
         after=config_dict.placeholder(int),  # none: until found again, or the shot ends

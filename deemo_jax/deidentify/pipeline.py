@@ -103,9 +103,7 @@ def deidentify_clip(
     if frames is not None:
         found: list[np.ndarray] = []
         counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
-        detector = _detector(
-            settings.threshold, settings.longest_side, settings.every, threads
-        )
+        detector = _detector(settings.threshold, settings.longest_side, threads)
         moments = bridge(detector.stream(frames), settings.bridging)
 
         def masked() -> Iterator[tuple[float, np.ndarray]]:
@@ -171,13 +169,9 @@ def faces_left(video: Path, masked: list[np.ndarray], detector: FaceDetector) ->
 
 
 @functools.cache
-def _detector(
-    threshold: float, longest_side: int, every: int, threads: int
-) -> FaceDetector:
+def _detector(threshold: float, longest_side: int, threads: int) -> FaceDetector:
     """One for all clips of a process: reading the network takes a while."""
-    return FaceDetector(
-        threshold=threshold, longest_side=longest_side, every=every, threads=threads
-    )
+    return FaceDetector(threshold=threshold, longest_side=longest_side, threads=threads)
 
 
 def _first_known(frames: Iterator) -> Iterable | None:

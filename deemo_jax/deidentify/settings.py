@@ -140,13 +140,10 @@ class Settings:
 
     `threshold`: score from which CenterFace's detections count as faces.
     `longest_side`: pixels that larger frames are scaled down to before it looks.
-    `every`: of so many frames one is looked at whole, and those between around its
-    faces, which takes less time; small faces that come and go may be missed.
     """
 
     threshold: float = 0.2
     longest_side: int = 640
-    every: int = 1
     bridging: Bridging = dataclasses.field(default_factory=Bridging)
     mask: Mask = dataclasses.field(default_factory=Mask)
     voice: Voice = dataclasses.field(default_factory=Voice)
@@ -158,7 +155,6 @@ class Settings:
         _require(between, "threshold", self.threshold, "more than 0 and below 1")
         enough = self.longest_side >= 32
         _require(enough, "longest_side", self.longest_side, "32 pixels or more")
-        _require(self.every >= 1, "every", self.every, "1 or more")
 
 
 def _require(holds: bool, key: str, value: object, what: str) -> None:

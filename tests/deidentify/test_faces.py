@@ -40,39 +40,6 @@ def test_every_frame_of_the_clip_has_its_face(detector, carphone):
         np.testing.assert_array_equal(faces, detector(rgb))
 
 
-def test_between_whole_looks_faces_are_followed(detector, carphone, monkeypatch):
-    frames = []
-    for time, rgb in iter_frames(carphone, 0.0, 1.0):
-        wide = np.zeros((320, 480, 3), np.uint8)
-        wide[100:244, 200:376] = rgb
-        frames.append((time, wide))
-    whole = [faces for *_, faces in detector.stream(frames)]
-    follower, shapes = FaceDetector(every=3, threads=2), []
-    look = FaceDetector.__call__
-
-    def noted(self, rgb, **given):
-        shapes.append(rgb.shape[:2])
-        return look(self, rgb, **given)
-
-    monkeypatch.setattr(FaceDetector, "__call__", noted)
-    streamed = list(follower.stream(frames))
-    assert [time for time, *_ in streamed] == [time for time, _ in frames]
-    for expected, (*_, faces) in zip(whole, streamed, strict=True):
-        assert overlap(faces[:, :4], expected[:, :4]).item() > 0.9
-    assert len(shapes) == 30
-    assert shapes.count((320, 480)) == 10
-
-
-def test_who_comes_between_whole_looks_is_found_in_the_next(detector, portrait):
-    nobody = np.full_like(portrait, 128)
-    pictures = [nobody, nobody, portrait, portrait, nobody, portrait]
-    frames = [(i / 25, rgb) for i, rgb in enumerate(pictures)]
-    follower = FaceDetector(every=2)
-    found = [len(faces) for *_, faces in follower.stream(frames)]
-    assert found == [0, 0, 1, 1, 0, 0]
-    assert [len(f) for *_, f in follower.stream(frames[1:])] == [0, 0, 1, 0, 1]
-
-
 @pytest.mark.parametrize("longest_side", [176, 320, 640])
 @pytest.mark.parametrize("factor", [1, 2.5, 6])
 def test_boxes_are_in_pixels_of_the_frame(portrait, factor, longest_side):
