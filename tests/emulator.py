@@ -2,12 +2,17 @@
 
 The emulator does not know of an object's generation, which Orbax's files are written
 by: it is said with what is read, and what is asked for on a condition is checked.
+Requests are heard each in a thread of its own, or one client that is stopped in the
+middle of one would hold up all others, which Google's storage does not.
 """
 
 from collections.abc import Callable
 import contextlib
 from http import HTTPStatus
+from http.server import ThreadingHTTPServer
 import sys
+import threading
+from typing import Any
 
 from gcp_storage_emulator import server
 from gcp_storage_emulator.exceptions import NotFound
@@ -39,10 +44,25 @@ def with_generations(handler: Callable[..., None]) -> Callable[..., None]:
     return handle
 
 
+def one_at_a_time(handler: Callable[..., None], lock: Any) -> Callable[..., None]:
+    """The handler of a request, given all that its client sends before it begins."""
+
+    def handle(request, *args, **kwargs):
+        if request.get_header("Content-Length") is not None:
+            _ = request.data
+        with lock:
+            handler(request, *args, **kwargs)
+
+    return handle
+
+
 if __name__ == "__main__":
+    lock = threading.Lock()
     for pattern, handlers in server.HANDLERS:
-        if "/o" in pattern and "bucket_name" in pattern:
-            for method, handler in handlers.items():
-                handlers[method] = with_generations(handler)  # pyright: ignore
+        for method, handler in handlers.items():
+            if "/o" in pattern and "bucket_name" in pattern:
+                handler = with_generations(handler)
+            handlers[method] = one_at_a_time(handler, lock)  # pyright: ignore
+    server.server.HTTPServer = ThreadingHTTPServer  # pyright: ignore
     port, bucket = int(sys.argv[1]), sys.argv[2]
     server.create_server("127.0.0.1", port, True, default_bucket=bucket).run()
