@@ -40,7 +40,7 @@ setup(
         "rich",
         "safetensors",
         "soundfile",
-        "tensorboardX",
+        "tensorboard",
     ],
     extras_require={
         # Weights are installed apart: see requirements-media.txt

@@ -169,7 +169,7 @@ def test_package_inits_import_nothing():
             "deemo_jax.train.loop",
             (
                 "torch transformers tensorflow_datasets tensorflow av onnx onnxruntime "
-                "tensorboardX matplotlib jinja2 scipy.signal google_crc32c tokenizers"
+                "tensorboard matplotlib jinja2 scipy.signal google_crc32c tokenizers"
             ),
         ),
         (

@@ -1,6 +1,7 @@
 """The tokenizer: trained on the corpus, or read from a Hugging Face folder."""
 
 from collections.abc import Iterable
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,11 +95,20 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         ValueError: there is none.
     """
-    from transformers import AutoTokenizer
-
-    if not (Path(folder) / "tokenizer_config.json").exists():
+    path = Path(folder) / "tokenizer_config.json"
+    if not path.exists():
         raise ValueError(
-            f"{folder} holds no tokenizer (tokenizer_config.json): set "
-            "config.data.tokenizer to a Hugging Face folder, or leave it empty"
+            f"{folder} holds no tokenizer ({path.name}): set config.data.tokenizer to "
+            f"a Hugging Face folder, or leave it empty"
         )
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    try:
+        stated = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): mend it") from error
+    # What was saved by a tokenizer as ours says its class. To find that of another,
+    # AutoTokenizer imports PyTorch, which takes every process two seconds.
+    if stated.get("tokenizer_class") == "TokenizersBackend":
+        from transformers import PreTrainedTokenizerFast as Kind
+    else:
+        from transformers import AutoTokenizer as Kind
+    return Kind.from_pretrained(str(folder), local_files_only=True)

@@ -1,21 +1,21 @@
 """TensorBoard's event files, written at once and by the thread that trains.
 
-tensorboardX's own `SummaryWriter` leaves it to a thread. When that one fails, on a full
-disk say, whoever writes next waits for it without end.
+TensorBoard's own `EventFileWriter` leaves it to a thread. When that one fails, on a
+full disk say, whoever writes next waits for it without end.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
+import socket
 import time
 
-from tensorboardX.event_file_writer import EventsWriter
-
 # Their names are made when they are imported, so the type checker does not see them.
-from tensorboardX.proto.event_pb2 import (  # pyright: ignore
+from tensorboard.compat.proto.event_pb2 import (  # pyright: ignore
     Event,  # pyright: ignore
     SessionLog,  # pyright: ignore
 )
-from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 
 class Board:
@@ -23,7 +23,10 @@ class Board:
 
     def __init__(self, folder: Path, *, start: int):
         folder.mkdir(parents=True, exist_ok=True)
-        self._events = EventsWriter(str(folder / "events"))
+        # TensorBoard reads the files of a folder in the order of their names.
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}"
+        self._events = RecordWriter(open(folder / name, "wb"))  # noqa: SIM115
+        self._write(Event(file_version="brain.Event:2"))
         began = SessionLog(status=SessionLog.SessionStatus.START)
         self._write(Event(step=start + 1, session_log=began))
 
@@ -42,5 +45,5 @@ class Board:
 
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
-        self._events.write_event(event)
+        self._events.write(event.SerializeToString())
         self._events.flush()

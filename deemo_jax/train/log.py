@@ -195,7 +195,7 @@ class Metrics:
     """`metrics.jsonl` and boards of a run, from `start` steps on.
 
     Rows of steps after `start`, and a torn last line, are cut from what a killed run
-    left. TensorBoard is written where tensorboardX is installed. Every process waits
+    left. TensorBoard is written where the package is installed. Every process waits
     for its steps; the first one writes.
     `flops` are the operations of a step (`flops.train_flops`): where the devices' peak
     is known (`chips.CHIPS`), a row says the share of it that they come to, `mfu`.
@@ -221,7 +221,7 @@ class Metrics:
         kept = [line for line in lines if json.loads(line)["step"] <= start]
         write_whole(path, "".join(line + "\n" for line in kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        if importlib.util.find_spec("tensorboardX") is not None:
+        if importlib.util.find_spec("tensorboard") is not None:
             from deemo_jax.train.board import Board
 
             folder = growing(workdir / "tensorboard", folder=True)

@@ -16,8 +16,8 @@ class Beat:
 
     `run` is the same in all processes of one start of a run; `parts` are those done of
     the phase. `end` is empty while it runs, "done", or what it failed by; `fault` is
-    what the first process found wrong with any of them. `code` is the exit code that
-    either stands for.
+    what it knows to be wrong with any of them, for which it ends. `code` is the exit
+    code that either stands for.
     """
 
     run: int
@@ -113,6 +113,17 @@ class Watch:
             f"process {', '.join(named)} did not get on for "
             f"{now - behind.moved:.0f} s, {_where(behind)}"
         )
+
+    def unaware(self, now: float) -> list[int]:
+        """The other processes that live and do not know yet that the run has to end."""
+        return [
+            process
+            for process, heard in self._heard.items()
+            if process
+            and heard.beat is not None
+            and not (heard.beat.end or heard.beat.fault)
+            and now - heard.alive <= self._stall_seconds
+        ]
 
     def _overdue(self, heard: _Heard, now: float) -> bool:
         phase = "start" if heard.beat is None else heard.beat.phase

@@ -21,7 +21,9 @@ from deemo_jax.train.watch import Beat, Fault, Watch
 
 FOLDER = "heartbeats"
 GRACE_SECONDS = 3.0  # for every process to write its stacks before the first one ends
-BEAT_SECONDS, BEAT_SECONDS_IN_BUCKET = 1.0, 5.0
+# An object in a bucket takes one new version a second.
+BEAT_SECONDS, BEAT_SECONDS_IN_BUCKET = 1.0, 2.0
+JUDGE_SECONDS = 0.5  # what was heard is in memory
 
 
 class Watchdog:
@@ -32,7 +34,8 @@ class Watchdog:
     interrupted; another one judges, and touches no file, so that storage that hangs is
     found as well. When a process stalls, each of the others names it, writes the stacks
     of its threads to `heartbeats/PROCESS.stacks` and ends with exit code `LOST`; when
-    one fails, they end with its exit code.
+    one fails, they end with its exit code. The first process ends when the others that
+    live have said, by their beats, that they know: with it, JAX ends all of them.
 
     Args:
       workdir: of the run, which all processes see.
@@ -70,7 +73,7 @@ class Watchdog:
         # A failure is heard at most so much later: by the first process, and, through
         # that, by the others.
         self._heard_seconds = 2 * (1 + (process > 0)) * self._interval + 1.0
-        # With the first process, JAX ends those that have not ended by themselves.
+        # So long the first process stays, at most, for the others to hear of a fault.
         self._last_seconds = GRACE_SECONDS + 2 * self._heard_seconds
         self._ended = threading.Event()
         self._fault = Fault("", DONE)  # once there is one, every beat repeats it
@@ -115,7 +118,7 @@ class Watchdog:
         words = f"{type(error).__name__}: {error}"
         self._beat(end=" ".join(words.split()), code=code)
         if several and self._process == 0:
-            time.sleep(self._last_seconds)
+            self._let_others_go(lambda: self._read(self._watch.watched))
 
     @property
     def _stacks(self) -> AnyPath:
@@ -127,7 +130,7 @@ class Watchdog:
             self._read_beats = self._read(self._watch.watched)
 
     def _keep_judging(self) -> None:
-        while not self._ended.wait(self._interval):
+        while not self._ended.wait(min(JUDGE_SECONDS, self._interval)):
             now = time.monotonic()
             fault = self._judge(now)
             if fault is not None and not self._ended.is_set():
@@ -193,9 +196,8 @@ class Watchdog:
         return beats
 
     def _end(self, fault: Fault) -> None:
-        seconds = self._last_seconds if self._process == 0 else GRACE_SECONDS
-        until = time.monotonic() + seconds
         # What follows may hang where storage does.
+        seconds = self._last_seconds if self._process == 0 else GRACE_SECONDS
         late = threading.Timer(2 * seconds + 2, end_now, (fault.code,))
         late.daemon = True
         late.start()
@@ -204,17 +206,29 @@ class Watchdog:
                 f"stopped: {fault.words}; stacks of process {self._process}: "
                 f"{self._stacks}"
             )
-        if self._process == 0:
-            self._fault = fault
-            self._beat()
+        self._fault = fault
+        self._beat()
+        until = time.monotonic() + GRACE_SECONDS
         with (
             contextlib.suppress(OSError),
             open(growing(self._stacks), "w", encoding="utf-8") as file,
         ):
             faulthandler.dump_traceback(file=file, all_threads=True)
         flush()
+        if self._process == 0:
+            self._let_others_go(lambda: self._read_beats)
         time.sleep(max(0.0, until - time.monotonic()))
         end_now(fault.code)
+
+    def _let_others_go(self, beats: Callable[[], Mapping[int, Beat]]) -> None:
+        """Returns when those of the others that live have had time to end."""
+        until = time.monotonic() + self._last_seconds
+        while (now := time.monotonic()) < until:
+            self._watch.hear(beats(), now)
+            if not self._watch.unaware(now):
+                time.sleep(GRACE_SECONDS + 1)  # each of them stays as long
+                return
+            time.sleep(min(JUDGE_SECONDS, self._interval))
 
 
 def _written_over(path: AnyPath, text: str) -> bool:

@@ -1,4 +1,6 @@
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -66,6 +68,16 @@ def test_a_saved_tokenizer_is_the_same(tmp_path, tokenizer):
         assert (again.pad_token_id, again.eos_token_id) == (0, 2)
 
 
+def test_reading_one_of_ours_does_not_import_pytorch(tmp_path, tokenizer):
+    """It would take every process of a run two seconds."""
+    tokenizer.save_pretrained(tmp_path)
+    program = (
+        "import pathlib, sys; from deemo_jax.data.tokenizer import load_tokenizer; "
+        "load_tokenizer(pathlib.Path(sys.argv[1])); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+
+
 def test_it_can_be_handed_to_worker_processes(tokenizer):
     again = pickle.loads(pickle.dumps(tokenizer))
     assert again.apply_chat_template(TALK) == tokenizer.apply_chat_template(TALK)
@@ -85,4 +97,7 @@ def test_a_folder_without_what_is_needed_is_refused(tmp_path, tokenizer):
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
     bare.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="lacks a chat template, an end token"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json is not JSON"):
         load_tokenizer(tmp_path)

@@ -1,7 +1,9 @@
 """A run whose workdir and records are in a bucket; an emulator has the part of it."""
 
 import json
+from pathlib import Path
 import signal
+import time
 
 import pytest
 
@@ -84,8 +86,12 @@ def test_a_stopped_process_is_named_through_a_bucket(
     settings = {"data__path": str(uploaded), "train__steps": 10_000}
     run = launch(workdir, 2, 4, train__stall_seconds=20, **settings)
     run.until_there("checkpoints")
+    first = Path(f"/proc/{run.beat(0)['pid']}")
     run.signal(1, signal.SIGSTOP)
-    assert run.end(20 + 2 * 5 + 15 + 8) == 76, run.said
+    began = time.monotonic()
+    run.until(lambda: not first.exists())
+    assert time.monotonic() - began < 20 + 15
+    assert run.end() == 76, run.said
     assert "stopped: process 1 gave no sign of life" in run.said
 
 

@@ -1,21 +1,15 @@
-"""TensorBoard's files, as TensorBoard's own reader would read them."""
+"""TensorBoard's files, as TensorBoard's own reader reads them."""
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 from deemo_jax.train.board import Board
 
 
 def events(folder):
-    """Every event of the files in a folder, in order: length, CRC, data, CRC."""
-    found = []
-    for path in sorted(folder.iterdir()):
-        data = path.read_bytes()
-        while data:
-            size = int.from_bytes(data[:8], "little")
-            found.append(Event.FromString(data[12 : 12 + size]))
-            data = data[16 + size :]
-    return found
+    """Every event of the files in a folder, in order."""
+    [path] = folder.iterdir()
+    return list(LegacyEventFileLoader(str(path)).Load())
 
 
 def test_numbers_stand_under_their_names(tmp_path):

@@ -145,3 +145,15 @@ def test_what_the_first_process_found_is_believed_with_its_exit_code():
     run.set(0, fault="process 7 failed in save", code=2)
     assert run.fault_after(1) == ("process 7 failed in save", 1)
     assert run.code == 2
+
+
+def test_those_that_live_and_know_of_no_fault_are_waited_for():
+    run = Run(6)
+    run.set(1, end="done")
+    run.set(2, end="OSError: full", code=1)
+    run.set(3, fault="process 2 failed", code=1)
+    del run.beats[5]  # it never came
+    run.fault_after(1)
+    assert run.watch.unaware(run.now) == [4]
+    assert run.watch.unaware(run.now + STALL) == [4]
+    assert run.watch.unaware(run.now + STALL + 1) == []

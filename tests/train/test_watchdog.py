@@ -1,5 +1,6 @@
 """It beats, hears and judges; how the process then ends is tested in `tests/faults`."""
 
+import contextlib
 import dataclasses
 import json
 import threading
@@ -9,7 +10,7 @@ import jax
 import pytest
 
 from deemo_jax.config import ConfigError
-from deemo_jax.storage import locate
+from deemo_jax.storage import locate, write_whole
 from deemo_jax.train import watchdog as module
 from deemo_jax.train.phases import Phases
 from deemo_jax.train.watch import Beat
@@ -79,9 +80,9 @@ def until(holds):
         time.sleep(0.05)
 
 
-def test_the_first_process_says_what_is_wrong_until_it_ends(
-    tmp_path, monkeypatch, ended
-):
+@pytest.fixture
+def wrote(monkeypatch):
+    """What the beats of the watchdogs of this process said."""
     wrote, write = [], module.write_whole
 
     def note(path, text):
@@ -89,16 +90,79 @@ def test_the_first_process_says_what_is_wrong_until_it_ends(
         write(path, text)
 
     monkeypatch.setattr(module, "write_whole", note)
-    said = []
-    with watchdog(tmp_path, Phases(), count=3, stall_seconds=2, say=said.append):
+    return wrote
+
+
+@contextlib.contextmanager
+def second_process(workdir):
+    """Another process of the run, which beats, and says what is put in the dict."""
+    over, says = threading.Event(), {}
+
+    def beat():
+        while not over.wait(0.1):
+            with contextlib.suppress(OSError, ValueError):
+                own = read(workdir)
+                own |= {"process": 1, "end": "", "fault": "", "code": 0} | says
+                write_whole(workdir / FOLDER / "1.json", json.dumps(own))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    yield says
+    over.set()
+    thread.join()
+
+
+def test_the_first_process_says_what_is_wrong_until_those_that_live_know(
+    tmp_path, wrote, ended
+):
+    """It does not wait for process 2, which never came."""
+    said, knows = [], {"fault": "so it is", "code": 76}
+    first = watchdog(tmp_path, Phases(), count=3, stall_seconds=2, say=said.append)
+    with second_process(tmp_path) as says, first:
+        until(lambda: said)
+        heard = len(wrote)
+        time.sleep(1.5)
+        assert not ended
+        says |= knows
+        before = time.monotonic()
         until(lambda: ended)
-    # The others read it once a second or less often, and have to come upon it.
-    faults = [(x["fault"], x["code"]) for x in wrote if x["count"] > 1]
-    first = next(place for place, (words, _) in enumerate(faults) if words)
-    assert len(faults) - first > 10
-    assert set(faults[first:]) == {(faults[first][0], 76)}
-    assert "process 1 gave no sign of life" in faults[first][0]
-    assert faults[first][0] in said[0]
+        assert time.monotonic() - before < 2.5
+    assert ended[0] == 76
+    assert "process 2 gave no sign of life" in said[0]
+    faults = [beat["fault"] for beat in wrote[heard + 1 :]]
+    assert len(faults) > 10  # the others read now and then
+    assert set(faults) == {said[0].removeprefix("stopped: ").partition("; stacks")[0]}
+
+
+def test_the_first_process_does_not_wait_forever_for_those_that_live(
+    tmp_path, monkeypatch, ended
+):
+    first = watchdog(tmp_path, Phases(), count=3, stall_seconds=2, say=lambda _: None)
+    monkeypatch.setattr(first, "_last_seconds", 1.0)
+    with second_process(tmp_path), first:
+        until(lambda: ended)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_where_the_first_process_fails_it_lets_the_others_hear_of_it(
+    tmp_path, monkeypatch, ended, knows
+):
+    first = watchdog(tmp_path, Phases(), count=2, stall_seconds=20, say=pytest.fail)
+    monkeypatch.setattr(first, "_last_seconds", 3.5)
+
+    def fail(says):
+        until(lambda: (tmp_path / FOLDER / "1.json").exists())
+        if knows:
+            heard = {"fault": "process 0 failed", "code": 1}
+            threading.Timer(1.0, says.update, (heard,)).start()
+        raise OSError("the disk is full")
+
+    with second_process(tmp_path) as says:
+        before = time.monotonic()
+        with pytest.raises(OSError, match="full"), first:
+            fail(says)
+        waited = time.monotonic() - before
+    assert 1.0 < waited < 3.0 if knows else waited > 3.5
 
 
 def test_a_failure_elsewhere_is_waited_for_as_long_as_a_bucket_takes(
