@@ -389,7 +389,9 @@ def test_a_packed_clip_is_what_it_is_in_a_row_of_its_own(source, packed, tokeniz
             )
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "hosts", [2, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))]
+)
 @pytest.mark.parametrize(("clips_per_row", "an_epoch"), [(1, 13), (3, 5)])
 def test_hosts_that_change_in_the_middle_lose_and_repeat_no_clip(
     source, packed, tokenizer, clips_per_row, an_epoch, hosts

@@ -123,7 +123,7 @@ def test_no_conversation_that_can_be_drawn_is_longer_than_the_longest(
 
 
 @pytest.mark.parametrize("kind", ["everything", "mixed"])
-@pytest.mark.parametrize("clips_per_row", [1, 3])
+@pytest.mark.parametrize("clips_per_row", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_no_row_is_too_long_in_any_epoch(
     kind, clips_per_row, request, source, any_tokenizer
 ):

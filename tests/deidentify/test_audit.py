@@ -123,7 +123,9 @@ def test_other_frames_are_refused(frames, tmp_path):
             audit_clip(about, tmp_path / "raw.mp4", clip, SMALL)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "count", [1, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 5))]
+)
 def test_the_last_frame_of_a_clip_is_looked_at(audited, count):
     figures = audited(clear=[count - 1], count=count).figures
     assert (figures.frames, figures.frames_with_face) == (count, count)
@@ -132,7 +134,15 @@ def test_the_last_frame_of_a_clip_is_looked_at(audited, count):
     assert audited(count=count).figures.gap_frames == 0
 
 
-@pytest.mark.parametrize(("every", "looked"), [(1, 12), (2, 7), (5, 4), (20, 2)])
+@pytest.mark.parametrize(
+    ("every", "looked"),
+    [
+        (2, 7),
+        (20, 2),
+        pytest.param(1, 12, marks=pytest.mark.slow),
+        pytest.param(5, 4, marks=pytest.mark.slow),
+    ],
+)
 def test_a_gap_is_seen_however_rarely_faces_are_looked_for(audited, every, looked):
     figures = audited(clear=[5, 6], every=every).figures
     assert (figures.every, figures.looked, figures.faces) == (every, looked, looked)

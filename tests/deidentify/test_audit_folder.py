@@ -13,7 +13,7 @@ from deemo_jax.deidentify.folder import deidentify_folder
 from deemo_jax.deidentify.settings import Audit, Mask, Settings
 from deemo_jax.media import iter_frames, write_video
 
-SMALL = Audit(longest_side=640)
+SMALL = Audit(longest_side=352)
 SETTINGS = Settings(audit=SMALL)
 
 
@@ -59,7 +59,7 @@ def copied(folders, tmp_path):
 def test_a_folder_gets_verdicts_figures_and_a_report(copied, capsys):
     raw, output = copied
     words = [f"--input={raw}", f"--output={output}", "--workers=2"]
-    code = cli.main(["audit", *words, "--config.audit.longest_side=640"])
+    code = cli.main(["audit", *words, "--config.audit.longest_side=352"])
     said = capsys.readouterr().out
     assert code == 3  # one failed
     assert "audit: 1 failed, 1 passed" in said

@@ -338,7 +338,7 @@ def test_without_the_extra_clips_stay_unaudited_and_later_are_audited(
     written = (output / "media" / "three.mp4").read_bytes()
 
     monkeypatch.undo()
-    small = Settings(audit=Audit(longest_side=640))
+    small = Settings(audit=Audit(longest_side=352))
     summary = deidentify_folder(raw, output, settings=small)
     assert (summary.clips, summary.resumed) == (2, 2)
     assert summary.verdicts == {"passed": 1, "unaudited": 1}
@@ -350,14 +350,14 @@ def test_without_the_extra_clips_stay_unaudited_and_later_are_audited(
     ]
 
     monkeypatch.setattr(room, "audit_clip", None)  # figures are there
-    strict = Settings(audit=Audit(longest_side=640, seen=1.0))
+    strict = Settings(audit=Audit(longest_side=352, seen=1.0))
     assert deidentify_folder(raw, output, settings=strict).verdicts["passed"] == 1
 
 
 def test_a_clip_that_fails_its_audit_is_named(raw, tmp_path, monkeypatch):
     monkeypatch.undo()
     annotate(raw, {"three": GOOD["three"]})
-    settings = Settings(mask=Mask(scale=0.1), audit=Audit(longest_side=640))
+    settings = Settings(mask=Mask(scale=0.1), audit=Audit(longest_side=352))
     summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
     assert summary.verdicts == {"failed": 1}
     assert "three failed: 2 of 2 faces are left; no mask is on" in summary.describe()
@@ -393,7 +393,7 @@ def test_pictures_and_voice_must_both_pass(
     write_video(raw / "second.mp4", iter_frames(carphone, 0.0, 1.0))
     mux(raw / "second.mp4", raw / "voice.flac", raw / "both.mp4")
     annotate(raw, {"both": {"media": "both.mp4"}})
-    settings = Settings(words=Words(transcribe=False), audit=Audit(longest_side=640))
+    settings = Settings(words=Words(transcribe=False), audit=Audit(longest_side=352))
     output = tmp_path / "output"
     with monkeypatch.context() as patch:
         patch.setattr(speakers, "missing", lambda: "CAM++ is not installed")
