@@ -1,3 +1,5 @@
+import itertools
+
 import av
 import numpy as np
 import pytest
@@ -102,6 +104,30 @@ def test_faces_left_sees_what_was_not_masked(carphone, tmp_path):
     assert faces_left(tmp_path / "a.mp4", boxes, FaceDetector()) == len(frames)
     elsewhere = [box + 300 for box in boxes]
     assert faces_left(tmp_path / "a.mp4", elsewhere, FaceDetector()) == 0
+
+
+def test_faces_left_of_a_close_up_are_sought_in_fewer_pixels(carphone, tmp_path):
+    """Faces four times as large as the network needs them to be found."""
+    near = [
+        (time, rgb.repeat(4, axis=0).repeat(4, axis=1))
+        for time, rgb in itertools.islice(iter_frames(carphone), 3)
+    ]
+    write_video(tmp_path / "a.mp4", near)
+    detector = FaceDetector(longest_side=704)
+    boxes = [detector(rgb)[:, :4] for _, rgb in near]
+    seen = []
+
+    class Noting(FaceDetector):
+        def __call__(self, rgb, *, side=None):
+            seen.append(side)
+            return super().__call__(rgb, side=side)
+
+    assert faces_left(tmp_path / "a.mp4", boxes, Noting(longest_side=704)) == 3
+    assert all(1.2 * 704 < side < 2.5 * 704 for side in seen)
+    seen.clear()
+    small = [np.concatenate([box, [[5.0, 5.0, 40.0, 40.0]]]) for box in boxes]
+    assert faces_left(tmp_path / "a.mp4", small, Noting(longest_side=704)) == 3
+    assert seen == [704] * 3  # the smallest counts
 
 
 def test_a_mask_setting_is_used(talking, tmp_path):
