@@ -105,6 +105,8 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         stated = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): mend it") from error
+    if not isinstance(stated, dict):
+        raise ValueError(f"{path} holds no JSON object: mend it")
     # What was saved by a tokenizer as ours says its class. To find that of another,
     # AutoTokenizer imports PyTorch, which takes every process two seconds.
     if stated.get("tokenizer_class") == "TokenizersBackend":

@@ -120,8 +120,7 @@ class Watch:
             process
             for process, heard in self._heard.items()
             if process
-            and heard.beat is not None
-            and not (heard.beat.end or heard.beat.fault)
+            and not (heard.beat and (heard.beat.end or heard.beat.fault))
             and now - heard.alive <= self._stall_seconds
         ]
 

@@ -73,17 +73,18 @@ class Watchdog:
         # A failure is heard at most so much later: by the first process, and, through
         # that, by the others.
         self._heard_seconds = 2 * (1 + (process > 0)) * self._interval + 1.0
-        # So long the first process stays, at most, for the others to hear of a fault.
+        # So long the first process stays, at most, for the others to hear of a fault,
+        # and then for them to leave, who may have files to upload.
         self._last_seconds = GRACE_SECONDS + 2 * self._heard_seconds
-        self._ended = threading.Event()
+        self._leave_seconds = GRACE_SECONDS + (5.0 if in_bucket(workdir) else 1.0)
+        self._ended = threading.Event()  # nobody is judged any more
+        self._over = threading.Event()  # the last beat is due
         self._fault = Fault("", DONE)  # once there is one, every beat repeats it
+        self._end_words, self._end_code = "", DONE
         self._lock = threading.Lock()  # of the file with this process's beat
         self._read_beats: Mapping[int, Beat] = {}
-        self._stored = time.monotonic()  # when storage last took a beat
-        self._trouble = ""  # what it said since
-        self._watch = Watch(
-            count, process=process, stall_seconds=stall_seconds, now=self._stored
-        )
+        self._trouble = ""  # what storage said since it last took a beat
+        self._begin(time.monotonic())
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
             for target, name in (
@@ -110,28 +111,44 @@ class Watchdog:
             time.sleep(self._heard_seconds)
             code = LOST
         self._ended.set()
-        for thread in self._threads:
-            thread.join(self._heard_seconds)  # storage that hangs keeps one busy
-        if error is None:
-            self._beat(end="done")
-            return
-        words = f"{type(error).__name__}: {error}"
-        self._beat(end=" ".join(words.split()), code=code)
-        if several and self._process == 0:
-            self._let_others_go(lambda: self._read(self._watch.watched))
+        beating, judging = self._threads
+        judging.join(self._heard_seconds)
+        words = "done" if error is None else f"{type(error).__name__}: {error}"
+        self._end_code, self._end_words = code, " ".join(words.split())
+        if several and self._process == 0 and error is not None:
+            self._let_others_go()
+        # This thread touches no file: storage that hangs keeps only the other one.
+        self._over.set()
+        beating.join(self._heard_seconds)
 
     @property
     def _stacks(self) -> AnyPath:
         return self._folder / f"{self._process}.stacks"
 
+    def _begin(self, now: float) -> None:
+        """Whatever was heard before, nobody has been silent at the time `now`."""
+        self._stored = now  # when storage last took a beat
+        self._watch = Watch(
+            self._count,
+            process=self._process,
+            stall_seconds=self._stall_seconds,
+            now=now,
+        )
+
     def _keep_beating(self) -> None:
-        while not self._ended.wait(self._interval):
+        while not self._over.wait(self._interval):
             self._beat()
             self._read_beats = self._read(self._watch.watched)
+        self._beat()
 
     def _keep_judging(self) -> None:
-        while not self._ended.wait(min(JUDGE_SECONDS, self._interval)):
+        pause = min(JUDGE_SECONDS, self._interval)
+        before = time.monotonic()
+        while not self._ended.wait(pause):
             now = time.monotonic()
+            if now - before > pause + self._heard_seconds:
+                self._begin(now)  # this process stood still, and the rest need not have
+            before = now
             fault = self._judge(now)
             if fault is not None and not self._ended.is_set():
                 self._end(fault)
@@ -150,7 +167,7 @@ class Watchdog:
             f"{unheard:.0f} s: {said}"
         )
 
-    def _beat(self, *, end: str = "", code: int = DONE) -> None:
+    def _beat(self) -> None:
         if not self._lock.acquire(timeout=self._heard_seconds):
             return  # storage hangs, and the one before this one with it
         self._beats += 1
@@ -164,9 +181,9 @@ class Watchdog:
             phase=doing.phase,
             step=doing.step,
             parts=doing.parts,
-            end=end,
+            end=self._end_words,
             fault=self._fault.words,
-            code=code or self._fault.code,
+            code=self._end_code or self._fault.code,
         )
         path = self._folder / f"{self._process}.json"
         text = json.dumps(dataclasses.asdict(beat)) + "\n"
@@ -198,7 +215,8 @@ class Watchdog:
     def _end(self, fault: Fault) -> None:
         # What follows may hang where storage does.
         seconds = self._last_seconds if self._process == 0 else GRACE_SECONDS
-        late = threading.Timer(2 * seconds + 2, end_now, (fault.code,))
+        longest = self._heard_seconds + seconds + self._leave_seconds + 2
+        late = threading.Timer(longest, end_now, (fault.code,))
         late.daemon = True
         late.start()
         with contextlib.suppress(OSError):  # on a full disk, too, it ends
@@ -216,17 +234,17 @@ class Watchdog:
             faulthandler.dump_traceback(file=file, all_threads=True)
         flush()
         if self._process == 0:
-            self._let_others_go(lambda: self._read_beats)
+            self._let_others_go()
         time.sleep(max(0.0, until - time.monotonic()))
         end_now(fault.code)
 
-    def _let_others_go(self, beats: Callable[[], Mapping[int, Beat]]) -> None:
+    def _let_others_go(self) -> None:
         """Returns when those of the others that live have had time to end."""
         until = time.monotonic() + self._last_seconds
         while (now := time.monotonic()) < until:
-            self._watch.hear(beats(), now)
+            self._watch.hear(self._read_beats, now)
             if not self._watch.unaware(now):
-                time.sleep(GRACE_SECONDS + 1)  # each of them stays as long
+                time.sleep(self._leave_seconds)
                 return
             time.sleep(min(JUDGE_SECONDS, self._interval))
 

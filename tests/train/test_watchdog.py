@@ -233,3 +233,38 @@ def test_storage_that_hangs_is_found_by_a_thread_that_does_not_touch_it(
     assert ended[0] == 76
     assert "process 0 could write no heartbeat to" in said[0]
     assert "it does not answer" in said[0]
+
+
+def test_a_process_that_fails_while_storage_hangs_waits_for_it_no_longer(
+    tmp_path, monkeypatch, ended
+):
+    first = watchdog(tmp_path, Phases(), count=2, stall_seconds=60, say=pytest.fail)
+    answers = threading.Event()
+
+    def fail():
+        for name in ("write_whole", "read_many"):
+            monkeypatch.setattr(module, name, lambda *_: answers.wait(60))
+        time.sleep(0.5)
+        raise OSError("stale file handle")
+
+    before = time.monotonic()
+    with pytest.raises(OSError, match="stale"), first:
+        fail()
+    assert time.monotonic() - before < 10
+    answers.set()
+
+
+def test_a_process_that_was_stopped_and_goes_on_blames_nobody(tmp_path, monkeypatch):
+    class Clock:
+        ahead = 0.0
+        sleep = staticmethod(time.sleep)
+
+        def monotonic(self):
+            return time.monotonic() + self.ahead
+
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    with watchdog(tmp_path, Phases(), stall_seconds=20):
+        for _ in range(5):  # now one thread wakes first, now the other
+            clock.ahead += 100
+            time.sleep(0.7)
