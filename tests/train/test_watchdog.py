@@ -113,11 +113,12 @@ def second_process(workdir):
 
 
 def test_the_first_process_says_what_is_wrong_until_those_that_live_know(
-    tmp_path, wrote, ended
+    tmp_path, monkeypatch, wrote, ended
 ):
     """It does not wait for process 2, which never came."""
     said, knows = [], {"fault": "so it is", "code": 76}
     first = watchdog(tmp_path, Phases(), count=3, stall_seconds=2, say=said.append)
+    monkeypatch.setattr(first, "_last_seconds", 19.0)
     with second_process(tmp_path) as says, first:
         until(lambda: said)
         heard = len(wrote)
@@ -126,7 +127,7 @@ def test_the_first_process_says_what_is_wrong_until_those_that_live_know(
         says |= knows
         before = time.monotonic()
         until(lambda: ended)
-        assert time.monotonic() - before < 2.5
+        assert time.monotonic() - before < 10
     assert ended[0] == 76
     assert "process 2 gave no sign of life" in said[0]
     faults = [beat["fault"] for beat in wrote[heard + 1 :]]
@@ -137,10 +138,16 @@ def test_the_first_process_says_what_is_wrong_until_those_that_live_know(
 def test_the_first_process_does_not_wait_forever_for_those_that_live(
     tmp_path, monkeypatch, ended
 ):
-    first = watchdog(tmp_path, Phases(), count=3, stall_seconds=2, say=lambda _: None)
+    said = []
+    first = watchdog(tmp_path, Phases(), count=3, stall_seconds=2, say=said.append)
     monkeypatch.setattr(first, "_last_seconds", 1.0)
+    # It need not stay for those who do not know; the timer for what hangs comes later.
+    monkeypatch.setattr(first, "_leave_seconds", 15.0)
     with second_process(tmp_path), first:
+        until(lambda: said)
+        before = time.monotonic()
         until(lambda: ended)
+        assert time.monotonic() - before < 10
 
 
 @pytest.mark.parametrize("knows", [True, False])
@@ -148,7 +155,7 @@ def test_where_the_first_process_fails_it_lets_the_others_hear_of_it(
     tmp_path, monkeypatch, ended, knows
 ):
     first = watchdog(tmp_path, Phases(), count=2, stall_seconds=20, say=pytest.fail)
-    monkeypatch.setattr(first, "_last_seconds", 3.5)
+    monkeypatch.setattr(first, "_last_seconds", 15.0 if knows else 2.5)
 
     def fail(says):
         until(lambda: (tmp_path / FOLDER / "1.json").exists())
@@ -162,7 +169,7 @@ def test_where_the_first_process_fails_it_lets_the_others_hear_of_it(
         with pytest.raises(OSError, match="full"), first:
             fail(says)
         waited = time.monotonic() - before
-    assert 1.0 < waited < 3.0 if knows else waited > 3.5
+    assert (1.0 if knows else 2.5) < waited < 10
 
 
 def test_a_failure_elsewhere_is_waited_for_as_long_as_a_bucket_takes(
@@ -239,12 +246,16 @@ def test_a_process_that_fails_while_storage_hangs_waits_for_it_no_longer(
     tmp_path, monkeypatch, ended
 ):
     first = watchdog(tmp_path, Phases(), count=2, stall_seconds=60, say=pytest.fail)
-    answers = threading.Event()
+    asked, answers = threading.Event(), threading.Event()
+
+    def hang(*_):
+        asked.set()
+        answers.wait(60)
 
     def fail():
         for name in ("write_whole", "read_many"):
-            monkeypatch.setattr(module, name, lambda *_: answers.wait(60))
-        time.sleep(0.5)
+            monkeypatch.setattr(module, name, hang)
+        until(asked.is_set)
         raise OSError("stale file handle")
 
     before = time.monotonic()
