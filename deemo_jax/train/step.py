@@ -12,8 +12,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
+from deemo_jax.architecture import DeemoLlamaConfig
 from deemo_jax.batch import Batch
-from deemo_jax.config import Config
+from deemo_jax.config import Config, LayoutConfig, LoraConfig, OptimizerConfig
 from deemo_jax.loss import cross_entropy_sums
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.models.lora import add_lora, with_dropout
@@ -38,31 +39,82 @@ class TrainState:
     step: Any
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Making:
+    """All that a model is made and drawn from.
+
+    What is traced and compiled for one is kept for every run that agrees in it: for
+    those that are resumed, or compared, in one process.
+    """
+
+    kind: type[DeemoLlama]
+    seed: int
+    model: DeemoLlamaConfig
+    lora: LoraConfig
+    layout: LayoutConfig
+    dtype: str
+    remat: str
+
+    @classmethod
+    def of(cls, config: Config) -> "Making":
+        """That of a run."""
+        return cls(
+            kind=DeemoLlama,
+            seed=config.seed,
+            model=config.model,
+            lora=config.lora,
+            layout=config.layout,
+            dtype=config.train.dtype,
+            remat=config.train.remat,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learning:
+    """All that a training step depends on but state and batch; kept as `Making` is."""
+
+    making: Making
+    stage: str
+    steps: int
+    optimizer: OptimizerConfig
+
+    @classmethod
+    def of(cls, config: Config) -> "Learning":
+        """That of a run."""
+        return cls(
+            making=Making.of(config),
+            stage=config.train.stage,
+            steps=config.train.steps,
+            optimizer=config.optimizer,
+        )
+
+
 def make_model(config: Config, rngs: nnx.Rngs) -> DeemoLlama:
     """The model as a run trains it."""
-    return _make(DeemoLlama, config, rngs)
+    return _make(Making.of(config), rngs)
 
 
-def _make(kind: type, config: Config, rngs: nnx.Rngs) -> DeemoLlama:
-    model = kind(
-        config.model,
+def _make(making: Making, rngs: nnx.Rngs) -> DeemoLlama:
+    model = making.kind(
+        making.model,
         rngs=rngs,
-        dtype=jnp.dtype(config.train.dtype),
-        remat=config.train.remat,
-        layout=config.layout,
+        dtype=jnp.dtype(making.dtype),
+        remat=making.remat,
+        layout=making.layout,
     )
-    return add_lora(model, config.lora, rngs)
+    return add_lora(model, making.lora, rngs)
 
 
 def split_model(config: Config) -> tuple[nnx.GraphDef, nnx.State]:
     """The model's structure, and its parameters as shapes; nothing is computed."""
-    return _split(DeemoLlama, config)
+    return _split(Making.of(config))
 
 
+# These are kept, since tracing takes a second and many ask; nobody changes what they
+# get.
 @functools.lru_cache(maxsize=8)
-def _split(kind: type, config: Config) -> tuple[nnx.GraphDef, nnx.State]:
-    """Kept, since tracing takes a second and many ask; nobody changes what they get."""
-    model = nnx.eval_shape(lambda: _make(kind, config, nnx.Rngs(0)))
+def _split(making: Making) -> tuple[nnx.GraphDef, nnx.State]:
+    model = nnx.eval_shape(lambda: _make(making, nnx.Rngs(0)))
     graphdef, params = nnx.split(model)
     return graphdef, params
 
@@ -71,9 +123,7 @@ def train_step(
     state: TrainState,
     batch: Batch,
     *,
-    config: Config,
-    graphdef: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
+    learning: Learning,
 ) -> tuple[TrainState, Sums]:
     """Moves the trained parameters once, down the gradient of the batch's mean loss.
 
@@ -86,13 +136,15 @@ def train_step(
       int32), the `grad_norm` before clipping and the `learning_rate` (float32), and
       whether it was `skipped` (int32).
     """
-    trained, frozen = split_params(config.train.stage, state.params)
+    making, (graphdef, _) = learning.making, _split(learning.making)
+    optimizer = make_optimizer(learning.optimizer, learning.steps)
+    trained, frozen = split_params(learning.stage, state.params)
 
     def mean_loss(trained: nnx.State) -> tuple[jax.Array, Sums]:
         model = nnx.merge(graphdef, trained, frozen)
-        if config.lora.dropout:
+        if making.lora.dropout:
             # Of seed and step alone: a run gone on with drops what it would have.
-            key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+            key = jax.random.fold_in(jax.random.key(making.seed), state.step)
             model = with_dropout(model, key)
         tokens = jnp.asarray(batch.tokens)
         sums = cross_entropy_sums(model(batch), tokens, jnp.asarray(batch.loss_mask))
@@ -111,7 +163,7 @@ def train_step(
     trained = jax.tree.map(
         lambda old, update: unless_skipped(old + update, old), trained, updates
     )
-    rate = learning_rate(config.optimizer, config.train.steps)
+    rate = learning_rate(learning.optimizer, learning.steps)
     sums |= {
         "row_tokens": (jnp.asarray(batch.segment_ids) != 0).sum(dtype=jnp.int32),
         "grad_norm": grad_norm,
@@ -130,16 +182,20 @@ def make_train_step(
 
     Call it under `jax.set_mesh(mesh)`, which `sharding.constrain` reads.
     """
-    graphdef, _ = split_model(config)
-    step = functools.partial(
-        train_step,
-        config=config,
-        graphdef=graphdef,
-        optimizer=make_optimizer(config.optimizer, config.train.steps),
-    )
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+    return _stepping(Learning.of(config), mesh)
+
+
+@functools.lru_cache(maxsize=4)
+def _stepping(
+    learning: Learning, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, _abstract(learning, mesh))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere))
+    return jax.jit(
+        functools.partial(train_step, learning=learning),
+        donate_argnums=0,
+        out_shardings=(shardings, everywhere),
+    )
 
 
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
@@ -147,12 +203,17 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
 
     The optimizer's moments of a parameter lie as the parameter does.
     """
-    _, params = split_model(config)
-    shardings = parameter_shardings(params, mesh, config.layout)
+    return _abstract(Learning.of(config), mesh)
+
+
+@functools.lru_cache(maxsize=8)
+def _abstract(learning: Learning, mesh: Mesh) -> TrainState:
+    _, params = _split(learning.making)
+    shardings = parameter_shardings(params, mesh, learning.making.layout)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    trained, _ = split_params(config.train.stage, params)
-    placed, _ = split_params(config.train.stage, shardings)
+    optimizer = make_optimizer(learning.optimizer, learning.steps)
+    trained, _ = split_params(learning.stage, params)
+    placed, _ = split_params(learning.stage, shardings)
     opt_state = jax.eval_shape(optimizer.init, trained)
     return TrainState(
         params=jax.tree.map(_lay, params, shardings),
@@ -214,20 +275,26 @@ def init_state(
 
     Given no `params`, they are drawn from `config.seed`: the same on any mesh.
     """
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
     if params is None:
         params = draw_params(config, mesh)
     assert params is not None
+    opt_state, step = _beginning(Learning.of(config), mesh)(params)
+    return TrainState(params=params, opt_state=opt_state, step=step)
 
-    def start(params: nnx.State) -> tuple[Any, jax.Array]:
-        trained, _ = split_params(config.train.stage, params)
+
+@functools.lru_cache(maxsize=4)
+def _beginning(
+    learning: Learning, mesh: Mesh
+) -> Callable[[nnx.State], tuple[Any, jax.Array]]:
+    """Of the optimizer's state and of the count of steps."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, _abstract(learning, mesh))
+    optimizer = make_optimizer(learning.optimizer, learning.steps)
+
+    def begin(params: nnx.State) -> tuple[Any, jax.Array]:
+        trained, _ = split_params(learning.stage, params)
         return optimizer.init(trained), jnp.zeros((), jnp.int32)
 
-    opt_state, step = jax.jit(
-        start, out_shardings=(shardings.opt_state, shardings.step)
-    )(params)
-    return TrainState(params=params, opt_state=opt_state, step=step)
+    return jax.jit(begin, out_shardings=(shardings.opt_state, shardings.step))
 
 
 def draw_params(config: Config, mesh: Mesh, only: Any = nnx.Param) -> nnx.State:
@@ -235,18 +302,15 @@ def draw_params(config: Config, mesh: Mesh, only: Any = nnx.Param) -> nnx.State:
 
     A parameter depends on `config.seed`, not on the mesh or on what else is drawn.
     """
-    return _drawing(DeemoLlama, config, mesh, only)()
+    return _drawing(Making.of(config), mesh, only)()
 
 
-@functools.lru_cache(maxsize=2)
-def _drawing(
-    kind: type, config: Config, mesh: Mesh, only: Any
-) -> Callable[[], nnx.State]:
-    """Kept, since a run that is compared with its beginning is drawn twice."""
-    shardings = parameter_shardings(split_model(config)[1], mesh, config.layout)
+@functools.lru_cache(maxsize=4)
+def _drawing(making: Making, mesh: Mesh, only: Any) -> Callable[[], nnx.State]:
+    shardings = parameter_shardings(_split(making)[1], mesh, making.layout)
 
     def draw() -> nnx.State:
-        return nnx.state(_make(kind, config, nnx.Rngs(config.seed)), only)
+        return nnx.state(_make(making, nnx.Rngs(making.seed)), only)
 
     # It runs once or twice: optimising it would take longer than it saves.
     options = {"xla_backend_optimization_level": 0}

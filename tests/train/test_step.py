@@ -17,6 +17,7 @@ from deemo_jax.models.lora import is_lora
 from deemo_jax.sharding import make_mesh, parameter_shardings, place
 from deemo_jax.train.optimizer import make_optimizer, split_params
 from deemo_jax.train.step import (
+    Learning,
     TrainState,
     abstract_state,
     draw_params,
@@ -165,9 +166,7 @@ def test_dropout_follows_seed_and_step(bigrams):
             params=louder, opt_state=optimizer.init(trained), step=jnp.int32(step)
         )
         found = [
-            train_step(
-                state, batch, config=config, graphdef=graphdef, optimizer=optimizer
-            )[1]["loss"]
+            train_step(state, batch, learning=Learning.of(config))[1]["loss"]
             for _ in range(2)
         ]
         logits = nnx.merge(graphdef, louder)(batch)
@@ -201,15 +200,11 @@ def test_the_state_given_is_consumed(aligned):
 
 def test_a_batch_without_answers_gives_no_number_that_is_not_one(bigrams, mesh):
     config = small_config()
-    graphdef, _ = split_model(config)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
     state = init_state(config, mesh)
     batch = make_batch(config, loss_mask=np.zeros((ROWS, LENGTH), bool))
-    after, sums = jax.jit(
-        lambda s, b: train_step(
-            s, b, config=config, graphdef=graphdef, optimizer=optimizer
-        )
-    )(state, batch)
+    after, sums = jax.jit(lambda s, b: train_step(s, b, learning=Learning.of(config)))(
+        state, batch
+    )
     assert sums["loss"] == sums["grad_norm"] == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
