@@ -16,9 +16,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Most programs are run once or twice: compiling them well would take longer than it
 # saves. `JAX_DISABLE_MOST_OPTIMIZATIONS=0 make test` tests what users run.
 quick = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
-# Halves the time again. XLA ends a process that gives it a flag of another release.
+# Halve the time again. XLA ends a process that gives it a flag of another release.
 if quick and version("jaxlib").startswith("0.10."):
     flags.append("--xla_cpu_use_fusion_emitters=false")
+    flags.append("--xla_cpu_parallel_codegen_split_count=1")
 os.environ["XLA_FLAGS"] = " ".join(flags)
 # Caches that go with the tests. The first is for the code that exported folders carry.
 # Through the second, the tests' processes compile a program once between them.

@@ -117,14 +117,6 @@ def caller(call):
     return lambda model, key=None: np.asarray(run(*nnx.split(model), key))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """For what is compiled to be run a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(
     params=marked(TOWERS, "decoder", "vision", "audio", "connector"), scope="module"
 )

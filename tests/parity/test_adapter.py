@@ -3,7 +3,6 @@
 import dataclasses
 
 from flax import nnx
-import jax
 import numpy as np
 import peft
 import pytest
@@ -59,14 +58,6 @@ def adapted(folder):
     return peft.PeftModel.from_pretrained(
         parity.load_twin(folder / "base"), str(folder / "base" / "adapter")
     ).eval()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """For what is compiled to be run a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def logits(twin, batch):

@@ -66,14 +66,6 @@ def mesh():
     return make_mesh(MeshConfig(data=1, fsdp=1, tensor=1))
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """For what is compiled to be run a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(
     scope="module",
     params=[
@@ -82,7 +74,7 @@ def quick_compilation():
     ],
     ids=["align", "tune"],
 )
-def aligned(request, mesh, quick_compilation):
+def aligned(request, mesh):
     """Two steps of a stage that trains the connectors, alone or with LoRA."""
     config = small_config(**request.param)
     with jax.set_mesh(mesh):
