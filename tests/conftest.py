@@ -1,5 +1,6 @@
 """Eight simulated devices, checked shapes, and no silent broadcasting."""
 
+import gc
 from importlib.metadata import version
 import os
 from pathlib import Path
@@ -37,6 +38,7 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.set_threshold(20_000)  # tracing leaves much that lives on, seen through each time
 
 MOST_MEMORY = 3 * 2**30  # bytes that a worker holds before it forgets
 
