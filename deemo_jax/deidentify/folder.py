@@ -37,6 +37,7 @@ from deemo_jax.deidentify.audit import audit_clip
 from deemo_jax.deidentify.jobs import Progress, Report, do_all, shares
 from deemo_jax.deidentify.pipeline import (
     COUNTS,
+    LEFT,
     VERSION,
     deidentify_clip,
     fit,
@@ -64,8 +65,8 @@ class Summary:
         clips: listed in the output, of which `resumed` were there from an earlier run.
         rejected: inputs that were refused.
         faces: sums of the clips' counts: "frames", "frames_with_face", "boxes",
-            "frames_masked", "frames_unmasked", and "left" (by the same detector; not an
-            audit).
+            "frames_masked", "frames_unmasked", and what the same detector, which is no
+            audit, finds "left" in the frames that are "looked" at again.
         words: sums of the clips' counts: "transcribed", and placeholders by type.
         untranscribed: why no clip was transcribed, or "".
         unmasked: clip ids with frames in which nothing was masked.
@@ -89,12 +90,13 @@ class Summary:
 
     def describe(self) -> str:
         """A few lines for a person."""
-        faces = dict.fromkeys((*COUNTS, "left"), 0) | self.faces
+        faces = dict.fromkeys((*COUNTS, *LEFT), 0) | self.faces
         text = (
             f"{self.clips} clips of {self.seconds:.1f} s de-identified "
             f"({self.resumed} of them earlier), {self.rejected} inputs refused\n"
             f"faces: {faces['boxes']} found in {faces['frames_with_face']} of "
-            f"{faces['frames']} frames, {faces['left']} left by the same detector"
+            f"{faces['frames']} frames, {faces['left']} left in {faces['looked']} "
+            "looked at again by the same detector"
         )
         if any(self.words.values()):
             counts = (f"{self.words[kind]} {kind.lower()}s" for kind in TYPES)

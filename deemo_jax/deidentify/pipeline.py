@@ -33,6 +33,7 @@ VERSION = "4"  # a change of methods or their settings counts up
 ENOUGH = 128
 ROUNDING = 0.5  # seconds that an annotation may go beyond its media; it is cut there
 COUNTS = ("frames", "frames_with_face", "boxes", "frames_masked", "frames_unmasked")
+LEFT = ("looked", "left")
 
 
 def fit(clip: Clip) -> tuple[Annotation, MediaInfo]:
@@ -119,7 +120,7 @@ def deidentify_clip(
 
         write_video(video, masked())
         files["video"] = video
-        faces = counts | {"left": faces_left(video, found, detector)}
+        faces = counts | faces_left(video, found, detector, every=settings.audit.every)
     waveform = read_audio(media, start, end)
     if waveform is not None:
         write_audio(audio, anonymise(waveform, settings.voice))
@@ -155,12 +156,18 @@ def deidentify_clip(
     )
 
 
-def faces_left(video: Path, masked: list[np.ndarray], detector: FaceDetector) -> int:
+def faces_left(
+    video: Path, masked: list[np.ndarray], detector: FaceDetector, *, every: int
+) -> dict[str, int]:
     """Faces that the detector that masked them still finds where they were.
 
     `masked` holds the boxes [L, 4] of each frame; see `found_again`. Where all of them
     are large, so are the faces sought, which are found as well in fewer pixels. This is
     no audit, whose detector must be another.
+
+    Returns:
+        How many frames were "looked" at, one of `every` so many, and how many faces are
+        "left" in these.
     """
 
     def left(frame: tuple[np.ndarray, tuple[float, np.ndarray]]) -> int:
@@ -173,8 +180,10 @@ def faces_left(video: Path, masked: list[np.ndarray], detector: FaceDetector) ->
         find = functools.partial(detector, side=side)
         return len(found_again(find, rgb, places.astype(np.float32)))
 
-    frames = zip(masked, iter_frames(video), strict=True)
-    return sum(count for _, count in in_threads(left, frames, threads=detector.threads))
+    frames = enumerate(zip(masked, iter_frames(video), strict=True))
+    looked = (pair for index, pair in frames if index % every == 0)
+    counts = [n for _, n in in_threads(left, looked, threads=detector.threads)]
+    return {"looked": len(counts), "left": sum(counts)}
 
 
 @functools.cache

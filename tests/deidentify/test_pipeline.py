@@ -8,7 +8,7 @@ from deemo_jax.annotation import Annotation, Interval, Refusal
 from deemo_jax.clip import Clip
 from deemo_jax.deidentify.faces import FaceDetector
 from deemo_jax.deidentify.pipeline import deidentify_clip, faces_left, fit
-from deemo_jax.deidentify.settings import Mask, Settings
+from deemo_jax.deidentify.settings import Audit, Mask, Settings
 from deemo_jax.media import (
     MediaError,
     iter_frames,
@@ -56,6 +56,7 @@ def test_every_face_is_found_and_none_is_left(done):
         "boxes": 60,
         "frames_masked": 60,
         "frames_unmasked": 0,
+        "looked": 20,
         "left": 0,
     }
     detector = FaceDetector()
@@ -101,9 +102,13 @@ def test_faces_left_sees_what_was_not_masked(carphone, tmp_path):
     write_video(tmp_path / "a.mp4", frames)
     detector = FaceDetector()
     boxes = [detector(rgb)[:, :4] for _, rgb in frames]
-    assert faces_left(tmp_path / "a.mp4", boxes, FaceDetector()) == len(frames)
+    assert len(frames) == 9
+    for every, looked in ((1, 9), (2, 5), (4, 3)):
+        found = faces_left(tmp_path / "a.mp4", boxes, detector, every=every)
+        assert found == {"looked": looked, "left": looked}
     elsewhere = [box + 300 for box in boxes]
-    assert faces_left(tmp_path / "a.mp4", elsewhere, FaceDetector()) == 0
+    found = faces_left(tmp_path / "a.mp4", elsewhere, detector, every=1)
+    assert found == {"looked": 9, "left": 0}
 
 
 def test_faces_left_of_a_close_up_are_sought_in_fewer_pixels(carphone, tmp_path):
@@ -122,18 +127,20 @@ def test_faces_left_of_a_close_up_are_sought_in_fewer_pixels(carphone, tmp_path)
             seen.append(side)
             return super().__call__(rgb, side=side)
 
-    assert faces_left(tmp_path / "a.mp4", boxes, Noting(longest_side=704)) == 3
+    found = faces_left(tmp_path / "a.mp4", boxes, Noting(longest_side=704), every=1)
+    assert found == {"looked": 3, "left": 3}
     assert all(1.2 * 704 < side < 2.5 * 704 for side in seen)
     seen.clear()
     small = [np.concatenate([box, [[5.0, 5.0, 40.0, 40.0]]]) for box in boxes]
-    assert faces_left(tmp_path / "a.mp4", small, Noting(longest_side=704)) == 3
+    found = faces_left(tmp_path / "a.mp4", small, Noting(longest_side=704), every=1)
+    assert found["left"] == 3
     assert seen == [704] * 3  # the smallest counts
 
 
 def test_a_mask_setting_is_used(talking, tmp_path):
     (tmp_path / "media").mkdir()
     about = fitted(talking, end=0.3)
-    settings = Settings(mask=Mask(scale=0.1))
+    settings = Settings(mask=Mask(scale=0.1), audit=Audit(every=1))
     assert deidentify_clip(about, talking, tmp_path, settings).faces["left"] == 9
 
 
