@@ -212,7 +212,7 @@ def deidentify_folder(
         clips=len(clips),
         resumed=resumed,
         rejected=len(rejections),
-        faces=_sums(clip.faces for clip in clips),
+        faces=_sums(_counted(clip.faces) for clip in clips),
         words=_sums(clip.words for clip in clips),
         untranscribed=untranscribed,
         unmasked=tuple(
@@ -290,6 +290,11 @@ def _check_apart(input: Path, output: Path) -> None:
         )
 
 
+def _counted(faces: dict[str, int]) -> dict[str, int]:
+    """A clip's counts; of one that does not tell, every frame was looked at again."""
+    return {"looked": faces["frames"]} | faces if "left" in faces else faces
+
+
 def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for count in counts:
@@ -314,7 +319,7 @@ def _forget(output: Path, clip_id: str) -> None:
 
 def _source(clip: Clip, settings: Settings) -> str:
     """A digest of all that a clip is made from; equal digests need no second run."""
-    # The audit changes no clip.
+    # The audit changes no file of a clip.
     how = {k: v for k, v in dataclasses.asdict(settings).items() if k != "audit"}
     parts = [clip.annotation.to_json(), VERSION + REDACTED, how]
     # Keyed by the media, or who has only this could try names for those redacted.

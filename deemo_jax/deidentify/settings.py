@@ -111,7 +111,8 @@ class Audit:
     one, too; below it, it cannot tell, and the clip stays unaudited.
     `longest_side`: pixels that frames are scaled to; of fewer, small faces are missed.
     `every`: of so many frames one is looked at; faces of those between are put between
-    its neighbours', and masks are seen to be on them in every frame.
+    its neighbours', and masks are seen to be on them in every frame. Without an audit,
+    too, the masks' own detector looks at one of so many again when a clip is made.
     """
 
     faces_left: int = 0

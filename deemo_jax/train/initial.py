@@ -60,29 +60,30 @@ def initial_params(
     """
     check_initial(config)
     if config.init_from:
-        params = nnx.filter_state(_whole(config, mesh), _are_of(parts))
+        params = nnx.filter_state(
+            _whole(config, mesh), lambda path, _: path[0] in parts
+        )
     else:
         params = _of_parts(config, mesh, parts)
     return jax.device_put(params, parameter_shardings(params, mesh, config.layout))
-
-
-@functools.lru_cache(maxsize=8)
-def _are_of(parts: tuple[str, ...]) -> Callable[[tuple, Any], bool]:
-    """Equal parts have the same filter: what `draw_params` compiled for it is kept."""
-    return lambda path, _: path[0] in parts
 
 
 def _of_parts(config: Config, mesh: Mesh, parts: tuple[str, ...]) -> nnx.State:
     """The parameters in the folders of `config.pretrained`, and drawn ones."""
     folders = {name: at for name, at in _folders(config).items() if name in parts}
     found = {name: _part(config, mesh, name, folders[name]) for name in folders}
-    if not found:
-        return draw_params(config, mesh, _are_of(parts))
+    drawn = draw_params(config, mesh, _are_missing(parts, tuple(found)))
+    return nnx.merge_state(nnx.State(found), drawn) if found else drawn
 
-    def is_missing(path: tuple, variable: Any) -> bool:
-        return path[0] in parts and (path[0] not in found or is_lora(path, variable))
 
-    return nnx.merge_state(nnx.State(found), draw_params(config, mesh, is_missing))
+@functools.lru_cache(maxsize=8)
+def _are_missing(
+    parts: tuple[str, ...], found: tuple[str, ...]
+) -> Callable[[tuple, Any], bool]:
+    """Equal parts have the same filter: what `draw_params` compiled for it is kept."""
+    return lambda path, variable: (
+        path[0] in parts and (path[0] not in found or is_lora(path, variable))
+    )
 
 
 def check_initial(config: Config) -> None:

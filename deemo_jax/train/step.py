@@ -185,7 +185,7 @@ def make_train_step(
     return _stepping(Learning.of(config), mesh)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def _stepping(
     learning: Learning, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
@@ -305,7 +305,7 @@ def draw_params(config: Config, mesh: Mesh, only: Any = nnx.Param) -> nnx.State:
     return _drawing(Making.of(config), mesh, only)()
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def _drawing(making: Making, mesh: Mesh, only: Any) -> Callable[[], nnx.State]:
     shardings = parameter_shardings(_split(making)[1], mesh, making.layout)
 

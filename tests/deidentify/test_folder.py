@@ -136,6 +136,12 @@ def test_several_processes_write_what_one_writes(raw, tmp_path):
     assert found[0][0].clips == 3
     assert told[-1][1:] == (1, 2)  # whole seconds
     assert deidentify_folder(raw, output, workers=3).resumed == 3
+    # Once every frame was looked at again, and nothing told.
+    manifest = output / "deidentified.jsonl"
+    face, *others = read_lines(manifest)
+    assert (face["faces"].pop("looked"), face["faces"]["frames"]) == (5, 15)
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in (face, *others)))
+    assert deidentify_folder(raw, output).faces["looked"] == 15 + 1
 
 
 def test_a_clip_that_a_process_refuses_is_listed(tmp_path):

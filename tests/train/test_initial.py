@@ -304,11 +304,12 @@ def test_bases_are_found_by_way_of_earlier_runs(tmp_path):
     assert bases(small_config()) == ()
 
 
-def test_equal_parts_are_compiled_once():
+@pytest.mark.parametrize("read", [(), ("vision_tower", "audio_tower")])
+def test_equal_parts_are_compiled_once(folders, read):
     """A run that is compared with its beginning draws it twice."""
-    config = small_config()
+    config = small_config(**parts(folders[0], **{name: name for name in read}))
     mesh = make_mesh(config.mesh)
     before = step._drawing.cache_info().misses
     for _ in range(2):
-        initial_params(config, mesh, ("audio_connector",))
+        initial_params(config, mesh, (*read, "audio_connector"))
     assert step._drawing.cache_info().misses == before + 1

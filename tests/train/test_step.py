@@ -201,6 +201,32 @@ def test_a_batch_without_answers_gives_no_number_that_is_not_one(bigrams, mesh):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
 
+def test_runs_that_agree_share_a_step_and_no_others_do(bigrams, mesh):
+    first = {
+        "train__stage": "tune",
+        "lora__rank": 2,
+        "lora__targets": ("language_model/lm_head",),
+    }
+    alike = {"train__save_every": 7, "data__num_frames": 3, "evaluate__every": 2}
+    given = make_train_step(small_config(**first, **alike), mesh)
+    for changes in (
+        {"seed": 5},
+        {"train__steps": 21},
+        {"train__dtype": "bfloat16"},
+        {"train__remat": "full"},
+        {"train__stage": "align", "lora__rank": 0},
+        {"lora__dropout": 0.5},
+        {"optimizer__learning_rate": 0.5},
+        {"layout__connectors": "replicated"},
+        {"model__language_model__rope_theta": 5.0},
+    ):
+        assert make_train_step(small_config(**first), mesh) is given
+        assert make_train_step(small_config(**first | changes), mesh) is not given
+    other = make_mesh(MeshConfig(data=2, fsdp=1, tensor=1))
+    assert make_train_step(small_config(**first), mesh) is given
+    assert make_train_step(small_config(**first), other) is not given
+
+
 def test_moments_lie_as_their_parameters():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     config = small_config(train__stage="align")
