@@ -37,7 +37,6 @@ from deemo_jax.deidentify.audit import audit_clip
 from deemo_jax.deidentify.jobs import Progress, Report, do_all, shares
 from deemo_jax.deidentify.pipeline import (
     COUNTS,
-    LEFT,
     VERSION,
     deidentify_clip,
     fit,
@@ -90,7 +89,7 @@ class Summary:
 
     def describe(self) -> str:
         """A few lines for a person."""
-        faces = dict.fromkeys((*COUNTS, *LEFT), 0) | self.faces
+        faces = dict.fromkeys(COUNTS, 0) | self.faces
         text = (
             f"{self.clips} clips of {self.seconds:.1f} s de-identified "
             f"({self.resumed} of them earlier), {self.rejected} inputs refused\n"

@@ -32,8 +32,10 @@ VERSION = "4"  # a change of methods or their settings counts up
 # that are none with more.
 ENOUGH = 128
 ROUNDING = 0.5  # seconds that an annotation may go beyond its media; it is cut there
-COUNTS = ("frames", "frames_with_face", "boxes", "frames_masked", "frames_unmasked")
-LEFT = ("looked", "left")
+COUNTS = (
+    "frames", "frames_with_face", "boxes", "frames_masked", "frames_unmasked",
+    "looked", "left",
+)  # fmt: skip
 
 
 def fit(clip: Clip) -> tuple[Annotation, MediaInfo]:

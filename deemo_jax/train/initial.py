@@ -73,7 +73,7 @@ def _of_parts(config: Config, mesh: Mesh, parts: tuple[str, ...]) -> nnx.State:
     folders = {name: at for name, at in _folders(config).items() if name in parts}
     found = {name: _part(config, mesh, name, folders[name]) for name in folders}
     drawn = draw_params(config, mesh, _are_missing(parts, tuple(found)))
-    return nnx.merge_state(nnx.State(found), drawn) if found else drawn
+    return nnx.merge_state(nnx.State(found), drawn)
 
 
 @functools.lru_cache(maxsize=8)

@@ -110,8 +110,8 @@ def split_model(config: Config) -> tuple[nnx.GraphDef, nnx.State]:
     return _split(Making.of(config))
 
 
-# These are kept, since tracing takes a second and many ask; nobody changes what they
-# get.
+# Tracing takes a second, and many ask. Here and below, what is kept is shared: nobody
+# changes what they get.
 @functools.lru_cache(maxsize=8)
 def _split(making: Making) -> tuple[nnx.GraphDef, nnx.State]:
     model = nnx.eval_shape(lambda: _make(making, nnx.Rngs(0)))
@@ -120,10 +120,7 @@ def _split(making: Making) -> tuple[nnx.GraphDef, nnx.State]:
 
 
 def train_step(
-    state: TrainState,
-    batch: Batch,
-    *,
-    learning: Learning,
+    state: TrainState, batch: Batch, *, learning: Learning
 ) -> tuple[TrainState, Sums]:
     """Moves the trained parameters once, down the gradient of the batch's mean loss.
 

@@ -244,7 +244,7 @@ class Watchdog:
         while (now := time.monotonic()) < until:
             self._watch.hear(self._read_beats, now)
             if not self._watch.unaware(now):
-                time.sleep(self._leave_seconds)
+                time.sleep(self._leave_seconds)  # who has left says nothing more
                 return
             time.sleep(min(JUDGE_SECONDS, self._interval))
 

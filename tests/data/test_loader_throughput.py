@@ -192,4 +192,5 @@ def test_rows_a_second(clips, config, tokenizer, size):
     medians = {name: statistics.median(found) for name, found in rates.items()}
     print(f"{size} pixels, rows a second:", medians)
     assert medians["processes"] > medians["DataLoader"]
+    # A floor below what was measured: the aim is 1.5, which is not reached each time.
     assert medians["processes"] > 1.25 * medians["DataLoader, transformers"]

@@ -1,6 +1,8 @@
 """Frames a second of a whole folder by two processes, for `configs/deidentify.md`.
 
-python -m pytest -n 0 -s -m slow tests/deidentify/test_speed.py
+On a machine that does nothing else:
+
+    python -m pytest -n 0 -s -m slow tests/deidentify/test_speed.py
 """
 
 import json
