@@ -95,8 +95,8 @@ def test_one_that_another_run_has_taken_meanwhile_ends_this_one(
             (workdir / LOCK).unlink()
         else:
             (workdir / LOCK).write_text(other)
-        end = time.monotonic() + 20
-        while not codes and time.monotonic() < end:
+        deadline = time.monotonic() + 20
+        while not codes and time.monotonic() < deadline:
             time.sleep(0.05)
         codes.append(None)
         (workdir / LOCK).write_text(other)
