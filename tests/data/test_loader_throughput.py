@@ -1,9 +1,9 @@
 """Rows a second of our loader, beside PyTorch's `DataLoader` that does the same work.
 
 All decode, scale and crop eight frames of 683 x 384 pixels, decode ten seconds of sound
-and tokenise, in two processes, by turns in several rounds. One `DataLoader` has the
-same bits by a few lines of Pillow, the other its pictures by the image processor of
-`transformers`, as most have:
+and tokenise, in two processes, by turns in several rounds. One `DataLoader` has its
+pictures by a few lines of Pillow, the other by the image processor of `transformers`,
+as most have:
 
     python -m pytest -n 0 -s -m slow tests/data/test_loader_throughput.py
 """
@@ -11,6 +11,7 @@ same bits by a few lines of Pillow, the other its pictures by the image processo
 import dataclasses
 import io
 import itertools
+import operator
 import statistics
 import time
 
@@ -136,9 +137,9 @@ def in_torch(dataset):
     return iter(loader)
 
 
-def rate(batches, *, steps=24):
+def rate(batches, *, steps=40):
     """Rows a second of a loader that has just begun, and keeps no batch in store."""
-    for _ in itertools.islice(batches, 4):
+    for _ in itertools.islice(batches, 6):
         pass
     begin = time.perf_counter()
     for _ in itertools.islice(batches, steps):
@@ -156,7 +157,9 @@ def test_rows_a_second(clips, config, tokenizer, size):
 
     reader = Reader(source=clips, config=config, tokenizer=tokenizer, spans=SPANS)
     one, other = reader.training_row(3, np.random.default_rng(0)), Clips(reader)[3]
-    np.testing.assert_array_equal(one["frames"], other["frames"].numpy())
+    off = np.abs(one["frames"].astype(int) - other["frames"].numpy())
+    assert off.max() <= 1
+    assert (off > 0).mean() < 1e-3
     np.testing.assert_array_equal(one["audio"], other["audio"].numpy())
     assert (one["segment_ids"] > 0).sum() == other["mask"].sum()
 
@@ -191,6 +194,12 @@ def test_rows_a_second(clips, config, tokenizer, size):
             rates[name].append(rate(start()))
     medians = {name: statistics.median(found) for name, found in rates.items()}
     print(f"{size} pixels, rows a second:", medians)
-    assert medians["processes"] > medians["DataLoader"]
-    # A floor below what was measured: the aim is 1.5, which is not reached each time.
-    assert medians["processes"] > 1.25 * medians["DataLoader, transformers"]
+    # By turns: what else this machine does, comes and goes.
+    times = {
+        name: statistics.median(map(operator.truediv, rates["processes"], found))
+        for name, found in rates.items()
+    }
+    print(f"{size} pixels, our processes are as many times as fast:", times)
+    # Measured: 1.3 to 1.5, where both have the same filter of Pillow to wait for.
+    assert times["DataLoader"] > 1.2
+    assert times["DataLoader, transformers"] > 1.5
