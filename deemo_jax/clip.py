@@ -150,8 +150,11 @@ def append_deidentified(folder: Path, clip: DeidentifiedClip) -> None:
     superseded: the last line of an id counts. One process writes at a time.
     """
     with open(folder / MANIFEST, "ab+") as file:
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
+        if end := file.seek(0, os.SEEK_END):
+            file.seek(end - 1)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
         line = json.dumps(clip.to_json(folder), ensure_ascii=False)
         file.write(line.encode() + b"\n")
         file.flush()
@@ -165,7 +168,7 @@ def read_deidentified(
 
     A clip whose file is missing or was changed, a torn line, a line that is no such
     clip: each is left out with a rejection. The last line of a clip id counts; clips
-    come in the order of those lines.
+    come in the order of the first ones.
 
     Raises:
         ValueError: the folder has no `deidentified.jsonl`.
@@ -189,11 +192,10 @@ def read_deidentified(
             about = fields.get("annotation")
             if isinstance(about, dict) and isinstance(about.get("clip_id"), str):
                 key = about["clip_id"]
-                clips.pop(key, None)
-                rejections.pop(key, None)
-            clip = DeidentifiedClip.from_json(fields, folder, taxonomy)
-            clips[key] = clip
+            clips[key] = DeidentifiedClip.from_json(fields, folder, taxonomy)
+            rejections.pop(key, None)
         except Refusal as refusal:
+            clips.pop(key, None)
             clip_id = key if isinstance(key, str) else None
             rejections[key] = reject(refusal, line=number, clip_id=clip_id)
     return list(clips.values()), list(rejections.values())
@@ -202,13 +204,17 @@ def read_deidentified(
 def replace_deidentified(folder: Path, clips: Iterable[DeidentifiedClip]) -> None:
     """Puts clips in the place of those of their ids, whole or not at all.
 
-    Lines of other clips stay as they are, sound or not.
+    Of several lines of an id the first is that place. Lines of other clips stay as they
+    are, sound or not.
     """
     new = {clip.annotation.clip_id: clip.to_json(folder) for clip in clips}
-    lines = []
-    for line in (folder / MANIFEST).read_text(errors="replace").split("\n"):
+    lines: dict[str | int, str] = {}  # by the id of what is new, by number else
+    text = (folder / MANIFEST).read_text(errors="replace")
+    for number, line in enumerate(text.split("\n")):
+        key = number
         with contextlib.suppress(Refusal, KeyError, TypeError):
-            fields = new[parse_object(line.encode())["annotation"]["clip_id"]]
-            line = json.dumps(fields, ensure_ascii=False)
-        lines.append(line)
-    write_whole(folder / MANIFEST, "\n".join(lines))
+            clip_id = parse_object(line.encode())["annotation"]["clip_id"]
+            line = json.dumps(new[clip_id], ensure_ascii=False)
+            key = clip_id
+        lines[key] = line
+    write_whole(folder / MANIFEST, "\n".join(lines.values()))

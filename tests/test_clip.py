@@ -80,8 +80,8 @@ def test_the_last_line_of_a_clip_counts(tmp_path):
     append_deidentified(tmp_path, new)
     clips, _ = read_deidentified(tmp_path)
     assert [(c.annotation.clip_id, c.verdict) for c in clips] == [
-        ("b", "generated"),
         ("a", "passed"),
+        ("b", "generated"),
     ]
     append_line(tmp_path, new.to_json(tmp_path) | {"sha256": {}})
     clips, rejections = read_deidentified(tmp_path)

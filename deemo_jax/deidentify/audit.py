@@ -118,6 +118,7 @@ def audit_clip(
     clip: DeidentifiedClip,
     audit: Audit,
     *,
+    known: Figures | None = None,
     threads: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> Audited:
@@ -128,12 +129,16 @@ def audit_clip(
         media: the original.
         clip: what was made of it.
         audit: how closely it is looked at; nothing is judged here.
+        known: its figures, where they were measured before: then only those frames are
+            looked at whose faces are compared.
         threads: that look for faces.
         progress: called with the seconds that are done.
 
     Raises:
         Refusal: one of the two cannot be read, or they have not the same frames.
     """
+    if known is not None:
+        audit = dataclasses.replace(audit, every=COMPARED_EVERY)
     watch = _Watch(audit)
     start, end = annotation.start, annotation.end
     if clip.video is not None:
@@ -149,15 +154,18 @@ def audit_clip(
             watch.frame(moment, masked, faces, looked)
             if progress is not None:
                 progress(moment.time)
-    voice, unheard = None, ""
-    if clip.audio is not None:
-        unheard = speakers.missing() or ""
-        if not unheard:
-            voice = voice_likeness(media, start, end, clip.audio)
+    figures = known
+    if figures is None:
+        voice, unheard = None, ""
+        if clip.audio is not None:
+            unheard = speakers.missing() or ""
+            if not unheard:
+                voice = voice_likeness(media, start, end, clip.audio)
+        figures = dataclasses.replace(watch.figures(), voice=voice, unheard=unheard)
     return Audited(
         clip_id=annotation.clip_id,
         subject=annotation.subject,
-        figures=dataclasses.replace(watch.figures(), voice=voice, unheard=unheard),
+        figures=figures,
         clear=np.mean(watch.clear, axis=0) if watch.clear else None,
         masked=np.mean(watch.masked, axis=0) if watch.masked else None,
         pictures=tuple(watch.pictures.values()),

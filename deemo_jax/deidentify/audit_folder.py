@@ -18,17 +18,18 @@ from deemo_jax.annotation import (
 from deemo_jax.clip import (
     Clip,
     DeidentifiedClip,
+    append_deidentified,
     read_deidentified,
     replace_deidentified,
 )
-from deemo_jax.deidentify.audit import Audited, audit_clip
+from deemo_jax.deidentify.audit import Audited, Figures, audit_clip
 from deemo_jax.deidentify.audit_faces import REMEDY, missing
 from deemo_jax.deidentify.audit_rates import Rate, face_rates
 from deemo_jax.deidentify.audit_report import write_html, write_json
 from deemo_jax.deidentify.audit_voices import Utterance, voice_rates
 from deemo_jax.deidentify.jobs import Progress, Report, do_all, shares
 from deemo_jax.deidentify.settings import Audit, Settings
-from deemo_jax.deidentify.verdicts import failures, judged
+from deemo_jax.deidentify.verdicts import FAILED, failures, judged, known_figures
 
 FOLDER = "audit"  # in the de-identified folder; nothing of it is packed
 
@@ -72,9 +73,12 @@ def audit_folder(
 ) -> Summary:
     """Audits every clip that `deemo deidentify` wrote to `output` of those in `input`.
 
-    Verdicts and figures go into `output/deidentified.jsonl`; `output/audit` gets
-    `audit.json`, `report.html` and `rejected.jsonl`. A clip that is refused here keeps
-    the verdict that it has.
+    Verdicts and figures go into `output/deidentified.jsonl`, each as soon as it is
+    there; `output/audit` gets `audit.json`, `report.html` and `rejected.jsonl`. A clip
+    that is refused here keeps the verdict that it has. Of one that did not fail an
+    audit like this one, such as that of `deemo deidentify` or of an interrupted call,
+    the figures stand, and only its faces are compared again: their embeddings, which
+    the rates are of, are kept nowhere.
 
     Args:
         input: the folder of raw clips.
@@ -102,6 +106,7 @@ def audit_folder(
         except Refusal as refusal:
             rejections.append(reject(refusal, clip_id=clip.annotation.clip_id))
     found: dict[str, Audited] = {}
+    made = {clip.annotation.clip_id: clip for clip in clips}
     workers, threads = shares(len(jobs), workers)
     work = functools.partial(_audit, threads)
     what = "auditing (seconds)"
@@ -110,16 +115,18 @@ def audit_folder(
             rejections.append(result)
         else:
             found[result.clip_id] = result
-    seen = [
-        (judged(clip, found[clip_id].figures, settings.audit), found[clip_id])
-        for clip in clips
-        if (clip_id := clip.annotation.clip_id) in found
-    ]
+            clip = judged(made[result.clip_id], result.figures, settings.audit)
+            append_deidentified(output, clip)
+            made[result.clip_id] = clip
+    seen = [(made[i], found[i]) for i in made if i in found]
     replace_deidentified(output, [clip for clip, _ in seen])
     rates = face_rates([audited for _, audited in seen])
     rates += voice_rates(
         [
-            Utterance(annotation=job.annotation, media=job.media, audio=job.clip.audio)
+            Utterance(
+                annotation=job.annotation, media=job.media, audio=job.clip.audio,
+                seconds=job.seconds,
+            )
             for job in jobs
             if job.clip.audio is not None
         ],
@@ -151,6 +158,7 @@ class _Job:
     media: Path
     clip: DeidentifiedClip
     audit: Audit
+    known: Figures | None
 
     @property
     def seconds(self) -> float:
@@ -174,7 +182,9 @@ def _job(
             f"{annotation.media}, or the part of it, is not what it was made from",
             "name the folder that it was made from, or de-identify it again",
         )
-    return _Job(annotation=annotation, media=media, clip=clip, audit=audit)
+    # The report shows what failed, so that is looked at again.
+    known = None if clip.verdict == FAILED else known_figures(clip, audit)
+    return _Job(annotation=annotation, media=media, clip=clip, audit=audit, known=known)
 
 
 def _audit(threads: int, job: _Job, report: Report) -> Audited | Rejection:
@@ -184,6 +194,7 @@ def _audit(threads: int, job: _Job, report: Report) -> Audited | Rejection:
             job.media,
             job.clip,
             job.audit,
+            known=job.known,
             threads=threads,
             progress=report,
         )

@@ -18,19 +18,26 @@ from deemo_jax.media import read_audio
 SPEAKERS, UTTERANCES = 20, 6  # at most; bounds time and memory
 TRANSCRIPTS = 40  # clips at most whose words are compared
 SHORTEST = 8_000  # samples; of less, nobody is recognised
+LISTENED = 30.0  # seconds of an utterance, by which its speaker is recognised
+TOLD = 120.0  # seconds at most of a clip whose words are compared
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """A clip with sound: where its voice is, before and after."""
+    """A clip with sound: where its voice is, before and after, and how long it is."""
 
     annotation: Annotation
     media: Path
     audio: Path
+    seconds: float
 
-    def clear(self) -> Float[np.ndarray, " N"] | None:
-        """The original voice."""
-        return read_audio(self.media, self.annotation.start, self.annotation.end)
+    def voices(self, longest: float) -> tuple[Float[np.ndarray, " N"] | None, ...]:
+        """Its first seconds, as they were and as they are."""
+        start, length = self.annotation.start, min(self.seconds, longest)
+        return (
+            read_audio(self.media, start, start + length),
+            read_audio(self.audio, 0.0, length),
+        )
 
 
 def voice_rates(
@@ -38,9 +45,10 @@ def voice_rates(
 ) -> list[Rate]:
     """Error rates of attackers on voices, and of the words that Whisper hears.
 
-    Of a subject, up to six utterances of half a second and more are taken; of each as
-    many are known to the attacker, half of the fewest that one of them has. The blind
-    attacker tries all `inverses`. `report` is called with how many of the tried
+    Of a subject, the first half minutes of up to six utterances of half a second and
+    more are taken; of each as many are known to the attacker, half of the fewest that
+    one of them has. The blind attacker tries all `inverses`. Words are those of up to
+    40 clips of at most two minutes. `report` is called with how many of the tried
     utterances are done.
     """
     return [*_recognition(utterances, report), *_words(utterances)]
@@ -57,7 +65,7 @@ def _recognition(
             name not in clear and len(clear) == SPEAKERS
         ):
             continue
-        before, now = utterance.clear(), read_audio(utterance.audio)
+        before, now = utterance.voices(LISTENED)
         if before is None or now is None or min(len(before), len(now)) < SHORTEST:
             continue
         clear.setdefault(name, []).append(before)
@@ -107,12 +115,12 @@ def _recognition(
 
 def _words(utterances: Sequence[Utterance]) -> list[Rate]:
     """Words that are heard otherwise than the transcript has them, before and after."""
-    told = [u for u in utterances if u.annotation.transcript][:TRANSCRIPTS]
+    told = [u for u in utterances if u.annotation.transcript and u.seconds <= TOLD]
+    told = told[:TRANSCRIPTS]
     errors, words = np.zeros(2, int), 0
     try:
         for utterance in told:
-            voices = utterance.clear(), read_audio(utterance.audio)
-            for k, voice in enumerate(voices):
+            for k, voice in enumerate(utterance.voices(TOLD)):
                 heard = "" if voice is None else transcribe(voice)
                 wrong, said = word_errors(utterance.annotation.transcript or "", heard)
                 errors[k] += wrong
@@ -120,7 +128,7 @@ def _words(utterances: Sequence[Utterance]) -> list[Rate]:
     except (ValueError, ImportError) as error:
         told, missing = [], str(error)
     else:
-        missing = "no clip with a voice has a transcript"
+        missing = "no clip with a voice, of two minutes or less, has a transcript"
     subjects = len({u.annotation.subject for u in told})
     return [
         Rate(

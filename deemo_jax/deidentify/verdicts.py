@@ -52,17 +52,23 @@ def judged(clip: DeidentifiedClip, figures: Figures, audit: Audit) -> Deidentifi
     return dataclasses.replace(clip, verdict=verdict, audit=found)
 
 
-def judged_again(clip: DeidentifiedClip, audit: Audit) -> DeidentifiedClip | None:
-    """By the thresholds that now hold; None if its figures were not measured so.
+def known_figures(clip: DeidentifiedClip, audit: Audit) -> Figures | None:
+    """Those of an earlier audit; None if they were not measured as they now would be.
 
-    Nor are they if there was nothing to recognise its voice by, and now is.
+    Nor were they if there was nothing to recognise its voice by, and now is.
     """
     figures = _figures(clip)
     if figures is None or (figures.unheard and speakers.missing() is None):
         return None
     if (figures.longest_side, figures.every) != (audit.longest_side, audit.every):
         return None
-    return judged(clip, figures, audit)
+    return figures
+
+
+def judged_again(clip: DeidentifiedClip, audit: Audit) -> DeidentifiedClip | None:
+    """By the thresholds that now hold; None if its figures were not measured so."""
+    figures = known_figures(clip, audit)
+    return figures and judged(clip, figures, audit)
 
 
 def needs_another_voice(clip: DeidentifiedClip, audit: Audit) -> bool:

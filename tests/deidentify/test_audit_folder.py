@@ -83,6 +83,42 @@ def test_a_folder_gets_verdicts_figures_and_a_report(copied, capsys):
     assert not list((raw / "packed").rglob("*audit*"))
 
 
+def test_an_interrupted_audit_goes_on_and_finds_the_same(copied, monkeypatch):
+    raw, output = copied
+    whole = output.with_name("whole")
+    shutil.copytree(output, whole)
+    found = audit_folder.audit_folder(raw, whole, settings=SETTINGS, workers=1)
+    audit_clip, looked = audit_folder.audit_clip, []
+
+    def until_b(annotation, *args, **kwargs):
+        if annotation.clip_id == "b":
+            raise KeyboardInterrupt
+        return audit_clip(annotation, *args, **kwargs)
+
+    def counted(annotation, *args, known, **kwargs):
+        looked.append((annotation.clip_id, known is None))
+        return audit_clip(annotation, *args, known=known, **kwargs)
+
+    monkeypatch.setattr(audit_folder, "audit_clip", until_b)
+    with pytest.raises(KeyboardInterrupt):
+        audit_folder.audit_folder(raw, output, settings=SETTINGS, workers=1)
+    verdicts = {c.annotation.clip_id: c.verdict for c in read_deidentified(output)[0]}
+    assert verdicts == {"a": "passed", "b": "unaudited"}
+    monkeypatch.setattr(audit_folder, "audit_clip", counted)
+    again = audit_folder.audit_folder(raw, output, settings=SETTINGS, workers=1)
+    assert looked == [("a", False), ("b", True)]
+    assert again == found
+    for name in ("deidentified.jsonl", "audit/audit.json", "audit/report.html"):
+        assert (output / name).read_text() == (whole / name).read_text()
+
+    looked.clear()  # the report shows what failed, and other settings measure anew
+    audit_folder.audit_folder(raw, output, settings=SETTINGS, workers=1)
+    assert looked == [("a", False), ("b", True)]
+    other = Settings(audit=Audit(longest_side=352, every=1))
+    audit_folder.audit_folder(raw, output, settings=other, workers=1)
+    assert looked[2:] == [("a", True), ("b", True)]
+
+
 def test_what_cannot_be_audited_is_listed_and_keeps_its_verdict(copied, monkeypatch):
     raw, output = copied
     monkeypatch.setattr(audit_folder, "audit_clip", None)  # it comes to none

@@ -24,7 +24,12 @@ def utterances(speech, tmp_path):
                 clip_id=f"c{index}", media=paths[0].name, subject=subject,
                 transcript=transcript,
             )  # fmt: skip
-            made.append(Utterance(annotation=about, media=paths[0], audio=paths[1]))
+            made.append(
+                Utterance(
+                    annotation=about, media=paths[0], audio=paths[1],
+                    seconds=len(piece) / 16_000,
+                )
+            )  # fmt: skip
         return made
 
     return make
@@ -79,3 +84,25 @@ def test_words_are_counted_before_and_after(utterances, monkeypatch):
     clear, after = (found[f"words, {k}", "word error"] for k in ("clear", "anonymised"))
     assert (clear.value, after.value) == (pytest.approx(0.2), pytest.approx(0.6))
     assert (clear.trials, clear.subjects) == (10, 2)
+
+
+def test_of_long_clips_the_beginning_is_heard_and_words_are_not_compared(
+    utterances, monkeypatch
+):
+    monkeypatch.setattr(audit_voices, "LISTENED", 0.75)
+    monkeypatch.setattr(audit_voices, "TOLD", 1.0)
+    monkeypatch.setattr(audit_voices, "transcribe", None)  # it comes to none
+    lengths = set()
+
+    class Verifier(audit_voices.SpeakerVerifier):
+        def __call__(self, waveform):
+            lengths.add(len(waveform))
+            return super().__call__(waveform)
+
+    monkeypatch.setattr(audit_voices, "SpeakerVerifier", Verifier)
+    found = rates(utterances("a", "b", "a", "b", transcript="We have won at last."))
+    assert found["voices, lazy", "EER"].value is not None
+    assert found["words, clear", "word error"].why_not.startswith("no clip with a voi")
+    # Blind inversion shortens and lengthens what it tries.
+    assert 12_000 in lengths
+    assert max(lengths) < 20_000
