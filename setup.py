@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["deemo_jax", "deemo_jax.*"]),
-    package_data={"deemo_jax": ["*.json", "*/*.html"]},
+    package_data={"deemo_jax": ["*.json", "*.html", "*/*.html"]},
     entry_points={"console_scripts": ["deemo = deemo_jax.cli:run"]},
     install_requires=[
         "jax>=0.10",

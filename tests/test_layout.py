@@ -16,7 +16,7 @@ PACKAGE = ROOT / "deemo_jax"
 LINES = [
     ("exits", "packaged", "rendezvous"),
     ("storage",),
-    ("architecture", "annotation", "spool", "progress", "fields", "weights"),
+    ("architecture", "annotation", "spool", "progress", "fields", "weights", "page"),
     ("config_data",),
     ("config", "media", "workers", "batch"),
     ("clip", "distributed", "chips", "flops"),

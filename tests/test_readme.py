@@ -16,7 +16,7 @@ COMMANDS = re.findall(r"^deemo .*$", README, re.MULTILINE)
 
 def tree_of(text: str) -> dict[str, str]:
     """Path -> what the README says of it, from the block under `Where things are`."""
-    block = re.search(r"## Where things are\n\n```\n(.*?)```", text, re.DOTALL)
+    block = re.search(r"## Where things are\n```\n(.*?)```", text, re.DOTALL)
     assert block
     found, folders = {}, []
     for line in block[1].splitlines():

@@ -124,7 +124,9 @@ def audit_folder(
     rates += voice_rates(
         [
             Utterance(
-                annotation=job.annotation, media=job.media, audio=job.clip.audio,
+                annotation=job.annotation,
+                media=job.media,
+                audio=job.clip.audio,
                 seconds=job.seconds,
             )
             for job in jobs

@@ -1,4 +1,4 @@
-"""The report of an audit: JSON, and one HTML file without network or script."""
+"""The report of an audit: JSON and HTML."""
 
 import base64
 from collections import Counter
@@ -7,6 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from deemo_jax import page
 from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.deidentify.audit import Audited
 from deemo_jax.deidentify.audit_rates import Rate
@@ -62,17 +63,10 @@ def write_html(
 
     Faces as they were are in it only with `show_originals`.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "uri": _uri}
     ordered = sorted(seen, key=lambda pair: ORDER[pair[0].verdict])
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    text = page.render(
+        TEMPLATE,
+        {"percent": percent, "uri": _uri},
         clips=ordered[:SHOWN],
         more=len(ordered) - SHOWN,
         verdicts=_verdicts(seen),
@@ -85,7 +79,7 @@ def write_html(
         show_originals=show_originals,
         caveat=CAVEAT,
     )
-    write_whole(path, page)
+    write_whole(path, text)
 
 
 def percent(share: float | None) -> str:

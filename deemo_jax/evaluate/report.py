@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file that needs no network and runs no script.
+"""The report of an evaluation.
 
 It holds texts of the data set and of the model, all escaped, and no frame and no sound.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import re
 from typing import Any
 
+from deemo_jax import page
 from deemo_jax.data.tasks import write_times
 from deemo_jax.evaluate.metrics import Recognition
 from deemo_jax.evaluate.results import Prediction, Results
@@ -46,26 +47,20 @@ def render(
     history: AnyPath | None = None,
 ) -> str:
     """The report as HTML."""
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "interval": interval,
-        "fixed": fixed,
-        "shade": shade,
-        "times": write_times,
-    }
     losses = read_losses(history) if history is not None else []
     figures = results.recognition
     right, wrong = choose_samples(results.predictions)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return page.render(
+        TEMPLATE,
+        {
+            "percent": percent,
+            "interval": interval,
+            "fixed": fixed,
+            "shade": shade,
+            "times": write_times,
+        },
         results=results,
         clips=len(results.predictions),
         headline=headline(figures),
