@@ -186,7 +186,8 @@ def _withdraw(folder: Path, subject: str, salt_file: Path | None, runs: Path) ->
     print(
         f"{clips} clips of {subject} are left out of {folder}; their bytes are in its "
         f"shards until --purge rewrites them. Where the clips came from, write "
-        f'"consent": "withdrawn" into the annotations.'
+        f'"consent": "withdrawn" into the annotations; from other folders that were '
+        f"packed of them, and from features, withdraw {subject} likewise (--output)."
     )
     for run in seen:
         print(f"seen by {run.describe()}")
