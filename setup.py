@@ -58,6 +58,7 @@ setup(
             "dlib-bin",  # recognises faces
             "face_recognition_models",  # whose weights these are
             "kaldi-native-fbank",
+            "onnxruntime",
             "torch",
         ],
         "export": ["torch"],

@@ -149,16 +149,31 @@ def append_deidentified(folder: Path, clip: DeidentifiedClip) -> None:
     A line torn by an interruption is cut off first. A clip that is listed already is
     superseded: the last line of an id counts. One process writes at a time.
     """
-    with open(folder / MANIFEST, "ab+") as file:
-        if end := file.seek(0, os.SEEK_END):
-            file.seek(end - 1)
-            if file.read(1) != b"\n":
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
+    mend_deidentified(folder)
+    with open(folder / MANIFEST, "ab") as file:
         line = json.dumps(clip.to_json(folder), ensure_ascii=False)
         file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def mend_deidentified(folder: Path) -> None:
+    """Ends the last line of `folder/deidentified.jsonl`, or cuts off a torn one."""
+    if not (folder / MANIFEST).exists():
+        return
+    with open(folder / MANIFEST, "rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        if file.read() in (b"", b"\n"):
+            return
+        file.seek(0)
+        text = file.read()
+        whole = text.rfind(b"\n") + 1
+        try:
+            parse_object(text[whole:])
+            file.write(b"\n")
+        except Refusal:
+            file.truncate(whole)
 
 
 def read_deidentified(
@@ -208,13 +223,12 @@ def replace_deidentified(folder: Path, clips: Iterable[DeidentifiedClip]) -> Non
     are, sound or not.
     """
     new = {clip.annotation.clip_id: clip.to_json(folder) for clip in clips}
-    lines: dict[str | int, str] = {}  # by the id of what is new, by number else
-    text = (folder / MANIFEST).read_text(errors="replace")
-    for number, line in enumerate(text.split("\n")):
+    lines: dict[str | int, bytes] = {}  # by the id of what is new, by number else
+    for number, line in enumerate((folder / MANIFEST).read_bytes().split(b"\n")):
         key = number
         with contextlib.suppress(Refusal, KeyError, TypeError):
-            clip_id = parse_object(line.encode())["annotation"]["clip_id"]
-            line = json.dumps(new[clip_id], ensure_ascii=False)
+            clip_id = parse_object(line)["annotation"]["clip_id"]
+            line = json.dumps(new[clip_id], ensure_ascii=False).encode()
             key = clip_id
         lines[key] = line
-    write_whole(folder / MANIFEST, "\n".join(lines.values()))
+    write_whole(folder / MANIFEST, b"\n".join(lines.values()))

@@ -66,17 +66,18 @@ def in_bucket(path: AnyPath) -> bool:
     return not isinstance(path, Path)
 
 
-def write_whole(path: AnyPath, text: str) -> None:
+def write_whole(path: AnyPath, text: str | bytes) -> None:
     """Writes a text so that none is ever torn: all of it stands there, or the old one.
 
     Here it is written beside `path` and renamed; in a bucket objects come whole.
     """
+    data = text.encode() if isinstance(text, str) else text
     if not isinstance(path, Path):
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(data)
         return
     beside = path.with_name(f".{path.name}.partial")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(beside, "wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)

@@ -72,6 +72,15 @@ def test_a_torn_line_is_reported_then_cut_off(tmp_path):
     assert read_deidentified(tmp_path) == ([a, b], [])
 
 
+def test_a_last_line_without_an_end_is_kept(tmp_path):
+    a, b = make(tmp_path, "a"), make(tmp_path, "b")
+    append_deidentified(tmp_path, a)
+    text = (tmp_path / MANIFEST).read_text()
+    (tmp_path / MANIFEST).write_text(text.rstrip("\n"))  # as some editors leave it
+    append_deidentified(tmp_path, b)
+    assert read_deidentified(tmp_path) == ([a, b], [])
+
+
 def test_the_last_line_of_a_clip_counts(tmp_path):
     old = make(tmp_path, "a")
     append_deidentified(tmp_path, old)

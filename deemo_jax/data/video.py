@@ -26,7 +26,7 @@ def decode(jpeg: bytes, size: int) -> UInt8[np.ndarray, "size size 3"]:
     What `transformers.CLIPImageProcessorPil` has before it normalises: Pillow's bicubic
     filter, the longest side rounded down, the left and upper edge too. To the bit, but
     that of a wide frame only the columns that stay are made, a third faster: Pillow
-    takes their edges in float32, and of 1,000 values less than one is a level off.
+    takes their edges in float32, and of 1,000 values up to two are a level off.
     (The JPEG decoder's own scaling, Pillow's `draft`, would be up to three times as
     fast on large frames, and tens of levels off.)
 

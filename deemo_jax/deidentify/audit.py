@@ -5,6 +5,7 @@ Its original is at hand, and both are streamed side by side, frame by frame.
 
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
+import functools
 import io
 import itertools
 from pathlib import Path
@@ -18,6 +19,7 @@ from deemo_jax.annotation import Annotation, Refusal
 from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.deidentify import speakers
 from deemo_jax.deidentify.audit_faces import SAME_PERSON, embed_faces
+from deemo_jax.deidentify.detail import detail_left
 from deemo_jax.deidentify.faces import found_again
 from deemo_jax.deidentify.likeness import voice_likeness
 from deemo_jax.deidentify.mtcnn import find_faces
@@ -27,16 +29,13 @@ from deemo_jax.media import iter_frames
 from deemo_jax.workers import in_threads
 
 MEASURE = "faces/4"  # a change of what the figures are counts up
-# Scores from which the auditing detector found a face, and found a masked one: clear
-# faces have 0.92 and more, some 5 % of them below 0.97, the best of masks 0.95.
+# Scores from which the auditing detector found a face in an original, and in a masked
+# frame. In 216 frames faces had 0.98 and more, masked ones 0.94 at most.
 FOUND, LEFT = 0.9, 0.97
 HELD = Bridging(before=15, after=15)  # frames in which an original face is still there
 COMPARED_EVERY = 30  # frames; recognising takes several times as long as finding
 ALTERED = 24  # of 255, in a channel; no pixel that the codec alone changed reaches it
-DETAIL = 48  # pixels, the side that a face is scaled to
-COARSE = 6  # pixels, the side of what is no detail of it
 UNCOVERED = 0.5  # of a face's detail is still there
-CORNER = 0.15  # of each side of a box, is not looked at for that
 PICTURE = 240  # pixels, the height of those in the report
 NEAREST = "the nearest to its original"
 
@@ -62,7 +61,8 @@ class Figures:
             which it finds none neither end nor lengthen a run.
         gap_start: of that run, in seconds.
         gap_seconds: of that run.
-        compared: faces that were compared with their originals.
+        compared_in: frames, from 0 on, whose faces were compared with their originals.
+        compared: faces that were.
         alike: of these, those that are taken for the same person.
         nearest: distance of the nearest of them.
         distance: their mean distance.
@@ -81,6 +81,7 @@ class Figures:
     gap_frames: int = 0
     gap_start: float | None = None
     gap_seconds: float = 0.0
+    compared_in: tuple[int, ...] = ()
     compared: int = 0
     alike: int = 0
     nearest: float | None = None
@@ -122,7 +123,6 @@ def audit_clip(
     clip: DeidentifiedClip,
     audit: Audit,
     *,
-    known: Figures | None = None,
     threads: int = 1,
     progress: Callable[[float], None] | None = None,
 ) -> Audited:
@@ -133,16 +133,12 @@ def audit_clip(
         media: the original.
         clip: what was made of it.
         audit: how closely it is looked at; nothing is judged here.
-        known: its figures, where they were measured before: then only those frames are
-            looked at whose faces are compared.
         threads: that look for faces.
         progress: called with the seconds that are done.
 
     Raises:
         Refusal: one of the two cannot be read, or they have not the same frames.
     """
-    if known is not None:
-        audit = dataclasses.replace(audit, every=COMPARED_EVERY)
     watch = _Watch(audit)
     start, end = annotation.start, annotation.end
     if clip.video is not None:
@@ -158,50 +154,44 @@ def audit_clip(
             watch.frame(moment, masked, faces, looked)
             if progress is not None:
                 progress(moment.time)
-    figures = known
-    if figures is None:
-        voice, unheard = None, ""
-        if clip.audio is not None:
-            unheard = speakers.missing() or ""
-            if not unheard:
-                voice = voice_likeness(media, start, end, clip.audio)
-        figures = dataclasses.replace(watch.figures(), voice=voice, unheard=unheard)
-    return Audited(
-        clip_id=annotation.clip_id,
-        subject=annotation.subject,
-        figures=figures,
-        clear=np.mean(watch.clear, axis=0) if watch.clear else None,
-        masked=np.mean(watch.masked, axis=0) if watch.masked else None,
-        pictures=tuple(watch.pictures.values()),
-    )
+    voice, unheard = None, ""
+    if clip.audio is not None:
+        unheard = speakers.missing() or ""
+        if not unheard:
+            voice = voice_likeness(media, start, end, clip.audio)
+    figures = dataclasses.replace(watch.figures(), voice=voice, unheard=unheard)
+    return watch.audited(annotation, figures)
 
 
-def detail_left(
-    clear: UInt8[np.ndarray, "H W 3"],
-    masked: UInt8[np.ndarray, "H W 3"],
-    box: Float[np.ndarray, " 4"],
-) -> float:
-    """The share of a face's detail that is still in its box: 1 if nothing was done.
+def compare_again(
+    annotation: Annotation,
+    media: Path,
+    clip: DeidentifiedClip,
+    audit: Audit,
+    figures: Figures,
+    *,
+    progress: Callable[[float], None] | None = None,
+) -> Audited:
+    """Compares the faces of a clip in those frames in which `audit_clip` did.
 
-    Detail is what is finer than a sixth of the face. What is there before is sought
-    after, so what the mask itself brings in does not count.
+    Its `figures` stand; the embeddings, which are kept nowhere, are the same again.
+
+    Raises:
+        Refusal: one of the two files cannot be read, or they have not the same frames.
     """
-    height, width = clear.shape[:2]
-    # Of its corners a mask leaves some, with what is behind the head in them.
-    inset = CORNER * (box[2:] - box[:2])
-    box = np.concatenate([box[:2] + inset, box[2:] - inset])
-    left, top = np.clip(np.floor(box[:2]).astype(int), 0, [width - 1, height - 1])
-    right, bottom = np.maximum(np.ceil(box[2:]).astype(int), [left + 1, top + 1])
-    before, after = (_detail(rgb[top:bottom, left:right]) for rgb in (clear, masked))
-    return float(np.vdot(before, after) / max(np.vdot(before, before), 1e-6))
-
-
-def _detail(face: np.ndarray) -> np.ndarray:
-    grey = Image.fromarray(face).convert("L")
-    grey = grey.resize((DETAIL, DETAIL), Image.Resampling.BOX)
-    coarse = grey.resize((COARSE, COARSE), Image.Resampling.BOX)
-    coarse = coarse.resize((DETAIL, DETAIL), Image.Resampling.BICUBIC)
-    return np.asarray(grey, np.float32) - np.asarray(coarse, np.float32)
+    watch, frames = _Watch(audit), set(figures.compared_in)
+    if clip.video is not None and frames:
+        clear = iter_frames(media, annotation.start, annotation.end)
+        nothing = np.zeros((0, 5), np.float32)
+        moments = (Moment(time, rgb, nothing, []) for time, rgb in clear)
+        pairs = _alongside(moments, iter_frames(clip.video))
+        for index, (moment, masked) in enumerate(pairs):
+            if index in frames:
+                found = find_faces(moment.rgb, audit.longest_side, FOUND)
+                watch.compare(dataclasses.replace(moment, found=found), masked)
+            if progress is not None:
+                progress(moment.time)
+    return watch.audited(annotation, figures)
 
 
 def _every(items: Iterable[Item], every: int) -> Iterator[tuple[Item, bool]]:
@@ -268,13 +258,13 @@ class _Watch:
 
     def __init__(self, audit: Audit):
         self._audit = audit
-        self.clear: list[np.ndarray] = []
-        self.masked: list[np.ndarray] = []
-        self.pictures: dict[str, Picture] = {}
+        self._clear: list[np.ndarray] = []
+        self._masked: list[np.ndarray] = []
+        self._pictures: dict[str, Picture] = {}
         self._frames = self._looked = self._with_face = self._faces = self._left = 0
         self._altered = 0.0
         self._distances: list[float] = []
-        self._compared: int | None = None  # the last frame in which faces were
+        self._compared: list[int] = []  # frames in which faces were
         self._run: tuple[int, float, float] | None = None  # frames, start, last
         self._gap = (0, 0.0, 0.0)
         self._time = self._step = 0.0
@@ -308,7 +298,8 @@ class _Watch:
         self._faces += len(seen)
         self._left += len(left)
         change = np.maximum(clear, masked) - np.minimum(clear, masked)
-        self._altered += float((change.max(axis=-1) > ALTERED).mean())
+        most = functools.reduce(np.maximum, np.moveaxis(change, -1, 0))
+        self._altered += float((most > ALTERED).mean())
         about = []
         if len(left):
             about.append("a face is left")
@@ -319,28 +310,41 @@ class _Watch:
             about.append("no mask is on a face")
         elif len(found):
             self._run = None
-        last = self._compared
-        if len(seen) and (last is None or self._frames - last >= COMPARED_EVERY):
-            self._compared = self._frames
-            if self._compare(clear, masked, seen):
-                self.pictures.pop(NEAREST, None)
-                about.append(NEAREST)
+        last = self._compared[-1] if self._compared else -COMPARED_EVERY
+        if len(seen) and self._frames - last >= COMPARED_EVERY:
+            self._compared.append(self._frames)
+            self.compare(moment, masked)
         for words in about:
-            if words not in self.pictures:
-                self.pictures[words] = _picture(words, moment, masked, left)
+            if words not in self._pictures:
+                self._pictures[words] = _picture(words, moment, masked, left)
         self._frames += 1
 
-    def _compare(self, clear, masked, found) -> bool:
-        """Compares the faces of a frame; whether one is the nearest so far."""
-        before = embed_faces(clear, found)
-        after = embed_faces(masked, found, aligned_by=clear)
+    def compare(self, moment: Moment, masked: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Compares the faces that were found in a frame, if there are any."""
+        found = moment.found[moment.found[:, 4] > 0, :4]
+        if not len(found):
+            return
+        before = embed_faces(moment.rgb, found)
+        after = embed_faces(masked, found, aligned_by=moment.rgb)
         largest = np.argmax(np.prod(found[:, 2:] - found[:, :2], axis=1))
-        self.clear.append(before[largest])
-        self.masked.append(after[largest])
+        self._clear.append(before[largest])
+        self._masked.append(after[largest])
         distances = np.linalg.norm(before - after, axis=1)
-        nearest = min(self._distances, default=np.inf)
+        if distances.min() < min(self._distances, default=np.inf):
+            none = np.zeros((0, 4), np.float32)
+            self._pictures[NEAREST] = _picture(NEAREST, moment, masked, none)
         self._distances += distances.tolist()
-        return bool(distances.min() < nearest)
+
+    def audited(self, annotation: Annotation, figures: Figures) -> Audited:
+        """All that is known of the clip, with these figures."""
+        return Audited(
+            clip_id=annotation.clip_id,
+            subject=annotation.subject,
+            figures=figures,
+            clear=np.mean(self._clear, axis=0) if self._clear else None,
+            masked=np.mean(self._masked, axis=0) if self._masked else None,
+            pictures=tuple(self._pictures.values()),
+        )
 
     def figures(self) -> Figures:
         """What was counted."""
@@ -357,6 +361,7 @@ class _Watch:
             gap_frames=count,
             gap_start=start if count else None,
             gap_seconds=last - start + self._step if count else 0.0,
+            compared_in=tuple(self._compared),
             compared=len(distances),
             alike=sum(distance < SAME_PERSON for distance in distances),
             nearest=min(distances, default=None),

@@ -24,8 +24,9 @@ SAME_PERSON = 0.6  # distance below which dlib takes two faces for one person's
 
 def missing() -> str | None:
     """What of the audit of faces is not installed, and the remedy; None if all is."""
-    if util.find_spec("dlib") is None:
-        return f"dlib-bin is not installed: {REMEDY}"
+    for module, name in (("dlib", "dlib-bin"), ("onnxruntime", "onnxruntime")):
+        if util.find_spec(module) is None:
+            return f"{name} is not installed: {REMEDY}"
     try:
         weights_path(RECOGNITION)
         for name in mtcnn.SHA256:

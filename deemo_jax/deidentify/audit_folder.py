@@ -19,17 +19,29 @@ from deemo_jax.clip import (
     Clip,
     DeidentifiedClip,
     append_deidentified,
+    mend_deidentified,
     read_deidentified,
     replace_deidentified,
 )
-from deemo_jax.deidentify.audit import Audited, Figures, audit_clip
+from deemo_jax.deidentify.audit import (
+    Audited,
+    Figures,
+    audit_clip,
+    compare_again,
+)
 from deemo_jax.deidentify.audit_faces import missing
 from deemo_jax.deidentify.audit_rates import Rate, face_rates
 from deemo_jax.deidentify.audit_report import write_html, write_json
 from deemo_jax.deidentify.audit_voices import Utterance, voice_rates
 from deemo_jax.deidentify.jobs import Progress, Report, do_all, shares
 from deemo_jax.deidentify.settings import Audit, Settings
-from deemo_jax.deidentify.verdicts import FAILED, failures, judged, known_figures
+from deemo_jax.deidentify.verdicts import (
+    FAILED,
+    failures,
+    judge,
+    judged,
+    known_figures,
+)
 
 FOLDER = "audit"  # in the de-identified folder; nothing of it is packed
 
@@ -94,6 +106,7 @@ def audit_folder(
     settings = settings or Settings()
     if lacking := missing():
         raise ValueError(lacking)
+    mend_deidentified(output)  # what an interruption tore says of no clip that it is so
     clips, rejections = read_deidentified(output)
     annotations, _ = read_annotations(
         input / "annotations.jsonl", folder_taxonomy(input)
@@ -184,21 +197,17 @@ def _job(
             f"{annotation.media}, or the part of it, is not what it was made from",
             "name the folder that it was made from, or de-identify it again",
         )
-    # The report shows what failed, so that is looked at again.
-    known = None if clip.verdict == FAILED else known_figures(clip, audit)
+    known = known_figures(clip, audit)
+    if known is not None and judge(known, audit, clip.faces)[0] == FAILED:
+        known = None  # the report shows what failed, so that is looked at again
     return _Job(annotation=annotation, media=media, clip=clip, audit=audit, known=known)
 
 
 def _audit(threads: int, job: _Job, report: Report) -> Audited | Rejection:
+    what = (job.annotation, job.media, job.clip, job.audit)
     try:
-        return audit_clip(
-            job.annotation,
-            job.media,
-            job.clip,
-            job.audit,
-            known=job.known,
-            threads=threads,
-            progress=report,
-        )
+        if job.known is not None:
+            return compare_again(*what, job.known, progress=report)
+        return audit_clip(*what, threads=threads, progress=report)
     except Refusal as refusal:
         return reject(refusal, clip_id=job.annotation.clip_id)

@@ -24,6 +24,7 @@ SHRINKING = 0.709  # of the sides, from one size of the frame to the next
 CLOSER = {"rnet": 24, "onet": 48}  # pixels, the side that a place is scaled to
 SCORES = {"pnet": 0.6, "rnet": 0.7}  # from which a place is looked at closer
 SAME = 0.7  # overlap of two boxes beyond which the better one stays
+SAME_SIZE = 0.5  # and if both are of one size of the frame
 MOST = 1000  # places of one size of the frame that are looked at closer
 
 Boxes = Float[np.ndarray, "L 5"]
@@ -64,28 +65,33 @@ def find_faces(
         found = _square(found)
         shifts, *_, scores = _run(name, _parts(image, found, side))
         kept = scores[:, 1] > SCORES.get(name, score)
-        found = np.concatenate([found[kept, :4], scores[kept, 1:]], axis=1)
-        found = _apart(_moved(found, shifts[kept]), SAME, within=name == "onet")
+        found = np.concatenate(
+            [found[kept, :4], scores[kept, 1:], shifts[kept]], axis=1
+        )
+        if name == "rnet":  # moved before, fewer places would reach the last network
+            found = _moved(_apart(found, SAME))
+        else:
+            found = _apart(_moved(found), SAME, within=True)
     found[:, :4] /= scale
     return found.astype(np.float32)
 
 
 def _places(image: Image.Image) -> Boxes:
     """What the first network takes for a face, at every size of the frame."""
-    found = [np.zeros((0, 5))]
+    found = [np.zeros((0, 9))]
     scale = FIELD / SMALLEST
     while min(image.size) * scale >= FIELD:
         pixels = _normalised(_scaled(image, scale))
         shifts, scores = (output[0] for output in _run("pnet", pixels[None]))
         at = np.nonzero(scores[..., 1] > SCORES["pnet"])
-        boxes = np.empty((len(at[0]), 5))
+        boxes = np.empty((len(at[0]), 9))
         boxes[:, :2] = np.stack(at, axis=1) * STRIDE / scale
         boxes[:, 2:4] = boxes[:, :2] + FIELD / scale
-        boxes[:, 4] = scores[at][:, 1]
-        first = np.argsort(-boxes[:, 4], kind="stable")[:MOST]
-        found.append(_apart(_moved(boxes[first], shifts[at][first]), SAME))
+        boxes[:, 4], boxes[:, 5:] = scores[at][:, 1], shifts[at]
+        best = np.argsort(-boxes[:, 4], kind="stable")[:MOST]
+        found.append(_apart(boxes[best], SAME_SIZE))
         scale *= SHRINKING
-    return _apart(np.concatenate(found), SAME)
+    return _moved(_apart(np.concatenate(found), SAME))
 
 
 def _scaled(image: Image.Image, scale: float) -> Image.Image:
@@ -110,10 +116,10 @@ def _normalised(image: Image.Image) -> Float32[np.ndarray, "W H 3"]:
     return (np.asarray(image, np.float32).transpose(1, 0, 2) - 127.5) / 128
 
 
-def _moved(boxes: Boxes, shifts: Float[np.ndarray, "L 4"]) -> Boxes:
-    """Each side of a box by a share of its width or height."""
+def _moved(boxes: Float[np.ndarray, "L 9"]) -> Boxes:
+    """Each side of a box by the share of its width or height that follows its score."""
     sizes = np.tile(boxes[:, 2:4] - boxes[:, :2], 2)
-    return np.concatenate([boxes[:, :4] + shifts * sizes, boxes[:, 4:]], axis=1)
+    return np.concatenate([boxes[:, :4] + boxes[:, 5:] * sizes, boxes[:, 4:5]], axis=1)
 
 
 def _square(boxes: Boxes) -> Boxes:
@@ -124,24 +130,24 @@ def _square(boxes: Boxes) -> Boxes:
 
 
 def _apart(
-    boxes: Boxes, most: float, *, within: bool = False
-) -> Float[np.ndarray, "K 5"]:
+    boxes: Float[np.ndarray, "L C"], most: float, *, within: bool = False
+) -> Float[np.ndarray, "K C"]:
     """The best of those that share more than `most`, best first.
 
     Shared is the area of both, of that of either, or with `within` of the smaller one.
     """
     boxes = boxes[np.argsort(-boxes[:, 4], kind="stable")]
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:4], boxes[None, :, 2:4])
-    both = np.prod(np.clip(high - low, 0, None), axis=-1)
-    areas = np.prod(boxes[:, 2:4] - boxes[:, :2], axis=-1)
-    one, other = areas[:, None], areas[None]
-    either = np.minimum(one, other) if within else one + other - both
-    shared = both / np.maximum(either, 1e-9)
-    kept: list[int] = []
-    for k in range(len(boxes)):
-        if not (shared[k, kept] > most).any():
-            kept.append(k)
+    areas = np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1)
+    left, kept = np.arange(len(boxes)), []
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(best)
+        low = np.maximum(boxes[best, :2], boxes[left, :2])
+        high = np.minimum(boxes[best, 2:4], boxes[left, 2:4])
+        both = np.prod(np.clip(high - low, 0, None), axis=1)
+        smaller = np.minimum(areas[best], areas[left])
+        either = smaller if within else areas[best] + areas[left] - both
+        left = left[both <= most * either]
     return boxes[kept]
 
 

@@ -7,6 +7,7 @@ from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.deidentify import speakers
 from deemo_jax.deidentify.audit import MEASURE, Figures
 from deemo_jax.deidentify.settings import Audit
+from deemo_jax.fields import ConfigError, read_group
 
 PASSED, FAILED, UNAUDITED = "passed", "failed", "unaudited"
 
@@ -94,11 +95,15 @@ def failures(clips: Iterable[DeidentifiedClip]) -> tuple[str, ...]:
 
 
 def _figures(clip: DeidentifiedClip) -> Figures | None:
-    """Those of a clip, if they are of today's measure."""
+    """Those of a clip, if they are of today's measure and nobody edited them away."""
     if clip.audit.get("measure") != MEASURE:
         return None
-    names = [field.name for field in dataclasses.fields(Figures)]
-    return Figures(**{name: clip.audit[name] for name in names})
+    others = ("reasons", "measure")
+    try:
+        found = {k: v for k, v in clip.audit.items() if k not in others}
+        return read_group([Figures], found, "audit")
+    except ConfigError:
+        return None
 
 
 def _recognised(figures: Figures, audit: Audit) -> bool:

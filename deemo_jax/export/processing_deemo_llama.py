@@ -245,9 +245,9 @@ class DeemoLlamaProcessor(ProcessorMixin):
     def _square(self, frame: Any, side: int) -> np.ndarray:
         """The centre of a frame whose shortest side is scaled to `side` pixels.
 
-        To the bit as in training, and within a level in less than one of 1,000 values
-        what `CLIPImageProcessorPil` makes of it (of a wide frame only the columns that
-        stay are made); the tensors of torchvision are more often a level off.
+        To the bit as in training, and what `CLIPImageProcessorPil` makes of it, but for
+        up to two of 1,000 values of wide frames, of which only the columns that stay
+        are made; the tensors of torchvision are more often a level off.
         """
         if not isinstance(frame, Image.Image):
             frame = np.asarray(frame)

@@ -159,7 +159,7 @@ def test_rows_a_second(clips, config, tokenizer, size):
     one, other = reader.training_row(3, np.random.default_rng(0)), Clips(reader)[3]
     off = np.abs(one["frames"].astype(int) - other["frames"].numpy())
     assert off.max() <= 1
-    assert (off > 0).mean() < 1e-3
+    assert (off > 0).mean() < 2.5e-3
     np.testing.assert_array_equal(one["audio"], other["audio"].numpy())
     assert (one["segment_ids"] > 0).sum() == other["mask"].sum()
 

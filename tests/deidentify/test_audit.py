@@ -7,8 +7,9 @@ import pytest
 
 from deemo_jax.annotation import Annotation, Refusal
 from deemo_jax.clip import DeidentifiedClip
+from deemo_jax.deidentify import audit as room
 from deemo_jax.deidentify import speakers
-from deemo_jax.deidentify.audit import audit_clip, detail_left
+from deemo_jax.deidentify.audit import audit_clip, compare_again
 from deemo_jax.deidentify.faces import FaceDetector
 from deemo_jax.deidentify.masks import paint
 from deemo_jax.deidentify.settings import Audit, Mask, Voice
@@ -17,7 +18,6 @@ from deemo_jax.deidentify.voice import anonymise
 from deemo_jax.media import iter_frames, write_audio, write_video
 
 SMALL = Audit(longest_side=352)
-BOX = np.array([8.0, 8.0, 56.0, 56.0], np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +169,32 @@ def test_several_threads_find_what_one_finds(frames, boxes, tmp_path):
     assert one.gap_frames == 5
 
 
+def test_faces_are_compared_again_in_the_same_frames(
+    frames, boxes, tmp_path, monkeypatch
+):
+    """Of a clip whose first frames show nobody; the embeddings are the same."""
+    monkeypatch.setattr(room, "COMPARED_EVERY", 4)
+    nobody = [(time, np.full_like(rgb, 90)) for time, rgb in frames[:4]]
+    write_video(tmp_path / "raw.mp4", nobody + frames[4:])
+    write_video(tmp_path / "masked.mp4", nobody + [
+        (time, paint(rgb, box, Mask()))
+        for (time, rgb), box in zip(frames[4:], boxes[4:], strict=True)
+    ])  # fmt: skip
+    about = Annotation(clip_id="a", media="raw.mp4", subject="s")
+    what = (about, tmp_path / "raw.mp4", of_video(tmp_path / "masked.mp4"), SMALL)
+    first = audit_clip(*what)
+    assert first.figures.compared_in == (6, 11)
+    seen = []
+    again = compare_again(*what, first.figures, progress=seen.append)
+    assert again.figures == first.figures
+    np.testing.assert_array_equal(again.clear, first.clear)
+    np.testing.assert_array_equal(again.masked, first.masked)
+    assert [picture.about for picture in again.pictures] == [room.NEAREST]
+    assert len(seen) == 12
+    none = dataclasses.replace(first.figures, compared_in=())
+    assert compare_again(*what, none).clear is None
+
+
 @pytest.fixture
 def heard(tmp_path, speech):
     """Audits a clip of sound alone, of a real voice."""
@@ -196,18 +222,3 @@ def test_a_voice_that_nothing_can_recognise_stays_unaudited(heard, speech, monke
     figures = heard(speech)
     assert (figures.voice, figures.unheard) == (None, "CAM++ is not installed")
     assert judge(figures, SMALL, {})[0] == "unaudited"
-
-
-def test_detail_that_is_left_is_its_share():
-    rng = np.random.default_rng(0)
-    clear = rng.integers(0, 256, (64, 64, 3), np.uint8)
-    half = clear.copy()
-    half[:, :32] = 127
-    grey = np.full_like(clear, 127)
-    other = rng.integers(0, 256, (64, 64, 3), np.uint8)
-    assert detail_left(clear, clear, BOX) == pytest.approx(1.0)
-    assert detail_left(clear, half, BOX) == pytest.approx(0.5, abs=0.1)
-    assert detail_left(clear, grey, BOX) == pytest.approx(0.0, abs=0.01)
-    assert detail_left(clear, other, BOX) == pytest.approx(0.0, abs=0.1)
-    for outside in (BOX - 100, BOX + 100, BOX * 9):
-        assert np.isfinite(detail_left(clear, clear, outside))

@@ -1,5 +1,6 @@
 """`deemo audit` of a folder of real frames."""
 
+import dataclasses
 import json
 import shutil
 
@@ -92,19 +93,28 @@ def test_an_interrupted_audit_goes_on_and_finds_the_same(copied, monkeypatch):
 
     def until_b(annotation, *args, **kwargs):
         if annotation.clip_id == "b":
+            with open(output / "deidentified.jsonl", "a") as file:
+                file.write('{"annotation": {"clip_id": "b')  # torn by the interruption
             raise KeyboardInterrupt
         return audit_clip(annotation, *args, **kwargs)
 
-    def counted(annotation, *args, known, **kwargs):
-        looked.append((annotation.clip_id, known is None))
-        return audit_clip(annotation, *args, known=known, **kwargs)
+    def counted(name):
+        function = getattr(audit_folder, name)
 
-    monkeypatch.setattr(audit_folder, "audit_clip", until_b)
-    with pytest.raises(KeyboardInterrupt):
-        audit_folder.audit_folder(raw, output, settings=SETTINGS, workers=1)
+        def call(annotation, *args, **kwargs):
+            looked.append((annotation.clip_id, name == "audit_clip"))
+            return function(annotation, *args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_folder, "audit_clip", until_b)
+        with pytest.raises(KeyboardInterrupt):
+            audit_folder.audit_folder(raw, output, settings=SETTINGS, workers=1)
     verdicts = {c.annotation.clip_id: c.verdict for c in read_deidentified(output)[0]}
     assert verdicts == {"a": "passed", "b": "unaudited"}
-    monkeypatch.setattr(audit_folder, "audit_clip", counted)
+    for name in ("audit_clip", "compare_again"):
+        monkeypatch.setattr(audit_folder, name, counted(name))
     again = audit_folder.audit_folder(raw, output, settings=SETTINGS, workers=1)
     assert looked == [("a", False), ("b", True)]
     assert again == found
@@ -117,6 +127,35 @@ def test_an_interrupted_audit_goes_on_and_finds_the_same(copied, monkeypatch):
     other = Settings(audit=Audit(longest_side=352, every=1))
     audit_folder.audit_folder(raw, output, settings=other, workers=1)
     assert looked[2:] == [("a", True), ("b", True)]
+
+
+def test_a_clip_that_fails_by_stricter_thresholds_is_shown(copied):
+    raw, output = copied
+    audit_folder.audit_folder(raw, output, settings=SETTINGS, workers=1)
+    strict = Settings(audit=dataclasses.replace(SMALL, faces_left=9, gap_frames=9))
+    found = audit_folder.audit_folder(raw, output, settings=strict, workers=1)
+    assert found.verdicts == {"passed": 1, "failed": 1}  # b is still recognised
+    loose = dataclasses.replace(strict.audit, alike=1.0)
+    loose = audit_folder.audit_folder(
+        raw, output, settings=Settings(audit=loose), workers=1
+    )
+    assert loose.verdicts == {"passed": 2}
+    audit_folder.audit_folder(raw, output, settings=SETTINGS, workers=1)
+    html = (output / "audit" / "report.html").read_text()
+    assert "no mask is on a face" in html
+    assert html.count("data:image/jpeg") == 1
+
+
+def test_figures_that_somebody_edited_are_measured_anew(copied):
+    raw, output = copied
+    found = audit_folder.audit_folder(raw, output, settings=SETTINGS, workers=1)
+    path = output / "deidentified.jsonl"
+    whole = path.read_text()
+    for old, new in [('"compared": 1', '"compared": null'), ('"alike"', '"alik"')]:
+        path.write_text(whole.replace(old, new))
+        again = audit_folder.audit_folder(raw, output, settings=SETTINGS, workers=1)
+        assert again == found
+        assert path.read_text() == whole
 
 
 def test_what_cannot_be_audited_is_listed_and_keeps_its_verdict(copied, monkeypatch):
@@ -153,9 +192,7 @@ def test_other_folders_are_refused(copied, capsys, input, output, words):
 
 
 def test_without_the_extra_it_says_how_to_get_it(copied, monkeypatch, capsys):
-    monkeypatch.setattr(
-        audit_folder, "missing", lambda: "dlib is not there: get it"
-    )
+    monkeypatch.setattr(audit_folder, "missing", lambda: "dlib is not there: get it")
     flags = [f"--input={copied[0]}", f"--output={copied[1]}"]
     assert cli.main(["audit", *flags]) == 1
     [line] = capsys.readouterr().err.splitlines()

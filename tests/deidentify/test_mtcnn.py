@@ -52,6 +52,18 @@ def test_all_of_several_faces_are_found_however_small(five, side):
     assert len(set(shared.argmax(axis=1))) == 5
 
 
+def test_a_crowd_is_found_once_each(five):
+    """80 faces of some 20 pixels, of which one or the other may be missed."""
+    small = five.copy()
+    small.thumbnail((240, 240))
+    crowd = np.tile(np.asarray(small), (4, 4, 1))
+    found = find_faces(crowd, 960, FOUND)[:, :4]
+    assert 76 <= len(found) <= 80
+    shared = overlap(found, found) - np.eye(len(found))
+    assert shared.max() < 0.3
+    assert (overlap(found, masking(crowd)[:, :4]).max(axis=1) > 0.5).all()
+
+
 def masking(rgb: np.ndarray) -> np.ndarray:
     return FaceDetector()(rgb)
 
