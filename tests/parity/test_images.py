@@ -4,9 +4,10 @@ Tolerances. Scaling and cropping end in whole levels of 0 to 255, by the same fi
 the same library, so they agree to the bit: 0. Of wide frames, where only the columns
 that stay are made, Pillow takes the edges of these in float32: the weights of its
 filter, rounded to 2^-22, are up to 1e-4 off, and so some values are rounded to the
-level beside: two of 1,000 of noise scaled up, fewer of all else. Normalising divides, subtracts and
-divides in float32 there; here it is one multiplication and one addition of constants
-rounded in float32, of values up to 2.7 after the constants up to 1.9 are added: 1e-5.
+level beside: two of 1,000 of noise scaled up, fewer of all else. Normalising divides,
+subtracts and divides in float32 there; here it is one multiplication and one addition
+of constants rounded in float32, of values up to 2.7 after the constants up to 1.9 are
+added: 1e-5.
 """
 
 import dataclasses
