@@ -110,14 +110,14 @@ class Clips(torch.utils.data.Dataset):
 class Processed(Clips):
     """The same, its pictures made by the image processor of `transformers`.
 
-    They leave it normalised, in float32; ours are normalised on the device.
+    As it comes, they are normalised, in float32; ours are normalised on the device.
     """
 
-    def __init__(self, reader):
+    def __init__(self, reader, **changes):
         super().__init__(reader)
         size = self.config.image_size
         self.processor = CLIPImageProcessor(
-            size={"shortest_edge": size}, crop_size=size
+            size={"shortest_edge": size}, crop_size=size, **changes
         )
 
     def pictures(self, images):
@@ -187,6 +187,9 @@ def test_rows_a_second(clips, config, tokenizer, size):
         "threads": lambda: ours(0),
         "DataLoader": lambda: in_torch(Clips(reader)),
         "DataLoader, transformers": lambda: in_torch(Processed(reader)),
+        "DataLoader, transformers, not normalised": lambda: in_torch(
+            Processed(reader, do_rescale=False, do_normalize=False)
+        ),
     }
     rates = {name: [] for name in loaders}
     for _ in range(ROUNDS):
