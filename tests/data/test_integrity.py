@@ -63,7 +63,7 @@ def test_seconds_that_float32_rounds_are_listed_as_they_are_read(
 @pytest.mark.parametrize(
     ("format", "flips"),
     [
-        ("tfrecord", 300),
+        ("tfrecord", 1000),
         ("array_record", 300),
         pytest.param("tfrecord", 10_000, marks=pytest.mark.slow),
         pytest.param("array_record", 10_000, marks=pytest.mark.slow),

@@ -17,7 +17,7 @@ EVALUATED = {
     "evaluate__max_new_tokens": 4, "evaluate__split": "train", "mesh__fsdp": 2,
 }  # fmt: skip
 MOMENTS = [
-    pytest.param(moment, marks=[pytest.mark.slow] if moment > 1 else [])
+    pytest.param(moment, marks=[pytest.mark.slow] if moment > 2 else [])
     for moment in range(20)
 ]
 
