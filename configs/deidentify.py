@@ -40,7 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
         alike=0.0,  # share of the masked faces that are taken for their originals
         voice=0.5,  # likeness of the voice to its original's, a cosine of CAM++
         seen=0.5,  # share of the masked frames in which the audit must see a face
-        longest_side=960,  # pixels that it scales frames to, for faces of 70 and more
+        longest_side=960,  # pixels that it scales frames down to, to see 20 and more
         every=3,  # of so many frames, one is looked at, by the masks' detector, too
     )
     return config

@@ -23,10 +23,8 @@ def choose(available: int, wanted: int) -> list[int]:
 def decode(jpeg: bytes, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The frame's centre, its shortest side scaled to `size` pixels, as CLIP does it.
 
-    What `transformers.CLIPImageProcessorPil` has before it normalises: Pillow's bicubic
-    filter, the longest side rounded down, the left and upper edge too. To the bit, but
-    that of a wide frame only the columns that stay are made, a third faster: Pillow
-    takes their edges in float32, and of 1,000 values up to two are a level off.
+    To the bit what `transformers.CLIPImageProcessor` has before it normalises: Pillow's
+    bicubic filter, the longest side rounded down, the left and upper edge too.
     (The JPEG decoder's own scaling, Pillow's `draft`, would be up to three times as
     fast on large frames, and tens of levels off.)
 
@@ -46,11 +44,11 @@ def decode(jpeg: bytes, size: int) -> UInt8[np.ndarray, "size size 3"]:
     width, height = (size * side // min(image.size) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
     if width > size:  # Pillow scales rows, then columns: of these, those that stay
-        edges = [edge * image.width / width for edge in (left, left + size)]
-        box = (edges[0], 0, edges[1], image.height)
-        image = image.resize((size, image.height), Image.Resampling.BICUBIC, box)
-    image = image.resize((size, height), Image.Resampling.BICUBIC)
-    return np.asarray(image.crop((0, top, size, top + size)))
+        image = image.resize((width, image.height), Image.Resampling.BICUBIC)
+        image = image.crop((left, 0, left + size, image.height))
+        width, left = size, 0
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
 def fit(

@@ -245,9 +245,8 @@ class DeemoLlamaProcessor(ProcessorMixin):
     def _square(self, frame: Any, side: int) -> np.ndarray:
         """The centre of a frame whose shortest side is scaled to `side` pixels.
 
-        To the bit as in training, and what `CLIPImageProcessorPil` makes of it, but for
-        up to two of 1,000 values of wide frames, of which only the columns that stay
-        are made; the tensors of torchvision are more often a level off.
+        To the bit what Pillow makes of it, and `CLIPImageProcessorPil`; the tensors of
+        torchvision are a level off here and there.
         """
         if not isinstance(frame, Image.Image):
             frame = np.asarray(frame)
@@ -258,15 +257,13 @@ class DeemoLlamaProcessor(ProcessorMixin):
                 )
             frame = Image.fromarray(frame)
         frame = frame.convert("RGB")
-        width, height = (side * length // min(frame.size) for length in frame.size)
-        left, top = (width - side) // 2, (height - side) // 2
-        resample = Image.Resampling(int(self.image_processor.resample))
-        if width > side:
-            edges = [edge * frame.width / width for edge in (left, left + side)]
-            box = (edges[0], 0, edges[1], frame.height)
-            frame = frame.resize((side, frame.height), resample, box)
-        frame = frame.resize((side, height), resample)
-        return np.asarray(frame.crop((0, top, side, top + side)))
+        shortest = min(frame.size)
+        if shortest != side:
+            width, height = (side * length // shortest for length in frame.size)
+            resample = Image.Resampling(int(self.image_processor.resample))
+            frame = frame.resize((width, height), resample)
+        left, top = (frame.width - side) // 2, (frame.height - side) // 2
+        return np.asarray(frame.crop((left, top, left + side, top + side)))
 
     def _sound(self, sound: Any) -> tuple[np.ndarray, int]:
         """`num_samples` samples, the middle or zeros after, and how many are sound."""

@@ -1,13 +1,9 @@
 """Frames as the model gets them, against the image processors of transformers.
 
 Tolerances. Scaling and cropping end in whole levels of 0 to 255, by the same filter of
-the same library, so they agree to the bit: 0. Of wide frames, where only the columns
-that stay are made, Pillow takes the edges of these in float32: the weights of its
-filter, rounded to 2^-22, are up to 1e-4 off, and so some values are rounded to the
-level beside: two of 1,000 of noise scaled up, fewer of all else. Normalising divides,
-subtracts and divides in float32 there; here it is one multiplication and one addition
-of constants rounded in float32, of values up to 2.7 after the constants up to 1.9 are
-added: 1e-5.
+the same library, so they agree to the bit: 0. Normalising divides, subtracts and
+divides in float32 there; here it is one multiplication and one addition of constants
+rounded in float32, of values up to 2.7 after the constants up to 1.9 are added: 1e-5.
 """
 
 import dataclasses
@@ -87,36 +83,19 @@ def given_to_the_tower(frame: np.ndarray, mean, std, monkeypatch) -> np.ndarray:
     return seen[0][0]
 
 
-def assert_alike(found: np.ndarray, expected: np.ndarray, *, wide: bool) -> None:
-    off = np.abs(found.astype(int) - expected)
-    assert off.max() <= wide
-    assert (off > 0).mean() < 2.5e-3
-
-
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("size", TARGETS)
 @pytest.mark.parametrize(("height", "width"), SHAPES)
 def test_frames_are_scaled_and_cropped_as_for_clip(height, width, size, kind):
     file = file_of(picture(height, width), kind)
     processor = clip_processor(size, do_rescale=False, do_normalize=False)
-    expected = processed(processor, file)
-    assert_alike(video.decode(file, size), expected, wide=width > height)
-
-
-@pytest.mark.parametrize(("height", "width"), [(360, 640), (384, 683), (720, 1280)])
-def test_no_noise_makes_it_worse(height, width):
-    noise = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
-    file, processor = (
-        file_of(noise, "PNG"),
-        clip_processor(384, do_rescale=False, do_normalize=False),
-    )
-    assert_alike(video.decode(file, 384), processed(processor, file), wide=True)
+    np.testing.assert_array_equal(video.decode(file, size), processed(processor, file))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
 def test_other_modes_become_rgb_as_for_clip(mode):
     file = io.BytesIO()
-    image = Image.fromarray(picture(131, 97)).convert(mode)
+    image = Image.fromarray(picture(97, 131)).convert(mode)
     image.save(file, "TIFF")
     processor = clip_processor(64, do_rescale=False, do_normalize=False)
     np.testing.assert_array_equal(
@@ -126,7 +105,7 @@ def test_other_modes_become_rgb_as_for_clip(mode):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_tower_gets_what_clips_processor_makes(kind, monkeypatch):
-    size, file = 64, file_of(picture(131, 97), kind)
+    size, file = 64, file_of(picture(97, 131), kind)
     processor = clip_processor(size)
     mean, std = processor.image_mean, processor.image_std
     found = given_to_the_tower(video.decode(file, size), mean, std, monkeypatch)
