@@ -50,9 +50,9 @@ def find_faces(
     """The faces of a frame, small and turned ones, too.
 
     Rows are x1, y1, x2, y2 (pixels of the frame, possibly beyond its border) and the
-    score, at least `score`, at most 1, best first. Frames whose longer side is beyond
+    score, above `score`, at most 1, best first. Frames whose longer side is beyond
     `longest_side` are scaled down to it: in these, faces of 20 pixels and more are
-    found, and some of 13.
+    found, and some of 12.
     """
     image = Image.fromarray(rgb)
     scale = min(1.0, longest_side / max(image.size))
