@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import fnmatch
 import functools
+import operator
 import os
 from pathlib import Path
 from typing import Any, Literal
 
 from flax import nnx
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 import numpy as np
 
@@ -167,7 +167,7 @@ def read(
             stored = [found[name] for name in row.names(shape)]
             reader = _Reader(row, stored, shape, variable.dtype)
             if sharding is None:
-                value = jnp.asarray(reader((slice(None),) * len(shape)))
+                value = jax.device_put(reader((slice(None),) * len(shape)))
             else:
                 value = _place(reader, shape, sharding)
             values.append((path, variable.replace(value)))
@@ -325,11 +325,15 @@ def _fetch(row: Row, value: Any, layer: int, dtype: np.dtype) -> np.ndarray:
             layers = range(value.shape[0])[index[0]]
             if layer not in layers:
                 continue
-            index, part = index[1:], part[layer - layers.start]
+            index, part = index[1:], _layer_of(part, layer - layers.start)
         if shard.replica_id == 0:
             place = tuple(index[axis] for axis in turn)
             found[place] = np.asarray(part).transpose(turn)
     return found
+
+
+# Compiled once for all layers of a shape.
+_layer_of = jax.jit(operator.getitem)
 
 
 def _same(left: Stored, right: Stored) -> bool:

@@ -369,15 +369,16 @@ def place(batch: Batch, mesh: Mesh, *, rows: int | None = None) -> Batch:
         local = np.asarray(leaf)
         each = local.shape[0] // len(held)  # clips of a row
         shape = (count * each, *local.shape[1:])
-        parts = []
-        for device, index in sharding.addressable_devices_indices_map(shape).items():
-            assert index is not None  # it is an addressable device's
-            wanted = range(count * each)[index[0]]
-            part = local[held.index(wanted[0] // each) * each :][: len(wanted)]
-            parts.append(jax.device_put(part, device))
-        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
-    return jax.tree.map(put, batch)
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            wanted = range(shape[0])[index[0]]
+            return local[held.index(wanted[0] // each) * each :][: len(wanted)]
+
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    # Other transfers in a step would be mistakes, and may be forbidden; this is meant.
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.tree.map(put, batch)
 
 
 def _only(axis: Axis, allowed: set[str]) -> tuple[str, ...]:

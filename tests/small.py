@@ -129,7 +129,7 @@ def drawn(make: Callable[[], Model], seed: int = 0) -> Model:
     draw = np.random.default_rng(seed)
 
     def value(leaf: Any) -> jax.Array:
-        return jnp.asarray(draw.normal(0, 0.3, leaf.shape), leaf.dtype)
+        return jax.device_put(draw.normal(0, 0.3, leaf.shape).astype(leaf.dtype))
 
     return nnx.merge(graphdef, jax.tree.map(value, abstract))
 

@@ -63,11 +63,11 @@ class Batches:
             )
         self._source = source
         self._indices = _with_answers(source, config.trained_tasks)
-        _check_lengths(self._reader, source, self._indices)
         self._batch_size = batch_size
         self._held = tuple(range(batch_size) if rows is None else rows)
         self._lengths = None
         if config.clips_per_row == 1:
+            _check_lengths(self._reader, source, self._indices)
             self._rows = (
                 grain.MapDataset.source(self._indices)
                 .seed(seed)
@@ -335,6 +335,18 @@ def _with_answers(source: ShardSource, tasks: Sequence[str]) -> list[int]:
     return indices
 
 
+def _lengths(
+    reader: Reader, source: ShardSource, indices: Sequence[int]
+) -> Int[np.ndarray, " N"]:
+    """The tokens of each clip, counted once for a data set."""
+    return token_lengths(
+        source.folder,
+        key=[source.manifest, *reader.follows_from()],
+        clips=[source.entries[i].clip_id for i in indices],
+        count=lambda i: reader.length(indices[i]),
+    )
+
+
 def _planned_lengths(
     reader: Reader, source: ShardSource, indices: Sequence[int]
 ) -> Int[np.ndarray, " N"]:
@@ -343,13 +355,7 @@ def _planned_lengths(
     Raises:
         ConfigError: if they do not.
     """
-    lengths = token_lengths(
-        source.folder,
-        key=[source.manifest, *reader.follows_from()],
-        clips=[source.entries[i].clip_id for i in indices],
-        count=lambda i: reader.length(indices[i]),
-    )
-    config = reader.config
+    config, lengths = reader.config, _lengths(reader, source, indices)
     needed = packing.longest_row(lengths, config.clips_per_row)
     if needed > config.max_length:
         raise ConfigError(
@@ -365,15 +371,17 @@ def _check_lengths(reader: Reader, source: ShardSource, indices: Sequence[int]) 
     """Refuses rows that do not fit before the run starts, not in the middle of it.
 
     A text never has more tokens than bytes, so the index tells which rows fit for
-    sure; only the others are read.
+    sure; only the others are counted.
     """
     config, entries = reader.config, source.entries
-    overhead = reader.overhead()
-    lengths = {
+    surely = config.max_length - reader.overhead()
+    unsure = [i for i in indices if entries[i].text > surely]
+    if not unsure:
+        return
+    lengths = dict(zip(unsure, _lengths(reader, source, unsure).tolist(), strict=True))
+    if long := {
         entries[i].clip_id: length
-        for i in indices
-        if entries[i].text + overhead > config.max_length
-        and (length := reader.length(i)) > config.max_length
-    }
-    if lengths:
-        raise ConfigError(too_long(lengths, config))
+        for i, length in lengths.items()
+        if length > config.max_length
+    }:
+        raise ConfigError(too_long(long, config))

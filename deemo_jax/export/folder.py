@@ -10,6 +10,7 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deemo_jax.annotation import Taxonomy, write_taxonomy
 from deemo_jax.batch import Batch
@@ -163,13 +164,14 @@ def _rounded(model: DeemoLlama, dtype: str) -> DeemoLlama:
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
     def stored(path, value):
-        value = jnp.asarray(value).astype(dtype).astype(jnp.float32)
-        if not jnp.isfinite(value).all():
+        with np.errstate(over="ignore"):  # told below, with the remedy
+            found = np.asarray(value).astype(jnp.dtype(dtype)).astype(np.float32)
+        if not np.isfinite(found).all():
             raise ExportError(
                 f"{jax.tree_util.keystr(path)} holds values that {dtype} does not "
                 f"reach; export with --dtype=bfloat16 or float32"
             )
-        return value
+        return jax.device_put(found, value.sharding)
 
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(stored, params), rest)
 

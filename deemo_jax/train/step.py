@@ -299,15 +299,15 @@ def draw_params(config: Config, mesh: Mesh, only: Any = nnx.Param) -> nnx.State:
 
     A parameter depends on `config.seed`, not on the mesh or on what else is drawn.
     """
-    return _drawing(Making.of(config), mesh, only)()
+    return _drawing(Making.of(config), mesh, only)(jax.random.key(config.seed))
 
 
 @functools.lru_cache(maxsize=2)
-def _drawing(making: Making, mesh: Mesh, only: Any) -> Callable[[], nnx.State]:
+def _drawing(making: Making, mesh: Mesh, only: Any) -> Callable[[jax.Array], nnx.State]:
     shardings = parameter_shardings(_split(making)[1], mesh, making.layout)
 
-    def draw() -> nnx.State:
-        return nnx.state(_make(making, nnx.Rngs(making.seed)), only)
+    def draw(key: jax.Array) -> nnx.State:
+        return nnx.state(_make(making, nnx.Rngs(key)), only)
 
     # It runs once or twice: optimising it would take longer than it saves.
     options = {"xla_backend_optimization_level": 0}

@@ -272,6 +272,33 @@ def test_rows_that_do_not_fit_are_refused_before_the_run(
         )
 
 
+def test_rows_that_may_not_fit_are_counted_once_for_all_runs(
+    tmp_path, rows, config, tokenizer, pack_records, monkeypatch
+):
+    folder, counted, length = pack_records(tmp_path, rows), [], Reader.length
+
+    def run(most):
+        source = ShardSource(folder, "train")
+        fitting = dataclasses.replace(config, max_length=most)
+        return Batches(source, fitting, tokenizer, SPANS, seed=0, batch_size=4)._reader
+
+    def count(reader, i):
+        counted.append(i)
+        return length(reader, i)
+
+    monkeypatch.setattr(Reader, "length", count)
+    reader = run(10**6)
+    assert counted == []  # it fits, whatever it is
+    longest = max(length(reader, i) for i in range(len(rows)))
+    run(longest)
+    surely = longest - reader.overhead()
+    texts = [entry.text for entry in reader.source.entries]
+    assert counted == [i for i, text in enumerate(texts) if text > surely] != []
+    counted.clear()
+    run(longest)
+    assert counted == []
+
+
 def test_rows_of_an_evaluation_are_checked_before_the_run(source, config, tokenizer):
     tasks = ("recognition", "reasoning")
     rows = [

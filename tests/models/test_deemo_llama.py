@@ -122,7 +122,8 @@ def random_params():
     """Weights from numpy: nothing to compile, and no parameter is zero."""
     generator = np.random.default_rng(1)
     return jax.tree.map(
-        lambda p: jnp.asarray(generator.normal(0.0, 0.3, p.shape), p.dtype), ABSTRACT
+        lambda p: jax.device_put(generator.normal(0.0, 0.3, p.shape).astype(p.dtype)),
+        ABSTRACT,
     )
 
 

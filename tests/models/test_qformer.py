@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 from flax import nnx
 import jax
@@ -27,6 +28,11 @@ ALL = jnp.ones((3, 11), bool)
 MASK = jnp.arange(11)[None] < jnp.array([11, 6, 0])[:, None]
 
 
+# Compiled whole: operation by operation takes several times as long.
+run = nnx.jit(lambda module, *given: module(*given))
+
+
+@functools.cache
 def connector(**changes) -> QFormer:
     return QFormer(dataclasses.replace(CONFIG, **changes), 7, rngs=nnx.Rngs(0))
 
@@ -34,12 +40,12 @@ def connector(**changes) -> QFormer:
 def test_as_many_tokens_as_queries_however_long_the_features():
     for length in (1, 5, 11):
         cut = (x[:, :length] for x in (FEATURES, POSITIONS, MASK))
-        tokens = connector()(*cut)
+        tokens = run(connector(), *cut)
         assert tokens.shape == (3, 4, 7)
 
 
 def test_tokens_differ_from_each_other_and_from_row_to_row():
-    tokens = connector()(FEATURES, POSITIONS, ALL)
+    tokens = run(connector(), FEATURES, POSITIONS, ALL)
     for axis in (0, 1):
         assert np.abs(np.diff(tokens, axis=axis)).max(axis=(1 - axis, 2)).min() > 1e-3
 
@@ -48,11 +54,11 @@ def test_masked_features_leave_no_trace():
     module = connector()
     other = jnp.where(MASK[..., None], FEATURES, 100.0 * FEATURES + 3.0)
     np.testing.assert_array_equal(
-        module(FEATURES, POSITIONS, MASK), module(other, POSITIONS, MASK)
+        run(module, FEATURES, POSITIONS, MASK), run(module, other, POSITIONS, MASK)
     )
-    shorter = module(FEATURES[1:2, :6], POSITIONS[1:2, :6], ALL[:1, :6])
+    shorter = run(module, FEATURES[1:2, :6], POSITIONS[1:2, :6], ALL[:1, :6])
     np.testing.assert_allclose(
-        module(FEATURES, POSITIONS, MASK)[1:2], shorter, atol=1e-6
+        run(module, FEATURES, POSITIONS, MASK)[1:2], shorter, atol=1e-6
     )
 
 
@@ -61,7 +67,7 @@ def test_a_row_with_nothing_is_finite_and_so_are_all_gradients():
         return (module(features, POSITIONS, MASK) ** 2).sum()
 
     module = connector()
-    assert np.isfinite(module(FEATURES, POSITIONS, MASK)).all()
+    assert np.isfinite(run(module, FEATURES, POSITIONS, MASK)).all()
     gradients, by_feature = nnx.jit(nnx.grad(loss, argnums=(0, 1)))(module, FEATURES)
     for leaf in jax.tree.leaves(gradients):
         assert np.isfinite(leaf).all()
@@ -71,10 +77,10 @@ def test_a_row_with_nothing_is_finite_and_so_are_all_gradients():
 
 def test_features_have_no_order_but_their_positions():
     module, order = connector(), np.random.default_rng(0).permutation(11)
-    straight = module(FEATURES, POSITIONS, ALL)
-    shuffled = module(FEATURES[:, order], POSITIONS[:, order], ALL)
+    straight = run(module, FEATURES, POSITIONS, ALL)
+    shuffled = run(module, FEATURES[:, order], POSITIONS[:, order], ALL)
     np.testing.assert_allclose(shuffled, straight, atol=1e-6)
-    moved = module(FEATURES[:, order], POSITIONS, ALL)
+    moved = run(module, FEATURES[:, order], POSITIONS, ALL)
     assert np.abs(moved - straight).max() > 1e-4
 
 
@@ -104,7 +110,7 @@ def test_rematerialisation_changes_memory_not_values():
 
 def test_half_precision_computes_in_it():
     module = QFormer(CONFIG, 7, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
-    tokens = module(FEATURES.astype(jnp.bfloat16), POSITIONS, MASK)
+    tokens = run(module, FEATURES.astype(jnp.bfloat16), POSITIONS, MASK)
     assert tokens.dtype == jnp.bfloat16
     assert np.isfinite(tokens.astype(jnp.float32)).all()
 
