@@ -36,7 +36,7 @@ setup(
         "ml-dtypes",  # bfloat16 in files
         "matplotlib",  # the report's plots
         "numpy",
-        "pillow",
+        "pillow>=10.4",
         "rich",
         "safetensors",
         "soundfile",

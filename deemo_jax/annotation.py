@@ -229,19 +229,19 @@ def parse_annotation(fields: dict[str, Any], taxonomy: Taxonomy) -> Annotation:
     )
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise Refusal(f"key {twice!r} stands twice in one object", "keep one")
+    return fields
+
+
 def parse_object(line: bytes) -> dict[str, Any]:
     """A JSON object from its bytes; `Refusal` for anything else, a key twice too."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = dict(pairs)
-        if len(fields) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise Refusal(f"key {twice!r} stands twice in one object", "keep one")
-        return fields
-
     try:
-        fields = json.loads(line.decode(), object_pairs_hook=once)
+        fields = json.loads(line.decode(), object_pairs_hook=_once)
     except UnicodeDecodeError as error:
         raise Refusal(
             f"not UTF-8 at byte {error.start}", "save the file as UTF-8"

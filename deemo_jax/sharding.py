@@ -24,7 +24,6 @@ from typing import Any
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jax.typing import ArrayLike
 import numpy as np
 
 from deemo_jax.batch import Batch
@@ -362,23 +361,23 @@ def place(batch: Batch, mesh: Mesh, *, rows: int | None = None) -> Batch:
     """
     count = batch.tokens.shape[0] if rows is None else rows
     check_rows(count, mesh)
-    sharding = row_sharding(mesh)
-    held = list(range(count) if rows is None else local_rows(mesh, count))
-
-    def put(leaf: ArrayLike) -> jax.Array:
-        local = np.asarray(leaf)
-        each = local.shape[0] // len(held)  # clips of a row
-        shape = (count * each, *local.shape[1:])
-
-        def part(index: tuple[slice, ...]) -> np.ndarray:
-            wanted = range(shape[0])[index[0]]
-            return local[held.index(wanted[0] // each) * each :][: len(wanted)]
-
-        return jax.make_array_from_callback(shape, sharding, part)
-
+    held = range(count) if rows is None else local_rows(mesh, count)
     # Other transfers in a step would be mistakes, and may be forbidden; this is meant.
     with jax.transfer_guard_host_to_device("allow"):
-        return jax.tree.map(put, batch)
+        return jax.tree.map(lambda x: _put(np.asarray(x), held, count, mesh), batch)
+
+
+def _put(x: np.ndarray, held: Sequence[int], rows: int, mesh: Mesh) -> jax.Array:
+    """The array of all `rows`, of which `x` has those that are `held` here."""
+    sharding, each = row_sharding(mesh), x.shape[0] // len(held)  # clips of a row
+    shape = (rows * each, *x.shape[1:])
+    size = sharding.shard_shape(shape)[0]
+    first = {row * each: place * each for place, row in enumerate(held)}
+    return jax.make_array_from_callback(
+        shape,
+        sharding,
+        lambda index: x[first[index[0].start or 0] :][:size],  # pyright: ignore
+    )
 
 
 def _only(axis: Axis, allowed: set[str]) -> tuple[str, ...]:

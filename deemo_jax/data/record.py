@@ -182,31 +182,34 @@ def to_bytes(record: Record) -> bytes:
     )
 
 
+_TEXTS = (
+    "clip_id", "subject", "transcript", "emotion", "reasoning", "verdict",
+    "deidentification", "encoded",
+)  # fmt: skip
+
+
 def from_bytes(data: bytes) -> Record:
     """The inverse of `to_bytes`; seconds come back rounded to float32."""
     fields = example.parse(data)
-
-    def text(key: str) -> str:
-        return fields[key][0].decode()
-
+    texts = {key: fields[key][0].decode() for key in _TEXTS if key in fields}
     intervals = zip(
         fields["nfbl/label"], fields["nfbl/start"], fields["nfbl/end"], strict=True
     )
     return Record(
-        clip_id=text("clip_id"),
-        subject=text("subject"),
+        clip_id=texts["clip_id"],
+        subject=texts["subject"],
         duration=fields["duration"][0],
         frames=tuple(fields["frames"]),
         frame_times=tuple(fields["frame_times"]),
         audio=fields["audio"][0] or None,
-        transcript=text("transcript") or None,
-        emotion=text("emotion") or None,
-        reasoning=text("reasoning") or None,
+        transcript=texts["transcript"] or None,
+        emotion=texts["emotion"] or None,
+        reasoning=texts["reasoning"] or None,
         nfbl=tuple(
             Interval(label=label.decode(), start=start, end=end)
             for label, start, end in intervals
         ),
-        verdict=text("verdict"),
-        deidentification=text("deidentification"),
-        encoded=text("encoded") if "encoded" in fields else "",
+        verdict=texts["verdict"],
+        deidentification=texts["deidentification"],
+        encoded=texts.get("encoded", ""),
     )

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIZE = 64  # pixels, both ways
+OVER = 2  # it is drawn at twice the size, since PIL does not smooth edges
 FPS = 4
 MOVE_SECONDS = 0.35  # from rest into the gesture, and back
 
@@ -103,33 +104,31 @@ def gesture_frames(
 def _picture(
     figure: Figure, arms: list[tuple[int, np.ndarray]], bob: float
 ) -> Float[np.ndarray, "H W 3"]:
-    over = 2  # drawn at twice the size, since PIL does not smooth edges
-    image = Image.new("RGB", (SIZE * over, SIZE * over), figure.background)
+    image = Image.new("RGB", (SIZE * OVER, SIZE * OVER), figure.background)
     draw = ImageDraw.Draw(image)
-    unit = figure.unit * over
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        return figure.neck[0] * over + x * unit, figure.neck[1] * over + y * unit
-
-    def disc(centre: tuple[float, float], radius: float, colour) -> None:
-        x, y = centre
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-
+    unit = figure.unit * OVER
     torso = [(0.35, -0.1), (1.0, 0.2), (0.85, 4.0)]
     torso += [(-x, y) for x, y in reversed(torso)]
-    draw.polygon([at(x, y) for x, y in torso], fill=figure.clothes)
-    head = at(0.0, -0.75 + bob)
-    disc(head, figure.head * over, figure.mask)
+    draw.polygon([_at(figure, x, y) for x, y in torso], fill=figure.clothes)
+    head = _at(figure, 0.0, -0.75 + bob)
+    draw.circle(head, figure.head * OVER, fill=figure.mask)
     width = round(0.48 * unit)
     for side, (elbow_x, elbow_y, hand_x, hand_y) in arms:
-        shoulder = at(side * 0.85, 0.35)
-        elbow, hand = at(side * elbow_x, elbow_y), at(side * hand_x, hand_y + bob)
+        shoulder = _at(figure, side * 0.85, 0.35)
+        elbow = _at(figure, side * elbow_x, elbow_y)
+        hand = _at(figure, side * hand_x, hand_y + bob)
         draw.line(
             [shoulder, elbow, hand], fill=figure.sleeves, width=width, joint="curve"
         )
-        disc(shoulder, width / 2, figure.sleeves)
-        disc(hand, 0.34 * unit, figure.skin)
-    return np.asarray(image.reduce(over), np.float32)
+        draw.circle(shoulder, width / 2, fill=figure.sleeves)
+        draw.circle(hand, 0.34 * unit, fill=figure.skin)
+    return np.asarray(image.reduce(OVER), np.float32)
+
+
+def _at(figure: Figure, x: float, y: float) -> tuple[float, float]:
+    """Where a point of the body lies in the picture that is drawn."""
+    right, down = figure.neck
+    return (right + x * figure.unit) * OVER, (down + y * figure.unit) * OVER
 
 
 def _rgb(colour: np.ndarray) -> tuple[int, int, int]:
