@@ -32,6 +32,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has these from its paren
 
 from jaxtyping import install_import_hook
 
+# A function within another is made ready anew, in a millisecond, at each call of it.
 install_import_hook("deemo_jax", "beartype.beartype")
 
 import jax
