@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from deemo_jax.architecture import SAMPLE_RATE
-from deemo_jax.deidentify.attackers import attack_voices
+from deemo_jax.deidentify.attackers import Inverses, attack_voices
 from deemo_jax.deidentify.inverses import inverses
 from deemo_jax.deidentify.settings import Audit, Voice
 from deemo_jax.deidentify.speakers import SpeakerVerifier
@@ -31,8 +31,8 @@ READ = Path("/usr/share/pocketsphinx/test/data/librivox")
 UTTERANCES, ENROLMENT = 16, 6  # of a speaker
 SECONDS = 2, 4  # of an utterance
 BYTES = 8000  # of a second in G.722
-DRAWS = 3  # times that the read sentences are anonymised
-VOICE_DRAWS = 4  # times that an utterance is, to be compared with itself
+DRAWS = 16  # times that the read sentences are anonymised
+VOICE_DRAWS = 4  # times that an utterance is, to be attacked and compared with itself
 
 VOICES = {
     "McAdams, 0.5 to 0.9": Voice(method="mcadams"),
@@ -94,6 +94,25 @@ def prosody(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
 def row(name: str, clear: dict, sentences: list) -> dict[str, float]:
     """What the table says of one method."""
     voice = VOICES[name]
+    wrong = total = 0
+    for words, wave in sentences * DRAWS:
+        errors, count = word_errors(words, transcribe(anonymise(wave, voice)))
+        wrong, total = wrong + errors, total + count
+    print(f"\n{name}: {wrong} of {total} words are wrong", flush=True)
+    draws = [measured(voice, clear) for _ in range(VOICE_DRAWS - 1)]
+    draws.append(measured(voice, clear, inverses))  # which takes as long as ten others
+    found = {key: float(np.mean([draw[key] for draw in draws])) for key in draws[0]}
+    inverted = (key for key in found if key.startswith("blind inversion"))
+    found |= {key: draws[-1][key] for key in inverted}
+    found["word error"] = wrong / total
+    print(f"{name}: {found}", flush=True)
+    return found
+
+
+def measured(
+    voice: Voice, clear: dict, inverses: Inverses = lambda wave: [wave]
+) -> dict[str, float]:
+    """Attacks on one draw of every utterance, its prosody, and how long it took."""
     begin = time.process_time()
     changed = {
         speaker: [anonymise(wave, voice) for wave in waves]
@@ -101,19 +120,13 @@ def row(name: str, clear: dict, sentences: list) -> dict[str, float]:
     }
     spent = time.process_time() - begin
     seconds = sum(len(wave) for waves in clear.values() for wave in waves) / SAMPLE_RATE
-    wrong = total = 0
-    for words, wave in sentences * DRAWS:
-        errors, count = word_errors(words, transcribe(anonymise(wave, voice)))
-        wrong, total = wrong + errors, total + count
     courses = [
         prosody(before, after)
         for speaker in clear
         for before, after in zip(clear[speaker], changed[speaker], strict=True)
     ]
     pitch, power = np.median(courses, axis=0)
-    found = {"speed": seconds / spent, "word error": wrong / total}
-    found |= {"pitch": pitch, "power": power}
-    print(f"\n{name}: {found}", flush=True)  # attacks take ten times as long
+    found = {"speed": seconds / spent, "pitch": pitch, "power": power}
     attacks = attack_voices(
         clear,
         changed,
@@ -123,7 +136,7 @@ def row(name: str, clear: dict, sentences: list) -> dict[str, float]:
     )
     for attacker, linking in attacks.items():
         found[attacker], found[f"{attacker}, top 1"] = linking.eer, linking.top1
-    print(f"{name}: {found}", flush=True)
+    print({key: round(float(value), 3) for key, value in found.items()}, flush=True)
     return found
 
 
@@ -136,8 +149,8 @@ def test_mcadams_is_quick_and_undone(clear, sentences):
 
 def test_drift_withstands_who_inverts_it(clear, sentences):
     found = row("drift", clear, sentences)
-    # Measured: 0.325, 0.3, 0.21; each of 40 trials, or 213 words, of other draws.
-    assert found["lazy"] > 0.2
+    # Measured: 0.40 (four draws of 40 trials), 0.3 (one), 0.18 of 1,136 words.
+    assert found["lazy"] > 0.3
     assert found["blind inversion"] > 0.2
     assert found["word error"] < 0.3
     assert found["pitch"] > 0.9
