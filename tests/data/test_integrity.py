@@ -61,23 +61,19 @@ def test_seconds_that_float32_rounds_are_listed_as_they_are_read(
 
 
 @pytest.mark.parametrize(
-    ("format", "count", "flips"),
+    ("format", "flips"),
     [
-        ("tfrecord", 4, 1000),
-        ("array_record", 13, 300),
-        pytest.param("tfrecord", 13, 10_000, marks=pytest.mark.slow),
-        pytest.param("array_record", 13, 10_000, marks=pytest.mark.slow),
+        ("tfrecord", 1000),
+        ("array_record", 300),
+        pytest.param("tfrecord", 10_000, marks=pytest.mark.slow),
+        pytest.param("array_record", 10_000, marks=pytest.mark.slow),
     ],
 )
-def test_every_flipped_bit_is_noticed_or_changes_nothing(
-    tmp_path, rows, pack_records, count, flips, format
-):
-    rows = rows[:count]  # which are all read after each flip
-    copy = pack_records(tmp_path / "packed", rows, format=format)
+def test_every_flipped_bit_is_noticed_or_changes_nothing(copy, rows, flips, format):
     draw = random.Random(0)
     files = shards(copy)
     files += [index_path(path) for path in files]
-    parts = dict(zip(files, (rows[: count // 2], rows[count // 2 :]), strict=False))
+    parts = dict(zip(files, (rows[:6], rows[6:]), strict=False))
     noticed = 0
     for _ in range(flips):
         path = draw.choice(files)

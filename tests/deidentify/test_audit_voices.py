@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 
@@ -7,7 +5,6 @@ from deemo_jax.annotation import Annotation
 from deemo_jax.deidentify import audit_voices
 from deemo_jax.deidentify.audit_rates import Rate
 from deemo_jax.deidentify.audit_voices import Utterance, voice_rates
-from deemo_jax.deidentify.inverses import inverses
 from deemo_jax.deidentify.mcadams import mcadams
 from deemo_jax.media import write_audio
 
@@ -42,10 +39,8 @@ def rates(*args, **kwargs) -> dict[tuple[str, str], Rate]:
     return {(r.attack, r.measure): r for r in voice_rates(*args, **kwargs)}
 
 
-def test_voices_are_attacked_and_the_sample_is_told(utterances, monkeypatch):
+def test_voices_are_attacked_and_the_sample_is_told(utterances):
     """Two seconds a half alike are one person's; what is silent is nobody's."""
-    some = lambda voice: itertools.islice(inverses(voice), 3)  # noqa: E731
-    monkeypatch.setattr(audit_voices, "inverses", some)
     done = []
     found = rates(utterances("a", "b", "a", "b"), report=done.append)
     assert done == [1, 2]
@@ -97,16 +92,17 @@ def test_of_long_clips_the_beginning_is_heard_and_words_are_not_compared(
     monkeypatch.setattr(audit_voices, "LISTENED", 0.75)
     monkeypatch.setattr(audit_voices, "TOLD", 1.0)
     monkeypatch.setattr(audit_voices, "transcribe", None)  # it comes to none
-    monkeypatch.setattr(audit_voices, "inverses", lambda voice: iter([voice]))
     lengths = set()
 
-    class Verifier:
+    class Verifier(audit_voices.SpeakerVerifier):
         def __call__(self, waveform):
             lengths.add(len(waveform))
-            return np.ones(2, np.float32) / 2**0.5
+            return super().__call__(waveform)
 
     monkeypatch.setattr(audit_voices, "SpeakerVerifier", Verifier)
     found = rates(utterances("a", "b", "a", "b", transcript="We have won at last."))
     assert found["voices, lazy", "EER"].value is not None
     assert found["words, clear", "word error"].why_not.startswith("no clip with a voi")
-    assert lengths == {12_000}
+    # Blind inversion shortens and lengthens what it tries.
+    assert 12_000 in lengths
+    assert max(lengths) < 20_000
