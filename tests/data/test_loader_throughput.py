@@ -173,7 +173,7 @@ def test_rows_a_second(clips, config, tokenizer, size):
         costs["theirs"].append((time.process_time() - between) / ROWS)
     medians = {name: statistics.median(found) for name, found in costs.items()}
     print(f"{size} pixels, CPU seconds a row:", medians)
-    assert medians["theirs"] > 1.15 * medians["ours"]
+    assert medians["theirs"] > 1.2 * medians["ours"]
 
     def ours(workers):
         reading = dataclasses.replace(config, workers=workers)
@@ -202,7 +202,7 @@ def test_rows_a_second(clips, config, tokenizer, size):
         for name, found in rates.items()
     }
     print(f"{size} pixels, our processes are as many times as fast:", times)
-    # A floor below what was measured: the aim is 1.5, which is not reached each time.
-    # (Of the one by hand, processor time is asserted above: where cores share their
-    # units, as hyperthreads do, the times of two processes at once vary by a quarter.)
-    assert times["DataLoader, transformers"] > 1.25
+    # In a quiet hour 1.25 to 1.4 by hand, where both have the same filter of Pillow to
+    # wait for. Where two cores share their units, this varies by a quarter, and fails.
+    assert times["DataLoader"] > 1.2
+    assert times["DataLoader, transformers"] > 1.5
