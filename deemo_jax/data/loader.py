@@ -378,10 +378,10 @@ def _check_lengths(reader: Reader, source: ShardSource, indices: Sequence[int]) 
     unsure = [i for i in indices if entries[i].text > surely]
     if not unsure:
         return
-    lengths = dict(zip(unsure, _lengths(reader, source, unsure).tolist(), strict=True))
-    if long := {
-        entries[i].clip_id: length
-        for i, length in lengths.items()
+    long = {
+        entries[i].clip_id: int(length)
+        for i, length in zip(unsure, _lengths(reader, source, unsure), strict=True)
         if length > config.max_length
-    }:
+    }
+    if long:
         raise ConfigError(too_long(long, config))

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import io
 import math
+from typing import Any
 
 from jaxtyping import UInt8
 import numpy as np
@@ -182,34 +183,31 @@ def to_bytes(record: Record) -> bytes:
     )
 
 
-_TEXTS = (
-    "clip_id", "subject", "transcript", "emotion", "reasoning", "verdict",
-    "deidentification", "encoded",
-)  # fmt: skip
-
-
 def from_bytes(data: bytes) -> Record:
     """The inverse of `to_bytes`; seconds come back rounded to float32."""
     fields = example.parse(data)
-    texts = {key: fields[key][0].decode() for key in _TEXTS if key in fields}
     intervals = zip(
         fields["nfbl/label"], fields["nfbl/start"], fields["nfbl/end"], strict=True
     )
     return Record(
-        clip_id=texts["clip_id"],
-        subject=texts["subject"],
+        clip_id=_text(fields, "clip_id"),
+        subject=_text(fields, "subject"),
         duration=fields["duration"][0],
         frames=tuple(fields["frames"]),
         frame_times=tuple(fields["frame_times"]),
         audio=fields["audio"][0] or None,
-        transcript=texts["transcript"] or None,
-        emotion=texts["emotion"] or None,
-        reasoning=texts["reasoning"] or None,
+        transcript=_text(fields, "transcript") or None,
+        emotion=_text(fields, "emotion") or None,
+        reasoning=_text(fields, "reasoning") or None,
         nfbl=tuple(
             Interval(label=label.decode(), start=start, end=end)
             for label, start, end in intervals
         ),
-        verdict=texts["verdict"],
-        deidentification=texts["deidentification"],
-        encoded=texts.get("encoded", ""),
+        verdict=_text(fields, "verdict"),
+        deidentification=_text(fields, "deidentification"),
+        encoded=_text(fields, "encoded") if "encoded" in fields else "",
     )
+
+
+def _text(fields: dict[str, list[Any]], key: str) -> str:
+    return fields[key][0].decode()

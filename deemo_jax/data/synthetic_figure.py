@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIZE = 64  # pixels, both ways
-OVER = 2  # it is drawn at twice the size, since PIL does not smooth edges
+OVER = 2  # a picture is drawn at twice the size, since PIL does not smooth edges
 FPS = 4
 MOVE_SECONDS = 0.35  # from rest into the gesture, and back
 
