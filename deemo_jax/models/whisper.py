@@ -26,6 +26,7 @@ from deemo_jax.sharding import constrain
 
 WINDOW = 400  # samples: 25 ms, the length of the Fourier transform
 HOP = 160  # samples: 10 ms between mel frames
+SPREAD = 4  # of the samples, those are summed one after another that lie so far apart
 CONVOLUTION_STRIDE = 2  # mel frames an encoder frame: 20 ms
 LAYER_NORM_EPS = 1e-5  # fixed by the architecture, not a field of config.json
 
@@ -112,11 +113,12 @@ def log_mel(
         )
     frames = _windows(waveform.astype(jnp.float32))
     middle = WINDOW // 2
-    before, after = frames[..., 1:middle], frames[..., :middle:-1]
-    even = jnp.concatenate([before + after, frames[..., middle : middle + 1]], -1)
+    before, after = frames[..., 1 : middle + 1], frames[..., : middle - 1 : -1]
     cosines, sines, filters = _tables(num_mel_bins)
     dot = functools.partial(jnp.dot, precision=jax.lax.Precision.HIGHEST)
-    power = dot(even, cosines) ** 2 + dot(before - after, sines) ** 2
+    real = dot(_spread(before + after), cosines)
+    imaginary = dot(_spread(before - after), sines)
+    power = real**2 + imaginary**2
     features = jnp.log10(jnp.maximum(dot(power, filters), 1e-10))
     loudest = features.max(axis=(1, 2), keepdims=True)
     return (jnp.maximum(features, loudest - 8.0) + 4.0) / 4.0
@@ -136,26 +138,39 @@ def _windows(waveform: Float[Array, "B N"]) -> Float[Array, "B N//160 400"]:
     )
 
 
+def _spread(samples: Float[Array, "B F 200"]) -> Float[Array, "B F 200"]:
+    """Every fourth of the last axis, four times.
+
+    A sum in this order meets a loud low tone's ups and downs early, and stays small:
+    of what is weak beside it, a third of the rounding error is left.
+    """
+    every_fourth = samples.reshape(*samples.shape[:-1], -1, SPREAD).swapaxes(-1, -2)
+    return every_fourth.reshape(samples.shape)
+
+
 @functools.cache
 def _tables(
     num_mel_bins: int,
 ) -> tuple[
     Float[np.ndarray, "200 201"],
-    Float[np.ndarray, "199 201"],
+    Float[np.ndarray, "200 201"],
     Float[np.ndarray, "201 M"],
 ]:
-    """Windowed cosines (samples 1 to 200), sines (1 to 199), and the mel filters.
+    """Windowed cosines and sines of samples 1 to 200, spread, and the mel filters.
 
-    Sample 0 of a periodic Hann window is zero, so it has no row.
+    Sample 0 of a periodic Hann window is zero, so it has no row; sample 200 is its own
+    mirror image, and would be counted twice.
     """
     sample = np.arange(1, WINDOW // 2 + 1)[:, None]
     frequency = np.arange(WINDOW // 2 + 1)[None, :]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * sample / WINDOW)
     angle = 2 * np.pi * sample * frequency / WINDOW
-    cosines, sines = hann * np.cos(angle), (hann * np.sin(angle))[:-1]
+    hann[-1] /= 2
+    cosines, sines = hann * np.cos(angle), hann * np.sin(angle)
+    order = np.arange(WINDOW // 2).reshape(-1, SPREAD).T.ravel()
     return (
-        cosines.astype(np.float32),
-        sines.astype(np.float32),
+        cosines[order].astype(np.float32),
+        sines[order].astype(np.float32),
         mel_filters(num_mel_bins).astype(np.float32),
     )
 
