@@ -55,7 +55,8 @@ class Annotation:
     """One line of `annotations.jsonl`. `None` means: not annotated.
 
     `media` is a path relative to the file, `start` and `end` are seconds in it
-    (`end` None: to the end of the media); the intervals in `nfbl` count from `start`.
+    (`end` None: to the end of the media); the intervals in `nfbl` count from `start`,
+    none of them means that somebody looked and no body language is shown.
     """
 
     clip_id: str
@@ -66,15 +67,15 @@ class Annotation:
     transcript: str | None = None
     emotion: str | None = None
     reasoning: str | None = None
-    nfbl: tuple[Interval, ...] = ()
+    nfbl: tuple[Interval, ...] | None = None
     consent: str = "granted"
     split: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object of its line; `parse_annotation` reads it back."""
-        fields = dataclasses.asdict(self) | {
-            "nfbl": [dataclasses.asdict(interval) for interval in self.nfbl]
-        }
+        fields = dataclasses.asdict(self)
+        if self.nfbl is not None:
+            fields["nfbl"] = [dataclasses.asdict(interval) for interval in self.nfbl]
         return {k: v for k, v in fields.items() if v is not None}
 
 
@@ -208,9 +209,12 @@ def parse_annotation(fields: dict[str, Any], taxonomy: Taxonomy) -> Annotation:
             f"end {end:g} is not after start {start:g}",
             "give both in seconds of the media, end after start",
         )
-    rows = fields.get("nfbl") or []
-    if not isinstance(rows, list):
-        raise Refusal(f"nfbl is {rows!r}", "give a list of {label, start, end}")
+    rows = fields.get("nfbl")
+    if not isinstance(rows, list | None):
+        raise Refusal(
+            f"nfbl is {rows!r}",
+            "give a list of {label, start, end}, or leave it out if nobody looked",
+        )
     length = None if end is None else end - start
     if "consent" in fields and not _text(fields, "consent"):  # unclear is not granted
         raise Refusal("consent is empty", "write granted or withdrawn, or leave it out")
@@ -223,7 +227,9 @@ def parse_annotation(fields: dict[str, Any], taxonomy: Taxonomy) -> Annotation:
         transcript=_text(fields, "transcript"),
         emotion=_choice(fields, "emotion", taxonomy.emotions),
         reasoning=_text(fields, "reasoning"),
-        nfbl=tuple(_interval(row, taxonomy, length) for row in rows),
+        nfbl=None
+        if rows is None
+        else tuple(_interval(row, taxonomy, length) for row in rows),
         consent=_choice(fields, "consent", CONSENTS) or "granted",
         split=_choice(fields, "split", SPLITS),
     )

@@ -35,7 +35,8 @@ class DataConfig:
     another; with `task_weights`, a number for each of `tasks`, for one that is drawn by
     them. Questions are drawn among the first `phrasings` wordings of each task.
     `nfbl_never` is the share of the questions `nfbl_when`, in training, about a class
-    of body language that the clip does not show. `nfbl_cues` tells the decoder in words
+    of body language that the clip does not show; clips that show none at all are asked
+    `nfbl_which` only. `nfbl_cues` tells the decoder in words
     which body language is annotated, and when, where the task is recognition or
     reasoning: in evaluation as well, whose figures are then figures with these cues.
 

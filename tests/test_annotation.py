@@ -88,7 +88,12 @@ def test_an_annotation_survives_its_line():
     assert parse_annotation(json.loads(line), TAXONOMY) == annotation
     bare = parse_annotation(GOOD | {"transcript": None, "emotion": None}, TAXONOMY)
     assert parse_annotation(bare.to_json(), TAXONOMY) == bare
-    assert (bare.consent, bare.start, bare.end, bare.nfbl) == ("granted", 0.0, None, ())
+    assert (bare.consent, bare.start, bare.end) == ("granted", 0.0, None)
+    assert bare.nfbl is None
+    none = parse_annotation(GOOD | {"nfbl": []}, TAXONOMY)
+    assert none.nfbl == ()
+    for one in (bare, none):
+        assert parse_annotation(one.to_json(), TAXONOMY) == one
     assert parse_annotation(GOOD | {"transcript": " "}, TAXONOMY).transcript is None
 
 

@@ -157,7 +157,7 @@ def annotate_folder(
                     "transcript": said.get(plain(clip.name)) or clip.text("transcript"),
                     "emotion": _spelled(clip.text("emotion"), labels),
                     "reasoning": clip.text("reasoning"),
-                    "nfbl": gestures,
+                    "nfbl": gestures or None,  # files of emotions list none
                 },
                 labels,
             )
@@ -184,7 +184,7 @@ def annotate_folder(
         output=output,
         clips=len(annotations),
         subjects=len({annotation.subject for annotation in annotations}),
-        gestures=sum(len(annotation.nfbl) for annotation in annotations),
+        gestures=sum(len(annotation.nfbl or ()) for annotation in annotations),
         without_emotion=sum(a.emotion is None for a in annotations),
         rejected=len(rejections),
         per_clip=per_clip,

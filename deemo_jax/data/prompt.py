@@ -55,8 +55,9 @@ def conversation(
     clip += AUDIO * spans[1] if "audio" in present else ""
     if "text" in present:
         clip += f"Transcript: {plain(record.transcript or '', tokenizer)}\n"
-    if cues and "video" in present and record.nfbl and _may_be_told(turns):
-        clip += f"Body language: {plain(tasks.cues(record), tokenizer)}\n"
+    if cues and "video" in present and _may_be_told(turns):
+        told = plain(tasks.cues(record), tokenizer)
+        clip += f"Body language: {told}\n" if told else ""
     messages = []
     for turn in turns:
         content = clip + plain(turn.question, tokenizer)
@@ -126,8 +127,8 @@ def corpus_texts(records: Iterable[Record], asker: Asker) -> Iterator[str]:
     for record in records:
         if record.transcript:
             yield f"Transcript: {record.transcript.strip()}\n"
-        if asker.config.nfbl_cues and record.nfbl:
-            yield f"Body language: {tasks.cues(record)}\n"
+        if asker.config.nfbl_cues and (told := tasks.cues(record)):
+            yield f"Body language: {told}\n"
         for task in asker.config.tasks:
             for turn in asker.every(record, task):
                 yield turn.question

@@ -36,7 +36,7 @@ class FrameSampling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """A clip as it is trained on. What the clip lacks is None or empty.
+    """A clip as it is trained on. What the clip lacks is None, media may be empty.
 
     Attributes:
         clip_id, subject: pseudonyms; see `pseudonym`.
@@ -45,7 +45,8 @@ class Record:
         frame_times: seconds of each frame from the clip's start.
         audio: a FLAC file, 16 kHz mono; of an encoded record, what the audio tower
             made of it.
-        nfbl: intervals of body language, seconds from the clip's start.
+        nfbl: intervals of body language, seconds from the clip's start; () where it
+            shows none, None where nobody looked.
         verdict: the audit's.
         deidentification: methods and version.
         encoded: the dtype of the frozen towers' features that it holds; it has no media
@@ -61,7 +62,7 @@ class Record:
     transcript: str | None
     emotion: str | None
     reasoning: str | None
-    nfbl: tuple[Interval, ...]
+    nfbl: tuple[Interval, ...] | None
     verdict: str
     deidentification: str
     encoded: str = ""
@@ -159,8 +160,9 @@ def encode_jpeg(pixels: UInt8[np.ndarray, "H W 3"], sampling: FrameSampling) -> 
 def to_bytes(record: Record) -> bytes:
     """The `tf.train.Example` that `features.json` describes.
 
-    A scalar that is absent is written empty: TFDS has no optional features.
+    What is absent is written empty: TFDS has no optional features.
     """
+    intervals = record.nfbl or ()
     text = {
         key: [(getattr(record, key) or "").encode()]
         for key in (
@@ -175,9 +177,10 @@ def to_bytes(record: Record) -> bytes:
             "frames": list(record.frames),
             "frame_times": np.array(record.frame_times),
             "audio": [record.audio or b""],
-            "nfbl/label": [interval.label.encode() for interval in record.nfbl],
-            "nfbl/start": np.array([interval.start for interval in record.nfbl]),
-            "nfbl/end": np.array([interval.end for interval in record.nfbl]),
+            "nfbl/label": [interval.label.encode() for interval in intervals],
+            "nfbl/start": np.array([interval.start for interval in intervals]),
+            "nfbl/end": np.array([interval.end for interval in intervals]),
+            "nfbl_annotated": [b"" if record.nfbl is None else b"yes"],
             **({"encoded": [record.encoded.encode()]} if record.encoded else {}),
         }
     )
@@ -186,9 +189,14 @@ def to_bytes(record: Record) -> bytes:
 def from_bytes(data: bytes) -> Record:
     """The inverse of `to_bytes`; seconds come back rounded to float32."""
     fields = example.parse(data)
-    intervals = zip(
-        fields["nfbl/label"], fields["nfbl/start"], fields["nfbl/end"], strict=True
+    intervals = tuple(
+        Interval(label=label.decode(), start=start, end=end)
+        for label, start, end in zip(
+            fields["nfbl/label"], fields["nfbl/start"], fields["nfbl/end"], strict=True
+        )
     )
+    # Records of before this field had none alike for "no" and for "nobody looked".
+    annotated = _text(fields, "nfbl_annotated") if "nfbl_annotated" in fields else ""
     return Record(
         clip_id=_text(fields, "clip_id"),
         subject=_text(fields, "subject"),
@@ -199,10 +207,7 @@ def from_bytes(data: bytes) -> Record:
         transcript=_text(fields, "transcript") or None,
         emotion=_text(fields, "emotion") or None,
         reasoning=_text(fields, "reasoning") or None,
-        nfbl=tuple(
-            Interval(label=label.decode(), start=start, end=end)
-            for label, start, end in intervals
-        ),
+        nfbl=intervals if annotated or intervals else None,
         verdict=_text(fields, "verdict"),
         deidentification=_text(fields, "deidentification"),
         encoded=_text(fields, "encoded") if "encoded" in fields else "",

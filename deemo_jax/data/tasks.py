@@ -40,7 +40,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "At which of the {seconds} seconds does this begin and end: {label}?",
     ),
 }
-NEVER = "never"
+NEVER, NONE = "never", "none"  # answers where there is no body language
 
 
 def instruction(task: str, emotions: Sequence[str], phrasing: int = 0) -> str:
@@ -74,18 +74,20 @@ def answer(record: Record, task: str, label: str = "") -> str | None:
 
     recognition    positive
     reasoning      The arms are high, so the emotion is positive.
-    nfbl_which     folding arms; touching ears
+    nfbl_which     folding arms; touching ears   or: none
     nfbl_when      0.5 to 2.3, 4.0 to 4.7        or: never
+
+    A clip without body language is not asked when: it would be never every time.
     """
     if task == "recognition":
         return record.emotion
     if task == "reasoning":
         return record.reasoning
-    if not record.nfbl:
+    if record.nfbl is None:
         return None
     if task == "nfbl_which":
-        return "; ".join(classes(record))
-    return write_times(times(record, label))
+        return "; ".join(classes(record)) or NONE
+    return write_times(times(record, label)) if record.nfbl else None
 
 
 def answered(record: Record) -> tuple[str, ...]:
@@ -95,7 +97,7 @@ def answered(record: Record) -> tuple[str, ...]:
 
 def classes(record: Record) -> tuple[str, ...]:
     """The classes of body language that a clip shows, each once, as they begin."""
-    in_order = sorted(record.nfbl, key=lambda interval: interval.start)
+    in_order = sorted(record.nfbl or (), key=lambda interval: interval.start)
     return tuple(dict.fromkeys(interval.label for interval in in_order))
 
 
@@ -106,7 +108,7 @@ def times(record: Record, label: str) -> tuple[tuple[float, float], ...]:
     it would be empty.
     """
     found: list[tuple[int, int]] = []  # tenths of a second
-    for interval in sorted(record.nfbl, key=lambda interval: interval.start):
+    for interval in sorted(record.nfbl or (), key=lambda interval: interval.start):
         if interval.label != label:
             continue
         start = round(10 * interval.start)
@@ -124,11 +126,12 @@ def write_times(intervals: Sequence[tuple[float, float]]) -> str:
 
 
 def cues(record: Record) -> str:
-    """What the clip shows and when, in words: `folding arms 0.5 to 2.3; …`.
+    """What the clip shows and when, in words: `folding arms 0.5 to 2.3; …`, `none`.
 
     To tell a language model of body language in words is what EALD-MLLM did (arXiv
     2405.00574).
     """
-    return "; ".join(
-        f"{label} {write_times(times(record, label))}" for label in classes(record)
-    )
+    if record.nfbl is None:
+        return ""
+    shown = classes(record)
+    return "; ".join(f"{c} {write_times(times(record, c))}" for c in shown) or NONE

@@ -57,6 +57,7 @@ def features(encoding: Encoding | None = None) -> Any:
             "nfbl": kinds.Sequence(
                 {"label": kinds.Text(), "start": np.float32, "end": np.float32}
             ),
+            "nfbl_annotated": kinds.Text(doc="yes, or empty where nobody looked"),
             "verdict": kinds.Text(doc="of the de-identification's audit"),
             "deidentification": kinds.Text(doc="methods and their version"),
             **more,

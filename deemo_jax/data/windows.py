@@ -116,9 +116,14 @@ def windowing_of(name: str, seconds: int, hop: int) -> Windowing | None:
 
 
 def parts(
-    intervals: Iterable[Interval], start: float, end: float
-) -> tuple[Interval, ...]:
-    """What of the intervals lies from `start` to `end`, counted from `start`."""
+    intervals: Iterable[Interval] | None, start: float, end: float
+) -> tuple[Interval, ...] | None:
+    """What of the intervals lies from `start` to `end`, counted from `start`.
+
+    None where nobody looked for any; () where none lies there.
+    """
+    if intervals is None:
+        return None
     found = []
     for interval in intervals:
         first, last = max(interval.start, start), min(interval.end, end)

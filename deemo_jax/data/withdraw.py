@@ -8,8 +8,8 @@ from pathlib import Path
 
 from deemo_jax.config import ConfigError
 from deemo_jax.data import integrity, tfds
+from deemo_jax.data import record as records
 from deemo_jax.data.card import Facts, write_card
-from deemo_jax.data.record import pseudonym
 from deemo_jax.data.shards import (
     AGAIN,
     Entry,
@@ -58,7 +58,7 @@ def withdraw(folder: Path, subject: str, *, salt: bytes) -> int:
     Raises:
         ValueError: no clip of that subject is in the folder.
     """
-    name = pseudonym(salt, "subject", subject)
+    name = records.pseudonym(salt, "subject", subject)
     _, splits = read_splits(folder)
     shards = [shard for shards in splits.values() for shard, _ in shards]
     indexes = {shard: read_index(shard) for shard in shards}
@@ -152,7 +152,8 @@ def _rewrite(
                 left_out += 1
                 continue
             facts.count(found.row)
-            yield found.data
+            # In today's form, as `features.json` will describe it.
+            yield records.to_bytes(found.row)
 
     return write_encoded(shard, kept()), left_out
 

@@ -63,7 +63,7 @@ def fit(clip: Clip) -> tuple[Annotation, MediaInfo]:
     end = min(end, duration)
     length = end - annotation.start
     intervals = []
-    for interval in annotation.nfbl:
+    for interval in annotation.nfbl or ():
         if interval.start >= length or interval.end > length + ROUNDING:
             raise Refusal(
                 f"nfbl {interval.label!r} from {interval.start:g} to {interval.end:g} "
@@ -72,7 +72,8 @@ def fit(clip: Clip) -> tuple[Annotation, MediaInfo]:
             )
         within = min(interval.end, length)
         intervals.append(dataclasses.replace(interval, end=within))
-    return dataclasses.replace(annotation, end=end, nfbl=tuple(intervals)), info
+    nfbl = None if annotation.nfbl is None else tuple(intervals)
+    return dataclasses.replace(annotation, end=end, nfbl=nfbl), info
 
 
 def deidentify_clip(

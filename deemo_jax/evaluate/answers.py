@@ -8,6 +8,7 @@ UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 SECONDS = r"(\d+(?:\.\d+)?)\s*(?:s|sec\w*)?"
 INTERVAL = re.compile(rf"{SECONDS}\s*(?:to|until|[-–—])\s*{SECONDS}")
 NEVER = re.compile(r"\bnever\b")
+NONE = re.compile(r"\bnone\b")
 
 
 def parse_label(text: str, labels: tuple[str, ...]) -> str | None:
@@ -28,12 +29,14 @@ def parse_label(text: str, labels: tuple[str, ...]) -> str | None:
     return found[-1] if found else None
 
 
-def parse_labels(text: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+def parse_labels(text: str, labels: tuple[str, ...]) -> tuple[str, ...] | None:
     """All labels that `text` mentions, each once, in the order of their first mention.
 
     Each is met as `parse_label` meets it: "Touching ears; then folding arms" names two.
+    () where it mentions none of them and says none, None for neither.
     """
-    return tuple(dict.fromkeys(_mentioned(text, labels)))
+    found = tuple(dict.fromkeys(_mentioned(text, labels)))
+    return found if found or NONE.search(normalise(text)) else None
 
 
 def parse_times(text: str) -> tuple[tuple[float, float], ...] | None:

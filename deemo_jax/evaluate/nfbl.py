@@ -13,12 +13,13 @@ Intervals = Sequence[tuple[float, float]]
 class Which:
     """A text that was written when asked which body language a clip shows.
 
-    `expected` are the annotated classes, `named` those in it: none if it is unparsed.
+    `expected` are the annotated classes, `named` those in it; none in either is that
+    no body language is shown. `named` is None where the text is unparsed.
     """
 
     expected: tuple[str, ...]
     text: str
-    named: tuple[str, ...]
+    named: tuple[str, ...] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,14 +51,17 @@ class WhichFigures:
 
     `classes` is over the classes of body language, `groups` over the groups of the
     taxonomy that they belong to; `exact` is the share of clips of which just those
-    classes are named that are annotated. `commonest` is what naming the class that most
-    clips show would score every time, and `commonest_label` that class.
+    classes are named that are annotated. Of the clips without body language, `without`
+    of them, `none` is the share of which that is said. `commonest` is what naming the
+    class that most clips show would score every time, and `commonest_label` that class.
     """
 
     clips: int
     classes: F1
     groups: F1
     exact: float
+    without: int
+    none: float
     unparsed: int
     commonest_label: str
     commonest: F1
@@ -92,7 +96,7 @@ def which_figures(
     def grouped(names: set[str]) -> set[str]:
         return {group_of[name] for name in names if name in group_of}
 
-    pairs = [(set(a.expected), set(a.named)) for a in answers]
+    pairs = [(set(a.expected), set(a.named or ())) for a in answers]
     in_groups = [(grouped(expected), grouped(named)) for expected, named in pairs]
     truth = sorted({label for expected, _ in pairs for label in expected})
     commonest = max(
@@ -102,8 +106,12 @@ def which_figures(
         clips=len(pairs),
         classes=_f1(pairs),
         groups=_f1(in_groups),
-        exact=_mean(expected == named for expected, named in pairs),
-        unparsed=sum(not named for _, named in pairs),
+        exact=_mean(
+            a.named is not None and {*a.named} == {*a.expected} for a in answers
+        ),
+        without=sum(not a.expected for a in answers),
+        none=_mean(a.named == () for a in answers if not a.expected),
+        unparsed=sum(a.named is None for a in answers),
         commonest_label=commonest,
         commonest=_f1([(expected, {commonest}) for expected, _ in pairs]),
         per_class={label: _f1_of(label, pairs) for label in truth},

@@ -136,7 +136,8 @@ class Results:
                 f"{which.commonest_label!r}: {which.commonest.micro:.3f}), macro F1 "
                 f"{which.classes.macro:.3f}, of groups {which.groups.micro:.3f} and "
                 f"{which.groups.macro:.3f}, exact {which.exact:.3f}, "
-                f"{which.unparsed} unparsed"
+                + (f"none {which.none:.3f}, " if which.without else "")
+                + f"{which.unparsed} unparsed"
             )
         if (when := self.nfbl_when) is not None:
             lines.append(

@@ -69,6 +69,7 @@ def test_merr_becomes_a_folder_that_is_read_whole(tmp_path, media, train):
     )  # fmt: skip
     assert (two.transcript, two.subject) == ("I won.", "sample_00000046")
     assert three.media == "video/sample_00000054.mp4"
+    assert (one.nfbl, two.nfbl, three.nfbl) == (None, None, None)  # nobody looked
     assert folder_taxonomy(media).emotions == ("angry", "happy")
     assert folder_taxonomy(media).nfbl == load_taxonomy().nfbl
     assert (summary.clips, summary.rejected, summary.without_emotion) == (3, 0, 0)
@@ -82,13 +83,13 @@ def test_frames_become_seconds_by_the_media(tmp_path, labels):
     summary = annotate_folder([labels], videos, format="imigue", who=Who())
     seven, other = accepted(videos)
     assert (seven.clip_id, seven.media, seven.subject) == ("7", "0007.mp4", "3")
-    assert [(i.label, i.start, i.end) for i in seven.nfbl] == [
+    assert [(i.label, i.start, i.end) for i in seven.nfbl or ()] == [
         ("turtle neck", 0.0, 0.5),
         ("rubbing or holding hands", 1.0, 2.0),
         ("turtle neck", 3.9, 4.0),  # cut where the video ends
     ]
     assert (other.emotion, seven.emotion) == ("negative", "positive")
-    assert [(i.start, i.end) for i in other.nfbl] == [(0.2, 0.3)]
+    assert [(i.start, i.end) for i in other.nfbl or ()] == [(0.2, 0.3)]
     assert (summary.subjects, summary.gestures, summary.rejected) == (2, 4, 2)
     beyond, missing = lines(videos / "rejected.jsonl")
     assert (beyond["line"], beyond["clip_id"]) == (5, "7")
@@ -99,7 +100,7 @@ def test_frames_become_seconds_by_the_media(tmp_path, labels):
 def test_frames_become_seconds_by_the_rate_that_is_given(tmp_path, labels):
     videos = tmp_path / "videos"
     annotate_folder([labels], videos, format="imigue", who=Who(), fps=20.0)
-    found = {(i.start, i.end) for a in accepted(videos) for i in a.nfbl}
+    found = {(i.start, i.end) for a in accepted(videos) for i in a.nfbl or ()}
     assert {(0.5, 1.0), (0.0, 0.25), (0.1, 0.15)} < found
 
 

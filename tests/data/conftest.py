@@ -104,7 +104,8 @@ def pack_records():
 @pytest.fixture(scope="session")
 def rows():
     missing = {3: {"frames": (), "frame_times": ()}, 4: {"audio": None}}
-    missing |= {5: {"transcript": None}, 6: {"reasoning": None}, 7: {"nfbl": ()}}
+    missing |= {5: {"transcript": None}, 6: {"reasoning": None}, 7: {"nfbl": None}}
+    missing |= {8: {"nfbl": ()}}  # not missing: none is shown
     return [_make_record(i, **missing.get(i, {})) for i in range(13)]
 
 

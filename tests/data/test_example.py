@@ -50,7 +50,9 @@ def test_tensorflow_datasets_reads_what_is_written(rows):
         assert len(found["frames"]) == len(row.frames)
         assert all(frame.shape == (16, 20, 3) for frame in found["frames"])
         np.testing.assert_allclose(found["frame_times"], row.frame_times)
-        np.testing.assert_allclose(found["nfbl"]["end"], [i.end for i in row.nfbl])
+        np.testing.assert_allclose(
+            found["nfbl"]["end"], [i.end for i in row.nfbl or ()]
+        )
 
 
 def test_what_tensorflow_datasets_writes_is_read(rows):
@@ -70,6 +72,7 @@ def test_what_tensorflow_datasets_writes_is_read(rows):
                 "nfbl": [
                     {"label": i.label, "start": i.start, "end": i.end} for i in row.nfbl
                 ],
+                "nfbl_annotated": "yes",
                 "verdict": row.verdict,
                 "deidentification": row.deidentification,
             }

@@ -9,7 +9,7 @@ import pytest
 
 from deemo_jax.annotation import Annotation, Interval, Refusal
 from deemo_jax.clip import Clip, DeidentifiedClip
-from deemo_jax.data import record
+from deemo_jax.data import example, record
 from deemo_jax.data.record import FrameSampling, sample_frames
 from deemo_jax.media import write_audio, write_video
 
@@ -55,7 +55,7 @@ FIELDS = strategies.fixed_dictionaries(
         "frames": strategies.lists(strategies.binary(max_size=300), max_size=4),
         "frame_times": strategies.lists(SECONDS, max_size=4),
         "audio": strategies.none() | strategies.binary(min_size=1, max_size=300),
-        "nfbl": INTERVALS,
+        "nfbl": strategies.none() | INTERVALS,
         "duration": SECONDS,
     }
     | dict.fromkeys(("transcript", "emotion", "reasoning"), PRESENT)
@@ -64,9 +64,11 @@ FIELDS = strategies.fixed_dictionaries(
 
 
 def record_of(fields):
-    intervals = [Interval(label=a, start=b, end=c) for a, b, c in fields["nfbl"]]
+    shown = fields["nfbl"]
+    if shown is not None:
+        shown = tuple(Interval(label=a, start=b, end=c) for a, b, c in shown)
     lists = {key: tuple(fields[key]) for key in ("frames", "frame_times")}
-    return record.Record(**fields | lists | {"nfbl": tuple(intervals)})
+    return record.Record(**fields | lists | {"nfbl": shown})
 
 
 @settings(deadline=None, max_examples=300)
@@ -74,6 +76,25 @@ def record_of(fields):
 def test_any_record_comes_back_from_its_bytes(fields):
     row = record_of(fields)
     assert record.from_bytes(record.to_bytes(row)) == row
+
+
+NOD = [("nodding", 0.0, 1.0)]
+
+
+@pytest.mark.parametrize(("shown", "read"), [([], None), (NOD, NOD)])
+def test_records_of_before_there_was_none_to_say(shown, read):
+    """They have the intervals alone: without any, nobody may have looked."""
+    fields = dict.fromkeys(("clip_id", "subject", "verdict", "deidentification"), "a")
+    fields |= dict.fromkeys(("transcript", "emotion", "reasoning", "audio"))
+    fields |= {"frames": [], "frame_times": [], "duration": 1.0}
+    row = record_of(fields | {"nfbl": shown})
+    today = example.parse(record.to_bytes(row))
+    assert today.pop("nfbl_annotated") == [b"yes"]
+    seconds = ("duration", "frame_times", "nfbl/start", "nfbl/end")
+    old = {k: np.array(v) if k in seconds else v for k, v in today.items()}
+    assert record.from_bytes(example.serialize(old)) == record_of(
+        fields | {"nfbl": read}
+    )
 
 
 @settings(deadline=None, max_examples=300)

@@ -65,13 +65,14 @@ def test_the_index_says_what_is_in_a_record(source, rows):
         assert entry.subject == row.subject
         assert entry.frames == len(row.frames)
         assert entry.samples == (8000 if row.audio else 0)
-        shown = [interval.label for interval in row.nfbl]
-        texts = (row.transcript, row.emotion, row.reasoning, *shown)
-        seen = [f"{label} 0.5 to 1.2" for label in shown]
+        shown = [interval.label for interval in row.nfbl or ()]
+        none = [] if row.nfbl is None or shown else ["none"]
+        texts = (row.transcript, row.emotion, row.reasoning, *(shown or none))
+        seen = [f"{label} 0.5 to 1.2" for label in shown] or none
         assert entry.text == sum(len(text or "") for text in (*texts, *seen))
         assert entry.nfbl == tuple(shown)
         answered = {"recognition": True, "reasoning": bool(row.reasoning)}
-        answered |= {"nfbl_which": bool(shown), "nfbl_when": bool(shown)}
+        answered |= {"nfbl_which": row.nfbl is not None, "nfbl_when": bool(shown)}
         assert entry.tasks == tuple(task for task, there in answered.items() if there)
 
 

@@ -145,6 +145,7 @@ def test_a_clip_shows_what_its_annotation_says(corpus):
     _, clips = corpus
     plans = plan_corpus(seed=7, **SIZES)
     for clip, plan in zip(clips, plans, strict=True):
+        assert clip.annotation.nfbl is not None
         (interval,) = clip.annotation.nfbl
         assert interval.label == GESTURES[plan.gesture]
         assert 0 < interval.start < interval.end < 3.0

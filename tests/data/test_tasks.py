@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from deemo_jax.annotation import Interval
+from deemo_jax.annotation import Interval, load_taxonomy
 from deemo_jax.config_data import PHRASINGS, TASKS
 from deemo_jax.data import tasks
 from deemo_jax.evaluate.answers import parse_labels, parse_times
@@ -47,10 +47,22 @@ def test_a_question_in_words_is_asked_as_it_is(make_record):
 
 
 def test_answers_are_those_annotated(make_record):
-    record = make_record(0, reasoning=None, nfbl=())
+    record = make_record(0, reasoning=None, nfbl=None)
     assert tasks.answered(record) == ("recognition",)
-    assert tasks.answered(make_record(0, emotion=None, nfbl=())) == ("reasoning",)
+    assert tasks.answered(make_record(0, emotion=None, nfbl=None)) == ("reasoning",)
     assert tasks.answered(make_record(0)) == TASKS
+
+
+def test_no_body_language_is_an_answer_where_somebody_looked(make_record):
+    record = make_record(0, nfbl=())
+    # That it is never shown is no question: every answer would be the same.
+    assert tasks.answered(record) == ("recognition", "reasoning", "nfbl_which")
+    answer = tasks.answer(record, "nfbl_which")
+    assert answer == tasks.cues(record) == "none"
+    assert parse_labels(answer or "", load_taxonomy().nfbl) == ()
+    unknown = make_record(0, nfbl=None)
+    assert tasks.answer(unknown, "nfbl_which") is None
+    assert tasks.cues(unknown) == ""
 
 
 def test_classes_come_as_they_begin_each_once(make_record):
@@ -106,8 +118,6 @@ def test_answers_parse_back_to_what_is_annotated(make_record, drawn):
 
 
 def test_classes_with_commas_parse_back(make_record):
-    from deemo_jax.annotation import load_taxonomy
-
     labels = load_taxonomy().nfbl
     nfbl = shown(*((label, float(i), i + 1.0) for i, label in enumerate(labels)))
     answer = tasks.answer(make_record(0, nfbl=nfbl), "nfbl_which")

@@ -38,8 +38,11 @@ def test_tensorflow_datasets_reads_array_records(tmp_path, rows, pack_records):
         assert found["clip_id"].decode() == row.clip_id
         assert found["audio"] == (row.audio or b"")
         assert found["transcript"].decode() == (row.transcript or "")
-        assert list(found["nfbl"]["label"]) == [n.label.encode() for n in row.nfbl]
-        assert np.array(found["nfbl"]["end"]).tolist() == [n.end for n in row.nfbl]
+        shown = row.nfbl or ()
+        assert list(found["nfbl"]["label"]) == [n.label.encode() for n in shown]
+        assert np.array(found["nfbl"]["end"]).tolist() == [n.end for n in shown]
+        annotated = "" if row.nfbl is None else "yes"
+        assert found["nfbl_annotated"].decode() == annotated
         assert len(found["frames"]) == len(row.frames)
         for pixels, jpeg in zip(found["frames"], row.frames, strict=True):
             np.testing.assert_array_equal(pixels, Image.open(io.BytesIO(jpeg)))
@@ -104,7 +107,7 @@ def test_tensorflow_reads_the_records(folder, source):
     assert read == sorted(
         [
             row.clip_id,
-            str(len(row.nfbl)),
+            str(len(row.nfbl or ())),
             str(len(row.frames)),
             str(len(row.audio or b"")),
         ]

@@ -45,7 +45,7 @@ def make_results():
                     nfbl_which=Which(
                         expected=("folding arms",),
                         text=text or "Folding arms; no",
-                        named=("folding arms",)[: i % 3],
+                        named=None if i % 3 == 0 else ("folding arms",),
                     )
                     if nfbl
                     else None,

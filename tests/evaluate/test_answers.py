@@ -74,7 +74,10 @@ def test_labels_come_once_in_the_order_of_their_mention():
     labels = ("arms", "folding arms", "bulging face, deep breath")
     text = "Bulging face, deep breath; then FOLDING  ARMS, arms; folding arms"
     assert parse_labels(text, labels) == (labels[2], labels[1], labels[0])
-    assert parse_labels("farms", labels) == ()
+    assert parse_labels("farms", labels) is None
+    assert parse_labels("None.", labels) == ()
+    assert parse_labels("nonesuch", labels) is None
+    assert parse_labels(f"None but {labels[0]}", labels) == (labels[0],)
 
 
 @pytest.mark.parametrize(

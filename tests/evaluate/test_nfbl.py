@@ -21,7 +21,10 @@ GROUPS = {"self": ("a", "b"), "objects": ("c",)}
 
 
 def which(expected, named):
-    return Which(expected=tuple(expected), text="-", named=tuple(named))
+    return Which(
+        expected=tuple(expected), text="-",
+        named=None if named is None else tuple(named),
+    )  # fmt: skip
 
 
 def when(expected, named, seconds=10.0):
@@ -32,21 +35,25 @@ def when(expected, named, seconds=10.0):
 
 
 def test_which_by_hand():
-    answers = [which("ab", "ab"), which("a", "b"), which("c", ""), which("d", "da")]
+    answers = [which("ab", "ab"), which("a", "b"), which("c", None), which("d", "da")]
+    answers += [which("", ""), which("", None), which("c", "")]
     found = which_figures(answers, GROUPS)
-    assert found.clips == 4
-    # 3 of the 5 annotated and of the 5 named: a, b and d.
-    assert found.classes.micro == pytest.approx(2 * 3 / (5 + 5))
+    assert found.clips == 7
+    # 3 of the 6 annotated and of the 5 named: a, b and d.
+    assert found.classes.micro == pytest.approx(2 * 3 / (6 + 5))
     by_class = {"a": 2 / 4, "b": 2 / 3, "c": 0, "d": 1}
     assert found.per_class == pytest.approx(by_class)
     assert found.classes.macro == pytest.approx(np.mean([*by_class.values()]))
-    # Of the groups, self is annotated twice and named three times, objects missed.
-    assert found.groups.micro == pytest.approx(2 * 2 / (3 + 3))
+    # Of the groups, self is annotated twice and named three times, objects missed
+    # twice.
+    assert found.groups.micro == pytest.approx(2 * 2 / (4 + 3))
     assert found.groups.macro == pytest.approx((2 * 2 / 5 + 0) / 2)
-    assert found.exact == 1 / 4
-    assert found.unparsed == 1
+    # The first, and the one without body language of which that is said.
+    assert found.exact == 2 / 7
+    assert (found.without, found.none) == (2, 1 / 2)
+    assert found.unparsed == 2
     assert found.commonest_label == "a"
-    assert found.commonest.micro == pytest.approx(2 * 2 / (5 + 4))
+    assert found.commonest.micro == pytest.approx(2 * 2 / (6 + 7))
 
 
 def test_right_answers_score_one_and_order_does_not_matter():

@@ -69,7 +69,7 @@ def make_record(i, **missing):
         "transcript": f"Number {i}, {('bad', 'good')[i % 2]}.",
         "emotion": emotion,
         "reasoning": f"The arms are {('low', 'high')[i % 2]}: {emotion}.",
-        "nfbl": (),
+        "nfbl": None,
         "verdict": "generated",
         "deidentification": "generated/1",
     }
@@ -443,15 +443,20 @@ class Seer:
 SEEN = [
     make_record(
         i,
-        nfbl=tuple(
+        nfbl=None
+        if labels is None
+        else tuple(
             Interval(label=label, start=0.1 + 0.4 * k, end=0.4 + 0.4 * k)
             for k, label in enumerate(labels)
         ),
     )
     for i, labels in enumerate(
-        [("folding arms",), ("turtle neck", "folding arms"), (), ("raising head",)]
+        [
+            ("folding arms",), ("turtle neck", "folding arms"), None,
+            ("raising head",), (),
+        ]
     )
-]
+]  # fmt: skip
 
 
 def test_body_language_is_asked_for_and_scored(
@@ -474,20 +479,22 @@ def test_body_language_is_asked_for_and_scored(
     assert when is not None
     assert which.exact == which.classes.macro == 1
     assert which.groups.micro == 1
-    assert which.clips == 3
+    assert which.clips == 4
+    assert (which.without, which.none) == (1, 1)
     assert when.iou == pytest.approx(1)
     assert when.recall == when.never == 1
     assert (when.shown, when.absent) == (4, 3)
-    assert [len(p.nfbl_when) for p in found.predictions] == [2, 3, 2]
+    assert [len(p.nfbl_when) for p in found.predictions] == [2, 3, 2, 0]
     assert not any("Body language" in asked for _, asked in seer.asked)
     kept = json.loads((tmp_path / "eval" / "0" / "metrics.json").read_text())
     assert kept["nfbl"]["when"]["never"] == 1
-    monkeypatch.setattr(runner, "generate", Seer(tokenizer, wrong=(3,)))
+    monkeypatch.setattr(runner, "generate", Seer(tokenizer, wrong=(3, 4)))
     worse = ask()
     which, when = worse.nfbl_which, worse.nfbl_when
     assert which is not None
     assert when is not None
-    assert which.unparsed == 1
+    assert which.unparsed == 2
+    assert which.none == 0
     assert when.unparsed == 2
     assert which.classes.macro == pytest.approx(2 / 3)
     assert when.iou == pytest.approx(3 / 4)
