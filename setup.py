@@ -26,6 +26,8 @@ setup(
         "ml-collections>=1.1",
         "absl-py",
         "array_record",
+        # Frames are scaled by it; elsewhere by Pillow, which takes longer.
+        "cykooz.resizer>=4.0; platform_machine == 'x86_64'",
         "av",  # media in and out
         "etils[epath]",
         "fsspec",
@@ -39,6 +41,7 @@ setup(
         "pillow>=10.4",
         "rich",
         "safetensors",
+        "simplejpeg",  # frames out of JPEG, sooner than Pillow
         "soundfile",
         "tensorboard",
     ],

@@ -1,6 +1,7 @@
 """What DEEMO-LLaMA reads, from words, frames and waveforms; travels with its weights.
 
-This file belongs to an exported folder and depends on `transformers`, numpy and Pillow:
+This file belongs to an exported folder and depends on `transformers`, PyTorch, numpy
+and Pillow:
 
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     prompt = processor.prompt("recognition", transcript="I won!", audio=False)
@@ -18,9 +19,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+import torch
 from transformers import BatchFeature, ProcessorMixin
 
 __all__ = ["DeemoLlamaProcessor"]
+
+FILTERS = {
+    Image.Resampling.BILINEAR: "bilinear",
+    Image.Resampling.BICUBIC: "bicubic",
+}
 
 
 class DeemoLlamaProcessor(ProcessorMixin):
@@ -245,8 +252,8 @@ class DeemoLlamaProcessor(ProcessorMixin):
     def _square(self, frame: Any, side: int) -> np.ndarray:
         """The centre of a frame whose shortest side is scaled to `side` pixels.
 
-        To the bit what Pillow makes of it, and `CLIPImageProcessorPil`; the tensors of
-        torchvision are a level off here and there.
+        To the bit what `CLIPImageProcessor` makes of it; `CLIPImageProcessorPil` is a
+        level off here and there.
         """
         if not isinstance(frame, Image.Image):
             frame = np.asarray(frame)
@@ -256,14 +263,26 @@ class DeemoLlamaProcessor(ProcessorMixin):
                     f"Pillow, or uint8 arrays of shape (height, width, 3)"
                 )
             frame = Image.fromarray(frame)
-        frame = frame.convert("RGB")
+        pixels = torch.from_numpy(np.array(frame.convert("RGB")))
+        pixels = pixels.permute(2, 0, 1)[None]
         shortest = min(frame.size)
+        width, height = (side * length // shortest for length in frame.size)
         if shortest != side:
-            width, height = (side * length // shortest for length in frame.size)
             resample = Image.Resampling(int(self.image_processor.resample))
-            frame = frame.resize((width, height), resample)
-        left, top = (frame.width - side) // 2, (frame.height - side) // 2
-        return np.asarray(frame.crop((left, top, left + side, top + side)))
+            if resample not in FILTERS:
+                raise ValueError(
+                    f"image_processor.resample is {resample.name}; give BICUBIC, with "
+                    f"which the model was trained, or BILINEAR"
+                )
+            pixels = torch.nn.functional.interpolate(
+                pixels,
+                size=(height, width),
+                mode=FILTERS[resample],
+                antialias=True,
+            )
+        left, top = (width - side) // 2, (height - side) // 2
+        square = pixels[0, :, top : top + side, left : left + side]
+        return square.permute(1, 2, 0).numpy()
 
     def _sound(self, sound: Any) -> tuple[np.ndarray, int]:
         """`num_samples` samples, the middle or zeros after, and how many are sound."""
