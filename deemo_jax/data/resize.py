@@ -1,5 +1,7 @@
 """The centre of a picture, scaled as `transformers` does it."""
 
+from typing import Any
+
 from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
@@ -39,8 +41,9 @@ def centre(
         return np.asarray(image.crop((left, top, left + size, top + size)))
     # Rows, then columns, as PyTorch and Pillow do it; both at once would be the other
     # way round. Cropped after each: the weights of a crop would be rounded otherwise.
-    rows = _scale(pixels, width, high)[:, left : left + size]
-    scaled = _scale(rows, size, height)[top : top + size]
+    resizer = Resizer()
+    rows = _scale(resizer, pixels, width, high)[:, left : left + size]
+    scaled = _scale(resizer, rows, size, height)[top : top + size]
     square = np.empty((size, size, 3), np.uint8)
     for channel in range(3):  # seven times as fast as all three at once
         square[..., channel] = scaled[..., channel]
@@ -48,11 +51,11 @@ def centre(
 
 
 def _scale(
-    pixels: UInt8[np.ndarray, "H W 4"], width: int, height: int
+    resizer: Any, pixels: UInt8[np.ndarray, "H W 4"], width: int, height: int
 ) -> UInt8[np.ndarray, "{height} {width} 4"]:
     """Pixels of four bytes are scaled in half the time that those of three take."""
     high, wide = pixels.shape[:2]
     before = ImageData(wide, high, PixelType.U8x4, pixels.tobytes())
     after = ImageData(width, height, PixelType.U8x4)
-    Resizer().resize(before, after, CUBIC)
+    resizer.resize(before, after, CUBIC)
     return np.frombuffer(after.get_buffer(), np.uint8).reshape(height, width, 4)

@@ -6,7 +6,7 @@ import numpy as np
 FRAME, HOP = 320, 160  # samples: 20 and 10 ms at 16 kHz
 ORDER = 20  # of linear prediction
 EPSILON = 1e-7  # added to the signal, so that silence has a prediction
-CHUNK = 4096  # frames treated at once; bounds memory
+CHUNK = 256  # frames treated at once: less than a processor's cache holds
 
 
 def mcadams(
@@ -59,8 +59,8 @@ def burg(frames: Float[np.ndarray, "F N"], order: int) -> Float[np.ndarray, "F K
     prediction = np.zeros((len(frames), order + 1))
     prediction[:, 0] = 1.0
     for step in range(1, order + 1):
-        energy = np.sum(forward**2 + backward**2, axis=1)
-        shared = np.sum(forward * backward, axis=1)
+        energy = _products(forward, forward) + _products(backward, backward)
+        shared = _products(forward, backward)
         reflection = -2 * shared / np.maximum(energy, np.finfo(float).tiny)
         reflection = reflection[:, None]
         past = prediction[:, step - 1 :: -1] if step > 1 else prediction[:, :1]
@@ -70,6 +70,13 @@ def burg(frames: Float[np.ndarray, "F N"], order: int) -> Float[np.ndarray, "F K
             (backward + reflection * forward)[:, :-1],
         )
     return prediction
+
+
+def _products(
+    one: Float[np.ndarray, "F N"], other: Float[np.ndarray, "F N"]
+) -> Float[np.ndarray, " F"]:
+    """The sum of products over each frame."""
+    return np.einsum("fn,fn->f", one, other)
 
 
 def _bend(

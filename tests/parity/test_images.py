@@ -12,6 +12,7 @@ addition of constants rounded in float32, of values up to 2.7 after the constant
 import dataclasses
 import io
 import itertools
+from typing import Any
 
 from flax import nnx
 from hypothesis import assume, given, settings
@@ -26,7 +27,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import (
     SiglipImageProcessorPil,
 )
-from transformers.utils import is_torchvision_available
+from transformers.utils.import_utils import is_torchvision_available
 
 from deemo_jax.data import video
 from deemo_jax.models.clip import ClipVision
@@ -82,7 +83,7 @@ class ClipProcessor(ByPyTorch, CLIPImageProcessorPil): ...
 class SiglipProcessor(ByPyTorch, SiglipImageProcessorPil): ...
 
 
-def clip_processor(size: int, kind=ClipProcessor, **changes):
+def clip_processor(size: int, kind: Any = ClipProcessor, **changes) -> Any:
     square = {"height": size, "width": size}
     return kind(size={"shortest_edge": size}, crop_size=square, **changes)
 
