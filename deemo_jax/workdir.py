@@ -1,4 +1,4 @@
-"""A run read back from its workdir: what is evaluated, asked and exported."""
+"""A run read back from its workdir: what is evaluated and exported."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -7,21 +7,14 @@ from typing import Any
 
 from flax import nnx
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from deemo_jax import sharding
 from deemo_jax.annotation import (
-    Refusal,
-    Rejection,
     Taxonomy,
     load_taxonomy,
-    reject,
-    write_lines,
-    write_rejections,
 )
 from deemo_jax.checkpoint import Checkpoints
-from deemo_jax.clip import DeidentifiedClip, read_deidentified
 from deemo_jax.config import (
     Config,
     ConfigError,
@@ -30,9 +23,7 @@ from deemo_jax.config import (
     read_stored,
     to_dict,
 )
-from deemo_jax.config_data import MODALITIES
-from deemo_jax.data import loader, record, tasks
-from deemo_jax.data.reader import Loose, Reader, Row
+from deemo_jax.data import loader, tasks
 from deemo_jax.data.synthetic import best_accuracy
 from deemo_jax.distributed import broadcast
 from deemo_jax.evaluate.results import (
@@ -46,7 +37,6 @@ from deemo_jax.evaluate.runner import SUBSETS, Progress, evaluate
 from deemo_jax.export.adapter import base_params
 from deemo_jax.export.card import Card
 from deemo_jax.export.folder import export
-from deemo_jax.generate import generate
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.models.lora import merge_lora
 from deemo_jax.storage import AnyPath
@@ -231,86 +221,6 @@ def evaluator(config: Config, workdir: AnyPath) -> Evaluate:
         return to_json(evaluate_run(run, progress=lambda *_: got_on()))
 
     return evaluate_now
-
-
-def ask(
-    run: Run, folder: Path, task: str, label: str = ""
-) -> tuple[dict[str, str], list[Rejection]]:
-    """The model's answer for every clip of a de-identified folder, by clip id.
-
-    `task` is one of `TASKS`, or any question in words; `label` is the class of body
-    language that `nfbl_when` asks for.
-
-    Answers and what was refused are also written to `generate/STEP/` of the workdir,
-    `answers.jsonl` and `rejected.jsonl`.
-
-    Raises:
-        ValueError: the folder holds no de-identified clip.
-    """
-    clips, rejected = read_deidentified(folder)
-    if not clips:
-        raise ValueError(
-            f"{folder} holds no de-identified clip: see its rejected.jsonl, or write "
-            "it with `deemo deidentify`"
-        )
-    size = min(run.config.evaluate.batch_size, len(clips))
-    answers: dict[str, str] = {}
-    for first in range(0, len(clips), size):
-        ids, rows = [], []
-        for clip in clips[first : first + size]:
-            clip_id = clip.annotation.clip_id
-            try:
-                rows.append(_question(run, clip, task, label))
-                ids.append(clip_id)
-            except Refusal as refusal:
-                rejected.append(reject(refusal, clip_id=clip_id))
-        answers |= zip(ids, _answers(run, rows, size), strict=True)
-    output = run.workdir / "generate" / str(run.step)
-    output.mkdir(parents=True, exist_ok=True)
-    asked = {"task": task} | ({"label": label} if label else {})
-    lines = [{"clip_id": i, **asked, "answer": a} for i, a in answers.items()]
-    write_lines(output / "answers.jsonl", lines)
-    write_rejections(output / "rejected.jsonl", rejected)
-    return answers, rejected
-
-
-def _question(run: Run, clip: DeidentifiedClip, task: str, label: str) -> Row:
-    """The prompt of one clip; `Refusal` if it cannot be read or does not fit."""
-    # It is not kept, so it goes by its own name.
-    asked = dataclasses.replace(
-        record.from_clip(clip, salt=b""), clip_id=clip.annotation.clip_id
-    )
-    reader = _reader(run, Loose(records=(asked,), taxonomy=run.taxonomy))
-    try:
-        return reader.evaluation_row(0, task, None, MODALITIES, label)
-    except ConfigError as error:
-        raise Refusal(str(error), "shorten its transcript") from error
-
-
-def _answers(run: Run, rows: list[Row], size: int) -> list[str]:
-    """What the model writes after each row; `size` rows go through it at a time."""
-    if not rows:
-        return []
-    reader = _reader(run, Loose(records=(), taxonomy=run.taxonomy))
-    batch = loader.stack(rows + [reader.filler()] * (size - len(rows)))
-    tokens = generate(
-        run.model,
-        jax.tree.map(jnp.asarray, batch),
-        max_new_tokens=run.config.evaluate.max_new_tokens,
-        eos_token_id=run.tokenizer.eos_token_id,
-        pad_token_id=run.tokenizer.pad_token_id,
-    )
-    texts = run.tokenizer.batch_decode(jax.device_get(tokens), skip_special_tokens=True)
-    return [text.strip() for text in texts[: len(rows)]]
-
-
-def _reader(run: Run, source: Loose) -> Reader:
-    return Reader(
-        source=source,
-        config=run.config.data,
-        tokenizer=run.tokenizer,
-        spans=run.spans,
-    )
 
 
 def export_run(

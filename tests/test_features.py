@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from deemo_jax import features
+from deemo_jax.ask import ask
 from deemo_jax.config import ConfigError
 from deemo_jax.data import integrity
 from deemo_jax.data.source import ShardSource
@@ -21,7 +22,7 @@ from deemo_jax.train.loop import train
 from deemo_jax.train.prepare import prepare_tokenizer
 from deemo_jax.train.start import make_batches
 from deemo_jax.train.step import abstract_batch
-from deemo_jax.workdir import ask, evaluate_run, export_run, open_run
+from deemo_jax.workdir import evaluate_run, export_run, open_run
 from tests.data.conftest import contents
 from tests.small import make_corpus, small_config
 

@@ -26,6 +26,7 @@ LINES = [
     ("evaluate", "export"),
     ("train",),
     ("workdir", "plan", "features"),
+    ("ask",),
     ("demo",),
     ("acts_clips",),
     ("acts",),

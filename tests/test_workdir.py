@@ -1,4 +1,4 @@
-"""A run read back: evaluated, asked and exported as it was trained."""
+"""A run read back: evaluated and exported as it was trained."""
 
 import dataclasses
 import json
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from deemo_jax import acts
 from deemo_jax.annotation import load_taxonomy
+from deemo_jax.ask import ask
 from deemo_jax.config import ConfigError
 from deemo_jax.data import tasks
 from deemo_jax.data.pack import pack_folder
@@ -19,7 +19,6 @@ from deemo_jax.export.parity import ExportError
 from deemo_jax.train.loop import train
 from deemo_jax.train.step import make_model
 from deemo_jax.workdir import (
-    ask,
     evaluate_run,
     evaluator,
     export_run,
@@ -172,66 +171,6 @@ def test_other_lora_is_refused(workdir):
     config = small_config(train__stage="tune", lora__rank=2)
     with pytest.raises(ConfigError, match=r"another run .*lora.rank was 0 and is 2"):
         open_run(workdir, config)
-
-
-def test_every_clip_of_a_folder_is_answered(workdir):
-    answers, rejected = ask(open_run(workdir), workdir / "corpus", "recognition")
-    assert len(answers) == 14  # in batches of 8
-    assert rejected == []
-    written = (workdir / "generate" / "3" / "answers.jsonl").read_text().splitlines()
-    assert {r["clip_id"]: r["answer"] for r in map(json.loads, written)} == answers
-
-
-@pytest.mark.parametrize(
-    ("task", "label"), [("nfbl_when", "folding arms"), ("Are the arms folded?", "")]
-)
-def test_a_class_and_any_question_are_asked_for(workdir, monkeypatch, task, label):
-    asked = []
-
-    def see(run, rows, size):
-        asked.extend(run.tokenizer.decode(row["tokens"]) for row in rows)
-        return ["never"] * len(rows)
-
-    monkeypatch.setattr("deemo_jax.workdir._answers", see)
-    run = open_run(workdir)
-    answers, _ = ask(run, workdir / "corpus", task, label)
-    question = f"In these 3.0 seconds, when is this shown: {label}?" if label else task
-    assert len(asked) == len(answers) == 14
-    assert all(question in words for words in asked)
-    [first, *_] = (workdir / "generate" / "3" / "answers.jsonl").read_text().split("\n")
-    assert json.loads(first) == {
-        "clip_id": next(iter(answers)), "task": task, "answer": "never"
-    } | ({"label": label} if label else {})  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("task", "label"),
-    [("nfbl_when", ""), ("nfbl_when", "nose"), ("recognition", "folding arms")],
-)
-def test_a_label_is_of_the_taxonomy_and_of_its_task(workdir, task, label):
-    with pytest.raises(ConfigError, match=f"--label is '{label}'; .*; folding arms;"):
-        acts.generate(
-            workdir=workdir, input=workdir / "corpus", task=task, label=label,
-            question="", config=None,
-        )  # fmt: skip
-
-
-def test_a_clip_that_does_not_fit_is_refused_and_the_others_are_answered(
-    workdir, tmp_path
-):
-    folder = tmp_path / "corpus"
-    shutil.copytree(workdir / "corpus", folder)
-    lines = (folder / "deidentified.jsonl").read_text().splitlines()
-    first = json.loads(lines[0])
-    first["annotation"]["transcript"] = "well " * 500
-    lines[0] = json.dumps(first)
-    (folder / "deidentified.jsonl").write_text("\n".join(lines) + "\n")
-    answers, [rejection] = ask(open_run(workdir), folder, "recognition")
-    assert len(answers) == 13
-    assert rejection.clip_id == first["annotation"]["clip_id"]
-    assert "max_length" in rejection.reason
-    [line] = (workdir / "generate" / "3" / "rejected.jsonl").read_text().splitlines()
-    assert json.loads(line)["clip_id"] == rejection.clip_id
 
 
 @pytest.mark.slow  # it compiles the whole model
