@@ -124,7 +124,7 @@ def generate(
             f"--label is {label!r}; with --task=nfbl_when it must be one of "
             f"{'; '.join(run.taxonomy.nfbl)}, and with another task it must be left out"
         )
-    # It is shown as much at once as it was trained on.
+    # By default it is shown as much at once as by default it was trained on.
     windowing = windowing_of(read_splits(run.packed)[0], window, hop)
     answers, rejected = ask(run, input, question or task, label, windowing)
     for clip_id, text in answers.items():

@@ -13,6 +13,7 @@ from deemo_jax.storage import AnyPath, write_whole
 DEFAULT_TAXONOMY = Path(__file__).with_name("taxonomy.json")
 SPLITS = ("train", "val", "test")
 CONSENTS = ("granted", "withdrawn")
+NONE = "none"  # what a clip without body language is answered by
 WITHDRAWN = "consent is withdrawn"  # the reason of a rejection
 # An id names files, so it holds nothing that a file system reads otherwise.
 CLIP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -130,6 +131,8 @@ def load_taxonomy(path: AnyPath | None = None) -> Taxonomy:
                 groups[group] = (*groups.get(group, ()), row["label"])
         emotions = _labels(fields["emotions"], "emotions")
         nfbl = _labels([row["label"] for row in fields["nfbl"]], "nfbl")
+        if NONE in (label.casefold() for label in nfbl):
+            raise Refusal(f"nfbl has a class {NONE!r}", 'give such clips "nfbl": []')
     except (OSError, Refusal) as error:
         raise ValueError(f"{path}: {error}") from error
     return Taxonomy(emotions=emotions, nfbl=nfbl, nfbl_groups=groups)

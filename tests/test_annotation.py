@@ -62,6 +62,7 @@ def test_a_folders_taxonomy_replaces_the_shipped_one(tmp_path):
         '{"emotions": ["a"], "nfbl": [3]}',
         '{"emotions": ["a"], "nfbl": [{"label": 3}]}',
         '{"emotions": ["a"], "nfbl": [], "groups": {}}',
+        '{"emotions": ["a"], "nfbl": [{"label": "None"}]}',
     ],
 )
 def test_a_broken_taxonomy_is_refused_with_its_path(tmp_path, text):

@@ -170,7 +170,8 @@ def test_package_inits_import_nothing():
             "deemo_jax.train.loop",
             (
                 "torch transformers tensorflow_datasets tensorflow av onnx onnxruntime "
-                "tensorboard matplotlib jinja2 scipy.signal google_crc32c tokenizers"
+                "tensorboard matplotlib jinja2 scipy.signal google_crc32c tokenizers "
+                "simplejpeg cykooz_resizer"
             ),
         ),
         (

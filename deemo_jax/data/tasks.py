@@ -5,6 +5,7 @@ The wording is this project's own: the DEEMO paper does not publish its prompts.
 
 from collections.abc import Sequence
 
+from deemo_jax.annotation import NONE
 from deemo_jax.config_data import TASKS
 from deemo_jax.data.record import Record
 
@@ -40,7 +41,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "At which of the {seconds} seconds does this begin and end: {label}?",
     ),
 }
-NEVER, NONE = "never", "none"  # answers where there is no body language
+NEVER = "never"  # the answer where a class is not shown; NONE where none is
 
 
 def instruction(task: str, emotions: Sequence[str], phrasing: int = 0) -> str:

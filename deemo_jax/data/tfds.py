@@ -73,8 +73,11 @@ def write_metadata(
     description: str,
     *,
     format: str = "tfrecord",
+    records_kept: bool = False,
 ) -> None:
     """Writes `features.json`, then `dataset_info.json`, each whole or not at all.
+
+    Of records that are those of before, `features.json` stays as it is, too.
 
     `shard_lengths` are the records of each shard of each split; the shards have the
     names that `shard_name` gives.
@@ -111,7 +114,8 @@ def write_metadata(
             supervised_keys=SUPERVISED.get(name),
             citation=CITATION if name in SUPERVISED else None,
         )
-        for file in ("features.json", "dataset_info.json"):
+        files = ("features.json", "dataset_info.json")
+        for file in files[records_kept:]:
             (Path(beside) / file).replace(folder / file)
 
 

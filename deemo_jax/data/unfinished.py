@@ -16,7 +16,7 @@ from deemo_jax.data.shards import Entry, read_index
 from deemo_jax.storage import write_whole
 
 STATE = ".packing.json"
-FORMAT = "deemo-pack/1"  # another one when the same clips come to other bytes
+FORMAT = "deemo-pack/2"  # another one when the same clips come to other bytes
 
 
 class Unfinished:

@@ -6,9 +6,13 @@ import io
 from jaxtyping import Bool, UInt8
 import numpy as np
 from PIL import Image
-import simplejpeg
 
 from deemo_jax.data import resize
+
+try:
+    import simplejpeg
+except ImportError:  # it is not there: Pillow takes half as long again
+    simplejpeg = None
 
 SHIFT = 1 / 16  # of the side, at most, in any direction: 4 pixels of 64
 
@@ -26,8 +30,8 @@ def choose(available: int, wanted: int) -> list[int]:
 def decode(jpeg: bytes, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The frame's centre, its shortest side scaled to `size` pixels: see `resize`.
 
-    It is decoded to the bit as Pillow does it, in two thirds of the time. (The JPEG
-    decoder's own scaling would be faster on large frames, and tens of levels off.)
+    (The JPEG decoder's own scaling would be faster on large frames, and tens of levels
+    off.)
 
     `SiglipImageProcessor` squeezes the whole frame into the square instead. Here a
     frame keeps its shape for SigLIP too, and loses what is beyond the square: bodies
@@ -36,15 +40,33 @@ def decode(jpeg: bytes, size: int) -> UInt8[np.ndarray, "size size 3"]:
     Raises:
         ValueError: it is no image.
     """
-    try:
-        pixels = simplejpeg.decode_jpeg(jpeg, "RGBX")
-    except ValueError:  # another format, colours for print, or damaged
+    pixels = _decode_jpeg(jpeg)
+    if pixels is None:
         try:
             image = Image.open(io.BytesIO(jpeg)).convert("RGB")
-        except OSError as error:
+        except (OSError, Image.DecompressionBombError) as error:
             raise ValueError(f"a frame is no image ({error})") from error
         pixels = np.asarray(image.convert("RGBX"))
     return resize.centre(pixels, size)
+
+
+def _decode_jpeg(jpeg: bytes) -> UInt8[np.ndarray, "H W 4"] | None:
+    """To the bit what Pillow makes of it, sooner; None for what is left to Pillow.
+
+    That is other formats, what is damaged, and what Pillow has rules of its own for:
+    colours for print, and images of very many pixels.
+    """
+    if simplejpeg is None:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(jpeg)
+        if colours == "CMYK" or int(height) * int(width) > (
+            Image.MAX_IMAGE_PIXELS or 0
+        ):
+            return None
+        return simplejpeg.decode_jpeg(jpeg, "RGBX")
+    except ValueError:
+        return None
 
 
 def fit(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from deemo_jax.config import ConfigError
 from deemo_jax.data import integrity, tfds
-from deemo_jax.data import record as records
 from deemo_jax.data.card import Facts, write_card
+from deemo_jax.data.record import pseudonym
 from deemo_jax.data.shards import (
     AGAIN,
     Entry,
@@ -58,7 +58,7 @@ def withdraw(folder: Path, subject: str, *, salt: bytes) -> int:
     Raises:
         ValueError: no clip of that subject is in the folder.
     """
-    name = records.pseudonym(salt, "subject", subject)
+    name = pseudonym(salt, "subject", subject)
     _, splits = read_splits(folder)
     shards = [shard for shards in splits.values() for shard, _ in shards]
     indexes = {shard: read_index(shard) for shard in shards}
@@ -127,8 +127,9 @@ def purge(folder: Path, *, progress: Progress | None = None) -> int:
     write_card(folder, name, entries, facts, description)
     sizes = {split: sum(e.length for e in rows) for split, rows in entries.items()}
     tfds.write_metadata(
-        folder, name, lengths, sizes, description, format=info["fileFormat"]
-    )
+        folder, name, lengths, sizes, description, format=info["fileFormat"],
+        records_kept=True,
+    )  # fmt: skip
     for shard, _ in itertools.chain.from_iterable(splits[split] for split in emptied):
         shard.unlink()
         index_path(shard).unlink()
@@ -152,8 +153,7 @@ def _rewrite(
                 left_out += 1
                 continue
             facts.count(found.row)
-            # In today's form, as `features.json` will describe it.
-            yield records.to_bytes(found.row)
+            yield found.data
 
     return write_encoded(shard, kept()), left_out
 

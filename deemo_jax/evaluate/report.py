@@ -135,6 +135,7 @@ def which_rows(results: Results, baseline: Results | None) -> list[dict[str, Any
             "classes": row["found"].commonest,
         }
         for row in rows[:1]
+        if row["found"].commonest_label
     ]
 
 

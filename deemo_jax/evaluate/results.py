@@ -11,6 +11,7 @@ import numpy as np
 
 from deemo_jax.annotation import write_lines
 from deemo_jax.config_data import MODALITIES
+from deemo_jax.evaluate.answers import parse_labels
 from deemo_jax.evaluate.judge import Lexical, LexicalMeans, average
 from deemo_jax.evaluate.metrics import Recognition, recognition
 from deemo_jax.evaluate.nfbl import (
@@ -131,13 +132,13 @@ class Results:
                 f"{means.rouge_l:.3f}, same emotion {means.same_emotion:.3f}"
             )
         if (which := self.nfbl_which) is not None:
+            commonest = f"always {which.commonest_label!r}: {which.commonest.micro:.3f}"
             lines.append(
-                f"body language, which: micro F1 {which.classes.micro:.3f} (always "
-                f"{which.commonest_label!r}: {which.commonest.micro:.3f}), macro F1 "
+                f"body language, which: micro F1 {which.classes.micro:.3f} ("
+                f"{commonest if which.commonest_label else 'none is shown'}), macro F1 "
                 f"{which.classes.macro:.3f}, of groups {which.groups.micro:.3f} and "
-                f"{which.groups.macro:.3f}, exact {which.exact:.3f}, "
-                + (f"none {which.none:.3f}, " if which.without else "")
-                + f"{which.unparsed} unparsed"
+                f"{which.groups.macro:.3f}, exact {which.exact:.3f}, none "
+                f"{which.none:.3f} of {which.without}, {which.unparsed} unparsed"
             )
         if (when := self.nfbl_when) is not None:
             lines.append(
@@ -222,6 +223,8 @@ def _prediction(fields: dict[str, Any]) -> Prediction:
     which, when = fields["nfbl_which"], fields["nfbl_when"]
     if which is not None:
         which = Which(**{key: _tuples(value) for key, value in which.items()})
+        if not which.named:  # of old, () where the text is unparsed
+            which = dataclasses.replace(which, named=parse_labels(which.text, ()))
     asked = [{key: _tuples(value) for key, value in one.items()} for one in when]
     when = tuple(When(**one) for one in asked)
     return Prediction(**fields | {"nfbl_which": which, "nfbl_when": when})

@@ -267,6 +267,7 @@ def test_the_mask_covers_the_answers_only(source, everything, many, tokenizer):
 
 def test_cues_are_told_where_they_give_no_answer_away(mixed, many, asker, tokenizer):
     told = f"Body language: {tasks.cues(many[0])}"
+    told_asker = dataclasses.replace(asker, config=mixed)
     for task in TASKS:
         turn = asker.evaluated(many[0], task, None, label="folding arms")
         for cues in (False, True):
@@ -277,6 +278,13 @@ def test_cues_are_told_where_they_give_no_answer_away(mixed, many, asker, tokeni
             if task in NFBL_TASKS:
                 assert "0.2 to 0.9" not in message["content"]
                 assert "raising head" not in message["content"]
+    for shown, seen in (((), True), (None, False)):
+        record = dataclasses.replace(many[0], nfbl=shown)
+        turn = asker.evaluated(record, "recognition", None)
+        [message] = prompt.conversation(record, [turn], tokenizer, SPANS, cues=True)
+        assert ("Body language: none\n" in message["content"]) == seen
+        texts = prompt.corpus_texts([record], told_asker)
+        assert ("Body language: none\n" in texts) == seen
     emotion = asker.evaluated(many[0], "recognition", None)
     which = asker.evaluated(many[0], "nfbl_which", None)
     own = Turn("What is seen?", "What is seen?", None)

@@ -64,6 +64,27 @@ def test_missing_frames_are_masked(jpeg):
     assert not mask.any()
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpegs_are_decoded_to_the_bit_as_pillow_does_it(mode, progressive, monkeypatch):
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 13, 3), np.uint8))
+    file = io.BytesIO()
+    image = coarse.resize((131, 97), Image.Resampling.BICUBIC).convert(mode)
+    image.save(file, "JPEG", quality=85, progressive=progressive)
+    found = video.decode(file.getvalue(), 97)
+    monkeypatch.setattr(video, "simplejpeg", None)
+    np.testing.assert_array_equal(video.decode(file.getvalue(), 97), found)
+    pixels = np.asarray(Image.open(file).convert("RGB"))
+    np.testing.assert_array_equal(found, pixels[:, 17:114])
+
+
+def test_an_image_of_too_many_pixels_is_refused(jpeg, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="a frame is no image .*320 pixels"):
+        video.decode(jpeg(np.random.default_rng(0), 16, 20), 16)
+
+
 def test_what_is_no_image_is_refused():
     with pytest.raises(ValueError, match="a frame is no image"):
         video.decode(b"text", 16)

@@ -103,6 +103,22 @@ def test_purged_their_bytes_are_gone(packed, names):
     assert "| train | 8 | 2 | 8 | 8 |" in (folder / "README.md").read_text()
 
 
+def test_what_a_purge_leaves_in_it_leaves_as_it_is(packed, names, make_record, format):
+    """Records of an earlier form, too: `features.json` goes on to describe them."""
+    folder, _ = packed
+    only = shard_name("tiny", "test", 0, 1, format)
+    write_shard(folder / only, [make_record(20, subject=of("dora"))])
+    counts, sizes = {"train": [6, 6], "test": [1]}, {"train": 1, "test": 1}
+    tfds.write_metadata(folder, "tiny", counts, sizes, "", format=format)
+    described = (folder / "features.json").read_text().replace("\n", " \n")
+    (folder / "features.json").write_text(described)
+    before = ShardSource(folder, "test").manifest
+    withdraw(folder, "bert", salt=SALT)
+    purge(folder)
+    assert ShardSource(folder, "test").manifest == before
+    assert (folder / "features.json").read_text() == described
+
+
 def test_a_split_of_which_nothing_is_left_is_none(packed, make_record, format):
     folder, _ = packed
     only = shard_name("tiny", "test", 0, 1, format)

@@ -169,6 +169,8 @@ def test_an_annotation_is_fitted_to_its_media(talking):
     assert fitted(talking, end=length + 0.4).end == pytest.approx(length)
     within = fitted(talking, start=1.0, end=3.0, nfbl=interval(1.0, 2.3))
     assert within.nfbl == interval(1.0, 2.0)
+    assert fitted(talking, nfbl=()).nfbl == ()
+    assert fitted(talking, nfbl=None).nfbl is None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from deemo_jax.evaluate.nfbl import Which
 from deemo_jax.evaluate.report import (
     SAMPLES,
     choose_samples,
@@ -119,6 +120,29 @@ def test_it_shows_what_was_said_of_body_language(make_results):
     for part in ("always “folding arms”", "always the whole clip", "0.5 to 2.3"):
         assert part in text
     assert "Body language" not in Page(render(make_results())).text
+
+
+def test_it_shows_of_how_many_clips_none_is_said(make_results):
+    def with_none(count):
+        results = make_results(nfbl=True)
+        bare = Which(expected=(), text="None.", named=())
+        return dataclasses.replace(
+            results,
+            predictions=tuple(
+                dataclasses.replace(p, nfbl_which=bare) if i < count else p
+                for i, p in enumerate(results.predictions)
+            ),
+        )
+
+    assert "“none”" not in Page(render(with_none(0))).text
+    some = with_none(3)
+    text = Page(render(some)).text
+    assert "“none”" in text
+    assert "of 3 clips without body language" in " ".join(text.split())
+    assert "none 1.000 of 3" in " ".join(some.describe())
+    text = Page(render(with_none(20))).text
+    assert "always “folding" not in text
+    assert "always “”" not in text
 
 
 def test_it_shows_right_and_wrong_clips_with_their_reference(make_results):

@@ -74,6 +74,26 @@ def test_metrics_of_body_language_are_there_where_it_was_asked_for(
     assert figures["when"]["never"] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("text", "named"), [("None.", ()), ("Nothing.", None), ("?", None)]
+)
+def test_what_was_unparsed_is_so_in_files_of_before(
+    make_results, tmp_path, text, named
+):
+    """They have no names for it, as for what says none today."""
+    write_results(tmp_path, make_results(nfbl=True))
+    lines = [
+        json.loads(line) for line in (tmp_path / PREDICTIONS).read_text().splitlines()
+    ]
+    lines[0]["nfbl_which"] |= {"named": [], "text": text}
+    (tmp_path / PREDICTIONS).write_text(
+        "".join(json.dumps(row) + "\n" for row in lines)
+    )
+    which = read_results(tmp_path).predictions[0].nfbl_which
+    assert which is not None
+    assert which.named == named
+
+
 def test_what_was_asked_is_described_in_words(make_results):
     lines = make_results(nfbl=True).describe()
     begin = [line.partition(":")[0] for line in lines]

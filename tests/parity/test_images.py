@@ -29,11 +29,16 @@ from transformers.models.siglip.image_processing_pil_siglip import (
 )
 from transformers.utils.import_utils import is_torchvision_available
 
-from deemo_jax.data import video
+from deemo_jax.data import resize, video
 from deemo_jax.models.clip import ClipVision
 from deemo_jax.models.deemo_llama import DeemoLlama
 from deemo_jax.models.towers import see
 from tests.small import ODD, drawn
+
+# Without it, Pillow scales, and is a level off here and there.
+pytestmark = pytest.mark.skipif(
+    resize.Resizer is None, reason="cykooz.resizer is not built for this processor"
+)
 
 # height, width: smaller and larger than the targets, odd, tall, wide, long sides that
 # do not come out whole, and large enough for a JPEG to be decoded at a half or less.

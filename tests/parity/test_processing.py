@@ -19,7 +19,7 @@ from deemo_jax.annotation import Interval, load_taxonomy
 from deemo_jax.architecture import WhisperEncoderConfig
 from deemo_jax.config import to_dict
 from deemo_jax.config_data import MODALITIES, NFBL_TASKS, TASKS
-from deemo_jax.data import loader, prompt, tasks
+from deemo_jax.data import loader, prompt, resize, tasks
 from deemo_jax.data.reader import Loose, Reader
 from deemo_jax.data.record import Record
 from deemo_jax.data.tokenizer import train_tokenizer
@@ -32,6 +32,11 @@ from tests.parity.test_export import OTHER_TOWERS
 from tests.small import ODD, drawn, small_config
 
 transformers.utils.logging.disable_progress_bar()
+
+# Without it, Pillow scales, and is a level off here and there.
+pytestmark = pytest.mark.skipif(
+    resize.Resizer is None, reason="cykooz.resizer is not built for this processor"
+)
 
 TAXONOMY = load_taxonomy()
 QUESTION = tasks.instruction("recognition", TAXONOMY.emotions)
