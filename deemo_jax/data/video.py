@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import io
+import math
 
 from jaxtyping import Bool, UInt8
 import numpy as np
@@ -60,9 +61,8 @@ def _decode_jpeg(jpeg: bytes) -> UInt8[np.ndarray, "H W 4"] | None:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(jpeg)
-        if colours == "CMYK" or int(height) * int(width) > (
-            Image.MAX_IMAGE_PIXELS or 0
-        ):
+        most = Image.MAX_IMAGE_PIXELS or math.inf
+        if colours == "CMYK" or int(height) * int(width) > most:
             return None
         return simplejpeg.decode_jpeg(jpeg, "RGBX")
     except ValueError:
