@@ -133,12 +133,13 @@ class Results:
             )
         if (which := self.nfbl_which) is not None:
             commonest = f"always {which.commonest_label!r}: {which.commonest.micro:.3f}"
+            none = f"none {which.none:.3f} of {which.without}, "
             lines.append(
                 f"body language, which: micro F1 {which.classes.micro:.3f} ("
                 f"{commonest if which.commonest_label else 'none is shown'}), macro F1 "
                 f"{which.classes.macro:.3f}, of groups {which.groups.micro:.3f} and "
-                f"{which.groups.macro:.3f}, exact {which.exact:.3f}, none "
-                f"{which.none:.3f} of {which.without}, {which.unparsed} unparsed"
+                f"{which.groups.macro:.3f}, exact {which.exact:.3f}, "
+                f"{none if which.without else ''}{which.unparsed} unparsed"
             )
         if (when := self.nfbl_when) is not None:
             lines.append(

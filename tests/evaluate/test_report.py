@@ -135,6 +135,7 @@ def test_it_shows_of_how_many_clips_none_is_said(make_results):
         )
 
     assert "“none”" not in Page(render(with_none(0))).text
+    assert "none" not in " ".join(with_none(0).describe())
     some = with_none(3)
     text = Page(render(some)).text
     assert "“none”" in text
