@@ -3,12 +3,14 @@
 import re
 import unicodedata
 
+from deemo_jax.annotation import NONE
+
 # Scripts written without spaces: a label in them has no word boundary to look for.
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 SECONDS = r"(\d+(?:\.\d+)?)\s*(?:s|sec\w*)?"
 INTERVAL = re.compile(rf"{SECONDS}\s*(?:to|until|[-–—])\s*{SECONDS}")
 NEVER = re.compile(r"\bnever\b")
-NONE = re.compile(r"\bnone\b")
+SAYS_NONE = re.compile(rf"\b{NONE}\b")
 
 
 def parse_label(text: str, labels: tuple[str, ...]) -> str | None:
@@ -36,7 +38,7 @@ def parse_labels(text: str, labels: tuple[str, ...]) -> tuple[str, ...] | None:
     () where it mentions none of them and says none, None for neither.
     """
     found = tuple(dict.fromkeys(_mentioned(text, labels)))
-    return found if found or NONE.search(normalise(text)) else None
+    return found if found or SAYS_NONE.search(normalise(text)) else None
 
 
 def parse_times(text: str) -> tuple[tuple[float, float], ...] | None:

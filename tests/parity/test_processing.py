@@ -34,7 +34,7 @@ from tests.small import ODD, drawn, small_config
 transformers.utils.logging.disable_progress_bar()
 
 # Without it, Pillow scales, and is a level off here and there.
-pytestmark = pytest.mark.skipif(
+same_frames = pytest.mark.skipif(
     resize.Resizer is None, reason="cykooz.resizer is not built for this processor"
 )
 
@@ -140,6 +140,7 @@ def processed(processor, as_arrays=False):
     return processor(text=prompts, videos=videos, audio=sounds, sampling_rate=16_000)
 
 
+@same_frames
 @pytest.mark.parametrize("as_arrays", [False, True], ids=["images", "arrays"])
 def test_what_goes_in_is_what_our_loader_makes(both, as_arrays):
     _, batch, _, processor = both
@@ -163,6 +164,7 @@ def test_what_goes_in_is_what_our_loader_makes(both, as_arrays):
     assert inputs["audio_length"].tolist() == [8_000, 0, 4_800, 0, 320]
 
 
+@same_frames
 def test_the_answers_are_the_same(both):
     model, batch, folder, processor = both
     twin = parity.load_twin(folder)
@@ -182,6 +184,7 @@ def test_the_answers_are_the_same(both):
     assert len(texts) == len(CLIPS)
 
 
+@same_frames
 def test_one_clip_that_is_no_list_is_a_batch_of_one(both):
     _, batch, _, processor = both
     line = processor.prompt(QUESTION, transcript=CLIPS[0].transcript, audio=False)
