@@ -46,22 +46,22 @@ def parse(data: bytes) -> dict[str, list[Any]]:
         ValueError: the bytes are no Example, or hold a list of integers.
     """
     features: dict[str, list[Any]] = {}
-    for _, message in _fields(data):
+    for _, message in _fields(memoryview(data)):
         for _, entry in _fields(message):
-            key, feature = "", b""
+            key, feature = "", memoryview(b"")
             for tag, value in _fields(entry):
                 if tag == FIRST:
-                    key = value.decode()
+                    key = bytes(value).decode()
                 else:
                     feature = value
             features[key] = _values(key, feature)
     return features
 
 
-def _values(key: str, feature: bytes) -> list[Any]:
+def _values(key: str, feature: memoryview) -> list[Any]:
     for kind, values in _fields(feature):
         if kind == FIRST:
-            return [value for _, value in _fields(values)]
+            return [bytes(value) for _, value in _fields(values)]
         if kind == SECOND:
             return [
                 number
@@ -82,11 +82,11 @@ def _field(tag: bytes, value: bytes) -> bytes:
     return tag + bytes(varint) + value
 
 
-def _fields(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(tag, value) of each length-delimited field."""
+def _fields(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """(tag, value) of each length-delimited field; frames are copied by no level."""
     at = 0
     while at < len(data):
-        tag, at = data[at : at + 1], at + 1
+        tag, at = bytes(data[at : at + 1]), at + 1
         if tag[0] & 7 != 2:
             raise ValueError(f"wire type {tag[0] & 7} is none that a record has")
         length = shift = 0

@@ -21,6 +21,7 @@ from deemo_jax.batch import Batch
 from deemo_jax.config_data import MODALITIES, DataConfig
 from deemo_jax.data import packing
 from deemo_jax.data.lengths import token_lengths
+from deemo_jax.data.memory import keep_freed_memory
 from deemo_jax.data.reader import FEATURES, MEDIA, Reader, Row, too_long
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import Tokenizer
@@ -314,7 +315,8 @@ def _read(
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(
                 num_workers=workers, per_worker_buffer_size=max(1, prefetch)
-            )
+            ),
+            keep_freed_memory,
         )
     for fields in batches:
         yield _batch(fields)

@@ -1,24 +1,15 @@
 """The centre of a picture, scaled as `transformers` does it."""
 
-from typing import Any
-
 from jaxtyping import UInt8
 import numpy as np
 from PIL import Image
 
 try:
-    from cykooz_resizer import (
-        FilterType,
-        ImageData,
-        PixelType,
-        ResizeAlg,
-        ResizeOptions,
-        Resizer,
-    )
+    from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
 except ImportError:  # it is not built for this processor
     Resizer = None
 else:
-    CUBIC = ResizeOptions(ResizeAlg.convolution(FilterType.catmull_rom), False)
+    CUBIC = ResizeAlg.convolution(FilterType.catmull_rom)
 
 
 def centre(
@@ -28,38 +19,61 @@ def centre(
 
     The longest side is rounded down, the square's left and upper edge too. To the bit
     what `transformers.CLIPImageProcessor` has before it normalises, that is PyTorch's
-    `interpolate(mode="bicubic", antialias=True)` of uint8. Pillow, which is used where
-    `cykooz.resizer` is not there, takes several times as long, and one value in 250 is
-    a level off, or two (one in five of tall pictures, whose columns it scales first).
+    `interpolate(mode="bicubic", antialias=True)` of uint8; of what is made more than
+    128 times smaller, whose weights have too many bits, a value may be a level off.
+    Pillow, which is used where `cykooz.resizer` is not there, takes several times as
+    long, and one value in 250 is a level off, or two (one in five of tall pictures,
+    whose columns it scales first).
     """
     high, wide = pixels.shape[:2]
     height, width = (size * side // min(high, wide) for side in (high, wide))
     top, left = (height - size) // 2, (width - size) // 2
-    if Resizer is None:
-        image = Image.frombytes("RGBX", (wide, high), pixels.tobytes()).convert("RGB")
-        image = image.resize((width, high), Image.Resampling.BICUBIC)
-        image = image.crop((left, 0, left + size, high))
-        image = image.resize((size, height), Image.Resampling.BICUBIC)
-        return np.asarray(image.crop((0, top, size, top + size)))
     # Rows, then columns, as PyTorch and Pillow do it; both at once would be the other
-    # way round. Cropped after each: the weights of a crop would be rounded otherwise.
-    resizer = Resizer()
-    rows = _scale(resizer, pixels, width, high)[:, left : left + size]
-    scaled = _scale(resizer, rows, size, height)[top : top + size]
+    # way round.
+    rows = _scale(pixels, (width, high), (0, 0, left + size, high))
+    across = rows.shape[1]
+    found = _scale(rows, (across, height), (left, 0, left + size, top + size))
     square = np.empty((size, size, 3), np.uint8)
     for channel in range(3):  # seven times as fast as all three at once
-        square[..., channel] = scaled[..., channel]
+        square[..., channel] = found[top:, :, channel]
     return square
 
 
 def _scale(
-    resizer: Any, pixels: UInt8[np.ndarray, "H W 4"], width: int, height: int
-) -> UInt8[np.ndarray, "{height} {width} 4"]:
-    """Pixels of four bytes are scaled in half the time that those of three take."""
+    pixels: UInt8[np.ndarray, "_ _ 4"],
+    size: tuple[int, int],
+    box: tuple[int, int, int, int],
+) -> UInt8[np.ndarray, "_ _ 4"]:
+    """What a box (left, upper, right, lower) has of a picture scaled to `size`.
+
+    Of a side that is scaled, the box is to begin at 0 and to hold more than half: then
+    all weights occur in it. They are rounded by the greatest, which is at an edge, and
+    those of another box would not be rounded as those of the whole.
+    """
+    (width, height), (left, upper, right, lower) = size, box
     high, wide = pixels.shape[:2]
-    if (high, wide) == (height, width):
-        return pixels
-    before = ImageData(wide, high, PixelType.U8x4, pixels.tobytes())
-    after = ImageData(width, height, PixelType.U8x4)
-    resizer.resize(before, after, CUBIC)
-    return np.frombuffer(after.get_buffer(), np.uint8).reshape(height, width, 4)
+    if (wide, high) == size:
+        return pixels[upper:lower, left:right]
+    image = _image(pixels)
+    if Resizer is None:
+        return np.asarray(image.resize(size, Image.Resampling.BICUBIC).crop(box))
+    scaled = np.empty((lower - upper, right - left, 4), np.uint8)
+    part = CropBox(
+        left * wide / width,
+        upper * high / height,
+        (right - left) * wide / width,
+        (lower - upper) * high / height,
+    )
+    Resizer().resize_pil(image, _image(scaled), ResizeOptions(CUBIC, False, part))
+    return scaled
+
+
+def _image(pixels: UInt8[np.ndarray, "_ _ 4"]) -> Image.Image:
+    """The same memory as an image, so that nothing is copied on the way in and out.
+
+    Pixels of four bytes take half the time of those of three; what Pillow calls CMYK is
+    four that are taken as they lie, none of them alpha.
+    """
+    high, wide = pixels.shape[:2]
+    whole = np.ascontiguousarray(pixels)
+    return Image.frombuffer("CMYK", (wide, high), whole, "raw", "CMYK", 0, 1)

@@ -342,11 +342,19 @@ def test_what_cannot_be_learned_is_refused(
         check_evaluation(silent, config, tokenizer, SPANS)
 
 
-def test_worker_processes_change_nothing(straight, source, config, tokenizer):
+def test_worker_processes_change_nothing(
+    straight, source, config, tokenizer, tmp_path, monkeypatch
+):
+    def note(worker, _):
+        (tmp_path / f"worker-{worker}").touch()
+
+    # What each of them begins with; pickled with the rest, as the function it replaces.
+    monkeypatch.setattr(loader, "keep_freed_memory", note)
     config = dataclasses.replace(config, workers=2)
     batches = Batches(source, config, tokenizer, SPANS, seed=7, batch_size=4)
     for one, other in zip(straight[2:], take(batches, 7, 2), strict=True):
         same(one, other)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["worker-0", "worker-1"]
 
 
 def test_evaluation_prompt_is_the_first_turn_of_training(rows, tokenizer, asker):
