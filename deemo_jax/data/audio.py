@@ -41,6 +41,19 @@ def fit(
     return np.pad(kept, (0, length - len(kept))), len(kept)
 
 
+def _read_once() -> None:
+    """Lets cffi find out the types of soundfile's functions, while one thread does.
+
+    It does so when each is first used. If two threads of the loader were in the midst
+    of that, the process would be aborted, once in many runs
+    (https://github.com/python-cffi/cffi/issues/271).
+    """
+    flac = io.BytesIO()
+    soundfile.write(flac, np.zeros(1, np.float32), SAMPLE_RATE, format="FLAC")
+    decode(flac.getvalue())
+    count_samples(flac.getvalue())
+
+
 def augment(
     samples: Float[np.ndarray, " N"], rng: np.random.Generator
 ) -> Float[np.ndarray, " N"]:
@@ -55,3 +68,6 @@ def augment(
     level = np.sqrt(np.mean(np.square(samples))) if len(samples) else 0.0
     noise = rng.standard_normal(len(samples), dtype=np.float32)
     return moved + noise * np.float32(level * 10 ** (-rng.uniform(*NOISE) / 20))
+
+
+_read_once()

@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +16,24 @@ def test_what_is_stored_is_decoded(flac):
     np.testing.assert_allclose(sound, expected, atol=2**-15)
     assert sound.dtype == np.float32
     assert audio.count_samples(flac(rng, 321)) == 321
+
+
+KNOWN = """
+import gc, {module}, soundfile
+# What cffi has found out of a library, the object that stands for it refers to.
+[known] = [d for d in gc.get_referents(soundfile._snd) if isinstance(d, dict)]
+print(*known)
+"""
+
+
+def test_functions_are_found_out_before_several_threads_call_them():
+    def known(module):
+        script = KNOWN.format(module=module)
+        return set(subprocess.check_output([sys.executable, "-c", script]).split())
+
+    wanted = {b"sf_open_virtual", b"sf_readf_float", b"sf_close"}
+    assert not wanted & known("io")
+    assert wanted <= known("deemo_jax.data.audio")
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (16_000, 2)])
