@@ -27,7 +27,7 @@ setup(
         "absl-py",
         "array_record",
         # Frames are scaled by it; elsewhere by Pillow, which takes longer.
-        "cykooz.resizer>=4.0; platform_machine == 'x86_64'",
+        "cykooz.resizer>=4.0,<5; platform_machine == 'x86_64'",
         "av",  # media in and out
         "etils[epath]",
         "fsspec",
@@ -38,7 +38,7 @@ setup(
         "ml-dtypes",  # bfloat16 in files
         "matplotlib",  # the report's plots
         "numpy",
-        "pillow>=10.4",
+        "pillow>=11.0",
         "rich",
         "safetensors",
         "simplejpeg",  # frames out of JPEG, sooner than Pillow

@@ -80,7 +80,8 @@ def audit(
             progress=progress,
         )
     print(summary.describe())
-    print(f"report: {output / FOLDER / 'report.html'}")
+    if summary.verdicts:
+        print(f"report: {output / FOLDER / 'report.html'}")
     code = code_of(summary.rejected, output / FOLDER / "rejected.jsonl")
     return SOME_REFUSED if summary.failed else code
 

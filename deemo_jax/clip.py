@@ -129,6 +129,11 @@ class DeidentifiedClip:
         parts = (clip.sha256, clip.faces, clip.words, clip.audit)
         if not all(isinstance(part, dict) for part in parts):
             raise Refusal("sha256, faces, words and audit are not all objects", AGAIN)
+        reasons = clip.audit.get("reasons", [])
+        texts = [clip.deidentification, clip.verdict, clip.source]
+        texts += reasons if isinstance(reasons, list) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise Refusal("its verdict, or what made it, is no text", AGAIN)
         for part, path in files.items():
             if clip.sha256.get(part) != file_digest(path):
                 raise Refusal(f"{names[part]} is not the file that was written", AGAIN)

@@ -95,8 +95,8 @@ def annotate_folder(
         output: the folder to write.
         format: one of `FORMATS`.
         who: where subjects are found.
-        taxonomy: the label sets; else the shipped one's, its emotions replaced by those
-            that occur if there are others.
+        taxonomy: the label sets, by default those that `output` has; else the shipped
+            one's, its emotions replaced by those that occur if there are others.
         transcripts: a table of what is said in the clips, by `name`.
         fps: of the videos whose frames are counted; else as their media say.
         language: "english" or "chinese", of tables that have both.
@@ -120,6 +120,14 @@ def annotate_folder(
             f"{output / 'annotations.jsonl'} is there already: remove it, or give "
             "another --output"
         )
+    own = output / "taxonomy.json"
+    if own.exists():
+        if taxonomy and load_taxonomy(taxonomy) != load_taxonomy(own):
+            raise ValueError(
+                f"{own} is there already and differs from {taxonomy}: remove it, or "
+                "leave --taxonomy out"
+            )
+        taxonomy = own
     files = MediaFiles(media)
     clips, rejections = gather(
         line for path in inputs for line in _read(format, path, files, language)

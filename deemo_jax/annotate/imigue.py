@@ -25,6 +25,7 @@ from deemo_jax.annotation import Refusal, Rejection, load_taxonomy
 COLUMNS = ("video_id", "class", "start_frame", "end_frame")
 EMOTIONS = {"win": "positive", "lose": "negative"}  # as iMiGUE takes a match's end
 LAST = 99  # illustrative hand gestures
+LONGEST = 9  # digits: no frame is that late
 OF_A_VIDEO = re.compile(r"(\d+)_label\.csv")
 CLIP = re.compile(r"(.+)_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)_(\d+)")
 
@@ -127,7 +128,7 @@ def _clip(path: Path, number: int, row: dict[str, str], media: MediaFiles) -> Li
         raise Refusal(f"clip {name!r} is not named VIDEO_START_END_CLASS", "name it so")
     video, start, end = parts[1], float(parts[2]), float(parts[3])
     classes = load_taxonomy().nfbl
-    place = int(parts[4])
+    place = _whole(parts[4], "class")
     if place >= len(classes) or row.get("label", parts[4]) != parts[4]:
         raise Refusal(
             f"class {row.get('label', parts[4])} of {name!r} is unknown, or another",
@@ -148,6 +149,6 @@ def _clip(path: Path, number: int, row: dict[str, str], media: MediaFiles) -> Li
 def _whole(text: str, what: str) -> int:
     # Programs that keep numbers as fractions write 12.0.
     digits = text.removesuffix(".0")
-    if not (digits.isascii() and digits.isdigit()):
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= LONGEST):
         raise Refusal(f"{what} is {text!r}", "give a whole number from 0 on")
     return int(digits)

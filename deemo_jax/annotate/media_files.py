@@ -66,4 +66,6 @@ def stem(name: str) -> str:
 
 def plain(name: str) -> str:
     """A name that is a number without zeros before it."""
-    return str(int(name)) if name.isascii() and name.isdigit() else name
+    if not (name.isascii() and name.isdigit()):
+        return name
+    return name.lstrip("0") or "0"

@@ -105,8 +105,10 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
                     said.append(
                         f"{shard}: subject {entry.subject} stands in {home}, too"
                     )
-                if (first := clips.setdefault(entry.clip_id, shard)) != shard:
-                    said.append(f"{shard}: clip {entry.clip_id} is in {first}, too")
+                if (first := clips.get(entry.clip_id)) is not None:
+                    where = "twice" if first == shard else f"in {first}, too"
+                    said.append(f"{shard}: clip {entry.clip_id} is {where}")
+                clips[entry.clip_id] = shard
         problems += said
     if progress:
         progress("checking shards", len(shards), len(shards))

@@ -36,7 +36,7 @@ from deemo_jax.data.shards import (
     write_shard,
 )
 from deemo_jax.data.splits import assign_splits
-from deemo_jax.data.unfinished import Unfinished
+from deemo_jax.data.unfinished import STATE, Unfinished
 from deemo_jax.data.windows import Windowing
 
 Progress = Callable[[str, int, int | None], None]
@@ -54,6 +54,8 @@ class Summary:
     subjects: dict[str, int]
     bytes: int
     rejected: int
+    # Where the salt is, if it was made for these records.
+    new_salt: Path | None = dataclasses.field(default=None, compare=False)
 
     def describe(self) -> str:
         """A line for people, and one for each split that a run will miss."""
@@ -68,6 +70,11 @@ class Summary:
             for split in ("train", "test")
             if split not in self.records
         ]
+        if self.new_salt is not None:
+            lines.append(
+                f"the pseudonyms are new: keep their salt, {self.new_salt}, where "
+                "packed records do not go"
+            )
         return "\n".join(lines)
 
 
@@ -113,6 +120,7 @@ def pack_folder(
             "the pseudonyms: choose another --output or --salt_file"
         )
     _check_asked(output, name, shards, format)  # before anything is made
+    new_salt = None if salt_path.exists() else salt_path
     output.mkdir(parents=True, exist_ok=True)
     entries, refused = write_dataset(
         clips if windowing is None else windowing.cut(clips),
@@ -139,6 +147,7 @@ def pack_folder(
         subjects={split: len({r.subject for r in e}) for split, e in entries.items()},
         bytes=sum(row.length for rows in entries.values() for row in rows),
         rejected=len(rejections) + len(refused),
+        new_salt=new_salt,
     )
 
 
@@ -160,6 +169,13 @@ def _check_asked(output: Path, name: str, shards: int, format: str) -> None:
         raise ValueError(
             f"{output} holds features, not media: choose another --output, or remove it"
         )
+    if not any((output / known).exists() for known in ("dataset_info.json", STATE)):
+        for written in ("README.md", "taxonomy.json"):
+            if (output / written).exists():
+                raise ValueError(
+                    f"{output / written} would be written over, and {output} holds no "
+                    "data set: choose another --output"
+                )
 
 
 def by_verdict(
@@ -253,13 +269,14 @@ def write_dataset(
         else:  # a split whose every clip was refused is none
             for empty in output.glob(f"{name}-{split}.{format}-*"):
                 empty.unlink()
-    unfinished.close()
     if not entries:
+        unfinished.close()
         return {}, rejections
     write_whole(output / "taxonomy.json", json.dumps(taxonomy.to_json(), indent=1))
     write_card(output, name, entries, tally.facts, description)
     num_bytes = {split: sum(e.length for e in rows) for split, rows in entries.items()}
     tfds.write_metadata(output, name, lengths, num_bytes, description, format=format)
+    unfinished.close()
     return entries, rejections
 
 

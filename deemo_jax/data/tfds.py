@@ -123,5 +123,5 @@ def dataset_name(folder: Path) -> str | None:
     """The name of the data set that a folder holds, or None if it holds none."""
     try:
         return str(json.loads((folder / "dataset_info.json").read_bytes())["name"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -30,17 +30,22 @@ Progress = Callable[[str, int, int | None], None]
 class Seen:
     """A run that was trained on a subject, up to `steps`, and what it left.
 
-    Without steps and a run that it began with, its ledger is too damaged to tell.
+    Without steps and a run that it began with, its ledger is too damaged to tell; nor
+    does it tell anything if that run is `lost`.
     """
 
     workdir: Path
     steps: int
     checkpoints: tuple[int, ...]
     began_with: Path | None = None  # the run whose parameters it took over, if so
+    lost: bool = False  # that run is not where it was
 
     def describe(self) -> str:
         """A line for people."""
         kept = ", ".join(map(str, self.checkpoints)) or "none is left"
+        if self.lost:
+            why = f"it began with {self.began_with}, which is not to be found"
+            return f"{self.workdir}, perhaps ({why}); checkpoints: {kept}"
         if self.began_with:
             return f"{self.workdir} began with {self.began_with}; checkpoints: {kept}"
         if not self.steps:
@@ -162,7 +167,8 @@ def runs_that_saw(subject: str, runs: Path) -> list[Seen]:
     """The runs below a folder that were trained on a subject, by their ledgers.
 
     `subject` is the pseudonym. Runs that began with the parameters of such a run are
-    among them, and those that began with theirs; so are runs whose ledger is damaged.
+    among them, and those that began with theirs; so are runs whose ledger is damaged,
+    or of which it is not to be found what they began with.
 
     Raises:
         ConfigError: the folder is not there.
@@ -190,12 +196,16 @@ def runs_that_saw(subject: str, runs: Path) -> list[Seen]:
     while grown:
         grown = False
         for workdir, origin in origins.items():
-            if workdir.resolve() not in seen and origin.resolve() in seen:
+            if workdir.resolve() in seen or origin is None:
+                continue
+            lost = not origin.exists()
+            if lost or origin.resolve() in seen:
                 seen[workdir.resolve()] = Seen(
                     workdir=workdir,
                     steps=0,
                     checkpoints=_checkpoints(workdir),
                     began_with=origin,
+                    lost=lost,
                 )
                 grown = True
     return list(seen.values())
@@ -215,13 +225,22 @@ def _steps_with(subject: str, ledger: Path) -> int | None:
     return steps
 
 
-def _origin(config: Path) -> Path:
+def _origin(config: Path) -> Path | None:
+    """What a run began with, from here or from a folder that it is in; None: nothing.
+
+    Where it was started, which is what a relative path counts from, it does not say.
+    """
     try:
-        return Path(json.loads(config.read_bytes()).get("init_from") or ".")
+        began_with = json.loads(config.read_bytes()).get("init_from")
+        path = Path(began_with) if began_with else None
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{config}, which says what its run began with, is damaged: restore it"
         ) from error
+    if path is None:
+        return None
+    around = (folder / path for folder in config.resolve().parents)
+    return next((found for found in (path, *around) if found.exists()), path)
 
 
 def _checkpoints(workdir: Path) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ from deemo_jax.deidentify.audit_faces import missing
 from deemo_jax.deidentify.audit_rates import Rate, face_rates
 from deemo_jax.deidentify.audit_report import write_html, write_json
 from deemo_jax.deidentify.audit_voices import Utterance, voice_rates
-from deemo_jax.deidentify.jobs import Progress, Report, do_all, shares
+from deemo_jax.deidentify.jobs import Progress, Report, check_workers, do_all, shares
 from deemo_jax.deidentify.settings import Audit, Settings
 from deemo_jax.deidentify.verdicts import (
     FAILED,
@@ -67,7 +67,7 @@ class Summary:
         counts = [f"{count} {v}" for v, count in sorted(self.verdicts.items())]
         return "\n".join(
             [
-                "audit: " + ", ".join(counts),
+                "audit: " + (", ".join(counts) or "no clip could be judged"),
                 *self.failed,
                 *(rate.describe() for rate in self.rates),
             ]
@@ -101,9 +101,11 @@ def audit_folder(
         progress: called with a description, seconds done and seconds in all.
 
     Raises:
+        ConfigError: `workers` is below 0.
         ValueError: the extra is not installed, or a folder is not what it should be.
     """
     settings = settings or Settings()
+    check_workers(workers)
     if lacking := missing():
         raise ValueError(lacking)
     mend_deidentified(output)  # what an interruption tore says of no clip that it is so
@@ -111,6 +113,8 @@ def audit_folder(
     annotations, _ = read_annotations(
         input / "annotations.jsonl", folder_taxonomy(input)
     )
+    if not clips and not rejections:
+        raise ValueError(f"{output} lists no clip: `deemo deidentify` writes it")
     raw = {annotation.clip_id: annotation for annotation in annotations}
     jobs: list[_Job] = []
     for clip in clips:
@@ -150,15 +154,16 @@ def audit_folder(
     folder = output / FOLDER
     folder.mkdir(exist_ok=True)
     write_rejections(folder / "rejected.jsonl", rejections)
-    write_json(folder / "audit.json", seen, rates, settings.audit)
-    write_html(
-        folder / "report.html",
-        seen,
-        rates,
-        settings.audit,
-        rejected=len(rejections),
-        show_originals=show_originals,
-    )
+    if seen:  # else an earlier report, if there is one, stays
+        write_json(folder / "audit.json", seen, rates, settings.audit)
+        write_html(
+            folder / "report.html",
+            seen,
+            rates,
+            settings.audit,
+            rejected=len(rejections),
+            show_originals=show_originals,
+        )
     return Summary(
         verdicts=Counter(clip.verdict for clip, _ in seen),
         failed=failures(clip for clip, _ in seen),

@@ -34,7 +34,7 @@ from deemo_jax.clip import (
 from deemo_jax.config import ConfigError
 from deemo_jax.deidentify import audit_faces
 from deemo_jax.deidentify.audit import audit_clip
-from deemo_jax.deidentify.jobs import Progress, Report, do_all, shares
+from deemo_jax.deidentify.jobs import Progress, Report, check_workers, do_all, shares
 from deemo_jax.deidentify.pipeline import (
     COUNTS,
     VERSION,
@@ -151,10 +151,7 @@ def deidentify_folder(
     settings = settings or Settings()
     words, untranscribed = installed(settings.words)
     settings = dataclasses.replace(settings, words=words)
-    if workers < 0:
-        raise ConfigError(
-            f"--workers is {workers}; give 1 or more, or 0 for the default"
-        )
+    check_workers(workers)
     _check_apart(input.resolve(), output.resolve())
     taxonomy = folder_taxonomy(input)
     annotations, rejections = read_annotations(input / "annotations.jsonl", taxonomy)
@@ -281,11 +278,17 @@ def _deidentify(
 
 
 def _check_apart(input: Path, output: Path) -> None:
-    """Refuses folders of which one's media could be written over the other's."""
+    """Refuses folders where originals could be written over, exchanged ones, too."""
     if input == output or input in output.parents or output in input.parents:
         raise ConfigError(
             f"output {output} and input {input} are one, or one is within the other, "
             f"where originals could be written over: name another --output"
+        )
+    listed = output / "annotations.jsonl"
+    if listed.exists() and not (output / MANIFEST).exists():
+        raise ConfigError(
+            f"output {output} has an annotations.jsonl and no {MANIFEST}, so that its "
+            f"clips may be originals: name another --output"
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 import functools
 from typing import Protocol, TypeVar, runtime_checkable
 
+from deemo_jax.config import ConfigError
 from deemo_jax.workers import cores, in_processes
 
 Progress = Callable[[str, int, int | None], None]
@@ -22,6 +23,18 @@ class Timed(Protocol):
 
 Job = TypeVar("Job", bound=Timed)
 Result = TypeVar("Result")
+
+
+def check_workers(workers: int) -> None:
+    """Refuses what is no number of processes, before anything is made.
+
+    Raises:
+        ConfigError: it is below 0.
+    """
+    if workers < 0:
+        raise ConfigError(
+            f"--workers is {workers}; give 1 or more, or 0 for the default"
+        )
 
 
 def shares(jobs: int, workers: int) -> tuple[int, int]:

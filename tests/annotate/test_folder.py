@@ -181,6 +181,17 @@ def test_nothing_that_is_there_is_written_over(tmp_path, media, train):
     assert (output / "annotations.jsonl").read_bytes() == before
 
 
+def test_a_taxonomy_that_is_there_is_kept(tmp_path, media, train):
+    own, other = media / "taxonomy.json", tmp_path / "taxonomy.json"
+    own.write_text('{"emotions": ["sad", "happy"], "nfbl": []}')
+    other.write_text('{"emotions": ["happy"], "nfbl": []}')
+    with pytest.raises(ValueError, match="is there already and differs from"):
+        annotate_folder([train], media, format="merr", who=EACH, taxonomy=other)
+    annotate_folder([train], media, format="merr", who=EACH)
+    assert folder_taxonomy(media).emotions == ("sad", "happy")
+    assert {a.emotion for a in accepted(media)} == {"happy"}
+
+
 def test_a_given_taxonomy_refuses_what_it_lacks(tmp_path, media, train):
     path = tmp_path / "taxonomy.json"
     path.write_text('{"emotions": ["happy", "sad"], "nfbl": []}')

@@ -2,7 +2,7 @@ import pytest
 
 from deemo_jax.annotate import imigue
 from deemo_jax.annotate.lines import Line
-from deemo_jax.annotate.media_files import MediaFiles
+from deemo_jax.annotate.media_files import MediaFiles, plain
 from deemo_jax.annotation import Rejection
 from tests.annotate.conftest import filmed
 
@@ -104,6 +104,16 @@ def test_lists_of_clips_that_others_cut(tmp_path, media):
     assert gestures(read(tmp_path / "clip.csv", media)[0]) == [
         ("184", "touching or scratching head", 1.0, 2.0, False)
     ]
+
+
+def test_a_number_of_thousands_of_digits_is_refused_with_its_row(tmp_path, media):
+    path = tmp_path / "labels.csv"
+    head, sound = LABELS.splitlines()[:2]
+    path.write_text(f"{head}\n{sound}\n{sound.replace('12', '9' * 5000)}\n")
+    lines, rejections = read(path, media)
+    assert len(lines) == 1
+    assert [r.line for r in rejections] == [3]
+    assert plain("0" * 5000 + "12") == "12"
 
 
 def test_the_list_of_classes_is_no_list_of_instances(tmp_path, media):

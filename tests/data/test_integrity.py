@@ -175,6 +175,10 @@ def test_a_subject_in_two_splits_and_a_clip_that_comes_twice_are_said(
         f"clip clip003 is in {folder / shard_name('tiny', 'train', 0, 1)}, too",
         "subject subject1 stands in train, too",
     ]
+    folder = pack_records(tmp_path / "again", [*rows[:3], rows[2]], shards=1)
+    assert [line.split(": ", 1)[1] for line in check(folder)] == [
+        "clip clip002 is twice"
+    ]
 
 
 @pytest.mark.parametrize(

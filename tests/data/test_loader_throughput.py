@@ -260,3 +260,4 @@ def test_rows_a_second(clips, config, tokenizer, size):
     assert times["Pillow"] > 1.5
     assert times["transformers"] > 1.5
     assert times["transformers, not normalised"] > 1.5
+    assert times["PyTorch"] > 1.0

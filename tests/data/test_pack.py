@@ -37,6 +37,30 @@ def test_a_folder_is_packed_and_read(tmp_path, input):
     assert train.taxonomy == load_taxonomy()
 
 
+def test_a_new_salt_is_told_of_once(tmp_path, input):
+    salt = tmp_path / "kept" / "salt.txt"
+    said = [
+        pack_folder(input, tmp_path / "packed", name="mer", salt_file=salt).describe()
+        for _ in range(2)
+    ]
+    assert f"keep their salt, {salt}, where packed records do not go" in said[0]
+    assert "salt" not in said[1]
+
+
+@pytest.mark.parametrize("name", ["README.md", "taxonomy.json"])
+def test_files_of_another_folder_are_not_written_over(tmp_path, input, name):
+    output = tmp_path / "project"
+    output.mkdir()
+    (output / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{name} would be written over"):
+        pack_folder(input, output, name="mer")
+    assert contents(output) == {name: b"mine"}
+    (output / name).unlink()
+    (output / "dataset_info.json").write_text("[]")  # no data set's
+    pack_folder(input, output, name="mer")
+    assert integrity.check(output) == []
+
+
 def test_packing_again_gives_the_same_bytes(tmp_path, input):
     for name in ("one", "two"):
         pack_folder(input, tmp_path / name, name="mer", shards=2)

@@ -204,6 +204,25 @@ def test_runs_that_saw_a_subject_are_found_and_those_that_began_with_them(tmp_pa
     assert runs_that_saw(of("dora"), tmp_path) == []
 
 
+def test_a_path_counts_from_wherever_the_run_was_started(tmp_path, monkeypatch):
+    align = run(tmp_path, "runs/align", [of("anna")])
+    tune = run(tmp_path, "runs/deep/tune", [of("cleo")], init_from="runs/align")
+    for here in (tmp_path, tmp_path / "runs" / "deep"):
+        monkeypatch.chdir(here)
+        found = {each.workdir for each in runs_that_saw(of("anna"), tmp_path / "runs")}
+        assert found == {align, tune}
+    lost = run(tmp_path, "runs/lost", [of("cleo")], init_from="gone/align")
+    after = run(tmp_path, "runs/after", [of("cleo")], init_from=str(lost))
+    found = {
+        each.workdir: each for each in runs_that_saw(of("dora"), tmp_path / "runs")
+    }
+    assert set(found) == {lost, after}
+    assert found[lost].describe() == (
+        f"{lost}, perhaps (it began with gone/align, which is not to be found); "
+        "checkpoints: 2, 4"
+    )
+
+
 def test_of_a_damaged_ledger_the_worst_is_assumed(tmp_path):
     torn = run(tmp_path, "torn", [of("cleo")])
     began = run(tmp_path, "began", [of("cleo")], init_from=str(torn))

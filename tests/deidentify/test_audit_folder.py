@@ -9,6 +9,7 @@ import pytest
 from deemo_jax import cli
 from deemo_jax.annotation import Annotation, write_annotations
 from deemo_jax.clip import read_deidentified
+from deemo_jax.config import ConfigError
 from deemo_jax.deidentify import audit_faces, audit_folder
 from deemo_jax.deidentify.folder import deidentify_folder
 from deemo_jax.deidentify.settings import Audit, Mask, Settings
@@ -174,6 +175,12 @@ def test_what_cannot_be_audited_is_listed_and_keeps_its_verdict(copied, monkeypa
     assert "is not what it was made from" in reasons["a"]
     assert "no sound line of it" in reasons["b"]
     assert (output / "deidentified.jsonl").read_text() == before
+    assert not (output / "audit" / "report.html").exists()  # an earlier one stays
+    with pytest.raises(ConfigError, match="--workers is -1"):
+        audit_folder.audit_folder(raw, output, workers=-1)
+    (output / "deidentified.jsonl").write_text("")
+    with pytest.raises(ValueError, match="lists no clip"):
+        audit_folder.audit_folder(raw, output)
 
 
 @pytest.mark.parametrize(

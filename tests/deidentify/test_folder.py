@@ -325,11 +325,16 @@ def test_usage_errors_name_the_remedy(raw, tmp_path):
     with pytest.raises(ValueError, match="name another --output"):
         deidentify_folder(raw, tmp_path / "x" / ".." / "raw")
     # Its media would be written over those of the input, if they are named alike.
-    for other in (tmp_path, raw / "output"):
+    for nested in (tmp_path, raw / "output"):
         with pytest.raises(ConfigError, match="one is within the other"):
-            deidentify_folder(raw, other)
+            deidentify_folder(raw, nested)
     with pytest.raises(ConfigError, match="--workers is -1; give 1 or more"):
         deidentify_folder(raw, tmp_path / "output", workers=-1)
+    other = tmp_path / "other"
+    other.mkdir()
+    annotate(other, GOOD)
+    with pytest.raises(ConfigError, match="its clips may be originals"):
+        deidentify_folder(raw, other)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"put an annotations\.jsonl"):
         deidentify_folder(tmp_path / "empty", tmp_path / "output")
