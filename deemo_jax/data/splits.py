@@ -21,8 +21,9 @@ def assign_splits(
 
     A subject goes where its annotations say; where none says, a hash decides, by
     `FRACTIONS`, so that it stays there whoever comes later. With `stratify`, those
-    whose clips mostly have the same emotion are dealt out by `FRACTIONS` instead, in
-    the order of that hash: splits have the labels alike.
+    who stand out by the same label (the emotion, of clips without one their body
+    language) are dealt out by `FRACTIONS` instead, in the order of that hash: splits
+    have the labels alike.
 
     Refused: what is not de-identified, a withdrawn consent (by the annotation, or by
     the pseudonym), all clips of a subject that is put into two splits, a clip id that
@@ -73,18 +74,26 @@ def assign_splits(
 
 
 def _deal(clips: Iterable[DeidentifiedClip], salt: bytes) -> dict[str, str]:
-    """The split of each subject, those of one emotion dealt out by `FRACTIONS`."""
-    emotions: dict[str, Counter[str]] = {}
+    """The split of each subject, those of one label dealt out by `FRACTIONS`.
+
+    It is the one of which a subject has the largest part of all that there is: what
+    is seen of everybody tells nobody apart.
+    """
+    labels: dict[str, Counter[str]] = {}
     for clip in clips:
-        count = emotions.setdefault(clip.annotation.subject, Counter())
-        count[clip.annotation.emotion or ""] += 1
+        count = labels.setdefault(clip.annotation.subject, Counter())
+        shown = [interval.label for interval in clip.annotation.nfbl or ()]
+        count.update([clip.annotation.emotion] if clip.annotation.emotion else shown)
+    total = sum(labels.values(), Counter())
     order = sorted(
         (
-            min(count, key=lambda emotion: (-count[emotion], emotion)),
+            min(count, key=lambda label: (-count[label] / total[label], label))
+            if count
+            else "",
             pseudonym(salt, "subject", name),
             name,
         )
-        for name, count in emotions.items()
+        for name, count in labels.items()
     )
     # Whichever split is furthest from its share of those dealt so far is next.
     held: Counter[str] = Counter()

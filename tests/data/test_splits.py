@@ -1,8 +1,10 @@
 from collections import Counter
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from deemo_jax.annotation import Interval
 from deemo_jax.clip import Clip
 from deemo_jax.data.splits import FRACTIONS, assign_splits
 from tests.data.conftest import clip
@@ -76,6 +78,32 @@ def test_stratified_splits_have_the_labels_alike():
     assert {c.annotation.subject for c in stated} <= {
         c.annotation.subject for c in splits["test"]
     }
+
+
+def test_without_emotions_body_language_is_spread():
+    """Of 100 subjects all fold their arms, 20 cover their ears, 10 show nothing."""
+
+    def shown(number):
+        labels = ["folding arms"] * 3 + ["cover ear"] * (number < 20)
+        return tuple(
+            Interval(label=label, start=float(k), end=k + 0.5)
+            for k, label in enumerate(labels if number < 90 else [])
+        )
+
+    rows = [clip(f"c{n}", f"s{n}", emotion=None) for n in range(100)]
+    for n, row in enumerate(rows):
+        annotation = dataclasses.replace(row.annotation, nfbl=shown(n))
+        rows[n] = dataclasses.replace(row, annotation=annotation)
+    splits, refused = assign_splits(rows, SALT, stratify=True)
+    assert not refused
+    found = {
+        split: Counter(len(c.annotation.nfbl) for c in members)
+        for split, members in splits.items()
+    }
+    assert found == {
+        "train": {4: 16, 3: 56, 0: 8}, "val": {4: 2, 3: 7, 0: 1},
+        "test": {4: 2, 3: 7, 0: 1},
+    }  # fmt: skip
 
 
 def test_a_subject_keeps_its_split_when_others_come():
