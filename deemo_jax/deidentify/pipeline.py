@@ -95,13 +95,15 @@ def deidentify_clip(
         settings: of detector, bridging and mask.
         source: see `DeidentifiedClip`.
         threads: that look for faces.
-        progress: called with the seconds that are done: masked, or of a clip without
-            pictures transcribed.
+        progress: called with the seconds that are done; half of each are for its mask
+            and half for what is said in it, where a clip gets both.
 
     Raises:
         MediaError: the media is damaged, or has nothing between start and end.
     """
     start, end = annotation.start, annotation.end
+    heard = settings.words.transcribe and annotation.transcript is None
+    share, passed = (0.5 if heard else 1.0), 0.0  # of a second that is masked
     video = folder / "media" / f"{annotation.clip_id}.mp4"
     audio = folder / "media" / f"{annotation.clip_id}.flac"
     files: dict[str, Path] = {}
@@ -114,11 +116,13 @@ def deidentify_clip(
         moments = bridge(detector.stream(frames), settings.bridging)
 
         def masked() -> Iterator[tuple[float, np.ndarray]]:
+            nonlocal passed
             for moment in moments:
                 found.append(np.array(moment.masked).reshape(-1, 4))
                 _count(counts, moment)
+                passed = share * moment.time
                 if progress is not None:
-                    progress(moment.time)
+                    progress(passed)
                 yield moment.time, paint(moment.rgb, moment.masked, settings.mask)
 
         write_video(video, masked())
@@ -133,7 +137,8 @@ def deidentify_clip(
         waveform,
         settings.words,
         threads=threads,
-        progress=None if files.get("video") else progress,
+        progress=progress
+        and (lambda seconds: progress(passed + seconds * (share if passed else 1.0))),
     )
     if not files:
         raise MediaError(

@@ -6,6 +6,7 @@ import pytest
 
 from deemo_jax.annotation import Annotation, Interval, Refusal
 from deemo_jax.clip import Clip
+from deemo_jax.deidentify import transcript
 from deemo_jax.deidentify.faces import FaceDetector
 from deemo_jax.deidentify.pipeline import deidentify_clip, faces_left, fit
 from deemo_jax.deidentify.settings import Audit, Mask, Settings
@@ -47,6 +48,24 @@ def done(talking, tmp_path_factory):
     (folder / "media").mkdir()
     about = fitted(talking, start=1.0, end=3.0, nfbl=interval(0.25, 1.0))
     return deidentify_clip(about, talking, folder, Settings(), source="x")
+
+
+def test_half_of_the_progress_is_for_the_words(talking, tmp_path, monkeypatch):
+    def transcribe(waveform, *, progress, **_):
+        for seconds in (0.5, 1.0):
+            progress(seconds)
+        return "Hello."
+
+    monkeypatch.setattr(transcript, "transcribe", transcribe)
+    (tmp_path / "media").mkdir()
+    about, told = fitted(talking, start=1.0, end=2.0), []
+    deidentify_clip(about, talking, tmp_path, Settings(), progress=told.append)
+    assert told == sorted(told)
+    assert 0.45 < told[-3] < 0.5  # all frames are masked
+    assert told[-2:] == [told[-3] + 0.25, told[-3] + 0.5]
+    about, told = fitted(talking, start=1.0, end=2.0, transcript="Hello."), []
+    deidentify_clip(about, talking, tmp_path, Settings(), progress=told.append)
+    assert 0.9 < told[-1] < 1.0
 
 
 def test_every_face_is_found_and_none_is_left(done):
