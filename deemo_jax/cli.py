@@ -129,6 +129,8 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
         value = values[flag.name].value
         if value is None and flag.required:
             raise _UsageError(f"--{flag.name} is missing; try: {verb.example}")
+        if flag.is_path and value == "":  # as an unset variable of a script leaves it
+            raise _UsageError(f"--{flag.name} is empty; name a folder or a file")
         if flag.is_path and value is not None:
             value = locate(str(value))
             if in_bucket(value) and not flag.in_bucket:

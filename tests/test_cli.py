@@ -44,6 +44,7 @@ def test_help_of_a_verb_shows_its_flags_and_an_example_that_parses(name, capsys)
         (["train", "--workdir=x"], "--config is missing; try: deemo train"),
         ([*TRAIN, "--wrokdir=y"], "'wrokdir'. Did you mean: workdir"),
         ([*TRAIN, "oops"], "'oops' is not a flag"),
+        (["pack", "--check", "--output="], "--output is empty; name a folder"),
         ([*TRAIN, "--config.train.stpes=3"], "did you mean config.train.steps?"),
         ([*TRAIN, "--config.train.steps=three"], "--config.train.steps=three"),
         ([*TRAIN, "--config.train.steps=0"], "config.train.steps is 0; it must be"),
