@@ -20,7 +20,8 @@ def centre(
     The longest side is rounded down, the square's left and upper edge too. To the bit
     what `transformers.CLIPImageProcessor` has before it normalises, that is PyTorch's
     `interpolate(mode="bicubic", antialias=True)` of uint8. (Made more than 128 times
-    smaller, a value may be a level off: so small weights are rounded otherwise.) Pillow, which is used where `cykooz.resizer` is not there, takes several times as
+    smaller, a value may be a level off: so small weights are rounded otherwise.)
+    Pillow, which is used where `cykooz.resizer` is not there, takes several times as
     long, and one value in 250 is a level off, or two (one in five of tall pictures,
     whose columns it scales first).
     """
