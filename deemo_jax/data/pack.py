@@ -169,7 +169,8 @@ def _check_asked(output: Path, name: str, shards: int, format: str) -> None:
         raise ValueError(
             f"{output} holds features, not media: choose another --output, or remove it"
         )
-    if not any((output / known).exists() for known in ("dataset_info.json", STATE)):
+    ours = ("dataset_info.json", STATE, f"{name}-*-of-*")  # or what is left of one
+    if not any(path for pattern in ours for path in output.glob(pattern)):
         for written in ("README.md", "taxonomy.json"):
             if (output / written).exists():
                 raise ValueError(
