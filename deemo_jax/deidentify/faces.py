@@ -139,6 +139,7 @@ def _session(path: Path):
     del model.graph.value_info[:]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # `stream` gives every thread a frame of its own
+    options.enable_mem_pattern = False  # one is kept for every size that a part has
     options.log_severity_level = 3  # it warns of each of 150 initializers
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
