@@ -90,14 +90,14 @@ def test_without_emotions_body_language_is_spread():
             for k, label in enumerate(labels if number < 90 else [])
         )
 
-    rows = [clip(f"c{n}", f"s{n}", emotion=None) for n in range(100)]
+    rows = [clip(f"c{n}", f"s{n}") for n in range(100)]
     for n, row in enumerate(rows):
-        annotation = dataclasses.replace(row.annotation, nfbl=shown(n))
+        annotation = dataclasses.replace(row.annotation, emotion=None, nfbl=shown(n))
         rows[n] = dataclasses.replace(row, annotation=annotation)
     splits, refused = assign_splits(rows, SALT, stratify=True)
     assert not refused
     found = {
-        split: Counter(len(c.annotation.nfbl) for c in members)
+        split: Counter(len(c.annotation.nfbl or ()) for c in members)
         for split, members in splits.items()
     }
     assert found == {
