@@ -15,7 +15,7 @@ import itertools
 from typing import Any
 
 from flax import nnx
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 import jax.numpy as jnp
 import numpy as np
@@ -128,14 +128,16 @@ def test_frames_are_scaled_and_cropped_as_for_clip(height, width, size, kind):
         np.testing.assert_array_equal(video.decode(file, size), expected)
 
 
-SIDE = st.integers(2, 500)
+SIDE = st.integers(2, 600)
 
 
 @settings(deadline=None, max_examples=100)
+@example(height=356, width=425, size=1)  # weights so small that they have fewer bits
+@example(height=440, width=300, size=2)
+@example(height=440, width=600, size=3)
 @given(height=SIDE, width=SIDE, size=st.sampled_from([1, 7, 16, 64, 224]))
 def test_pictures_of_any_shape_are_scaled_to_the_same_bits(height, width, size):
     assume(max(height, width) < 8 * min(height, width))
-    assume(min(height, width) <= 128 * size)  # see `resize.centre`
     file = file_of(picture(height, width), "PNG")
     processor = clip_processor(size, do_rescale=False, do_normalize=False)
     np.testing.assert_array_equal(video.decode(file, size), processed(processor, file))
