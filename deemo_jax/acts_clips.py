@@ -101,7 +101,7 @@ def pack(
     check: bool,
     reindex: bool,
     withdraw: str,
-    runs: Path | None,
+    runs: AnyPath | None,
     purge: bool,
     features: bool,
     dtype: str,
@@ -169,10 +169,11 @@ def _check(folder: Path) -> int:
     return FAILED if problems else DONE
 
 
-def _withdraw(folder: Path, subject: str, salt_file: Path | None, runs: Path) -> int:
+def _withdraw(folder: Path, subject: str, salt_file: Path | None, runs: AnyPath) -> int:
     from deemo_jax.data import withdraw as consent
     from deemo_jax.data.pack import read_salt
     from deemo_jax.data.record import pseudonym
+    from deemo_jax.train.seen import who_saw
 
     if salt_file is None or not salt_file.exists():
         raise ConfigError(
@@ -182,7 +183,7 @@ def _withdraw(folder: Path, subject: str, salt_file: Path | None, runs: Path) ->
         )
     salt = read_salt(salt_file)
     # First what may be wrong with the runs: to withdraw is not to be cut short by it.
-    seen = consent.runs_that_saw(pseudonym(salt, "subject", subject), runs)
+    seen = who_saw(pseudonym(salt, "subject", subject), runs)
     clips = consent.withdraw(folder, subject, salt=salt)
     print(
         f"{clips} clips of {subject} are left out of {folder}; their bytes are in its "
@@ -190,10 +191,10 @@ def _withdraw(folder: Path, subject: str, salt_file: Path | None, runs: Path) ->
         f'"consent": "withdrawn" into the annotations; from other folders that were '
         f"packed of them, and from features, withdraw {subject} likewise (--output)."
     )
-    for run in seen:
-        print(f"seen by {run.describe()}")
+    for each in seen:
+        print(f"seen by {each.describe()}")
     if not seen:
-        print(f"no run in {runs} has seen them")
+        print(f"no run in {runs} has seen them, nor any export there")
     return DONE
 
 

@@ -163,8 +163,9 @@ VERBS: dict[str, Verb] = {
                  "the indexes of OUTPUT", default=""),
             _folder(
                 "runs",
-                "with --withdraw: the folder of runs to look for those that saw "
-                "SUBJECT; default: runs",
+                "with --withdraw: the folder, or gs://, of runs and exports to look "
+                "for those that saw SUBJECT; default: runs",
+                in_bucket=True,
                 required=False,
             ),
             Flag(name="purge", help="rewrite the shards of OUTPUT without those who "

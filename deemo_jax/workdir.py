@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from flax import nnx
@@ -42,6 +42,7 @@ from deemo_jax.models.lora import merge_lora
 from deemo_jax.storage import AnyPath
 from deemo_jax.train.frozen import check_towers, recognised
 from deemo_jax.train.initial import bases, initial_params
+from deemo_jax.train.ledger import handed_on, to_lines
 from deemo_jax.train.loop import Evaluate
 from deemo_jax.train.prepare import open_split, prepare_data, prepare_tokenizer
 from deemo_jax.train.seen import check_unseen
@@ -278,6 +279,11 @@ def export_run(
     facts = {(row.verdict, row.deidentification) for row in source}
     plain = nnx.eval_shape(lambda: DeemoLlama(run.config.model, rngs=nnx.Rngs(0)))
     params = base_params(run.model) if adapter else merge_lora(run.model)
+    # As in the card: runs are called by their last part, not by where they lie here.
+    ledger = [
+        dataclasses.replace(entry, run=PurePath(entry.run).name)
+        for entry in handed_on(run.workdir)
+    ]
     return export(
         nnx.merge(nnx.graphdef(plain), jax.device_get(params)),
         run.tokenizer,
@@ -298,6 +304,7 @@ def export_run(
                 for task in source.answered(run.config.data.tasks)
             },
             adapter="adapter" if adapter else "",
+            people=len({name for entry in ledger for name in entry.subjects}),
         ),
         taxonomy=source.taxonomy,
         batches=batches,
@@ -305,4 +312,5 @@ def export_run(
         verify=verify,
         max_new_tokens=run.config.evaluate.max_new_tokens,
         adapter=run.model if adapter else None,
+        ledger=to_lines(ledger),
     )

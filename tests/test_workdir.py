@@ -16,7 +16,9 @@ from deemo_jax.data import tasks
 from deemo_jax.data.pack import pack_folder
 from deemo_jax.export.adapter import WEIGHTS
 from deemo_jax.export.parity import ExportError
+from deemo_jax.train.ledger import read_ledger
 from deemo_jax.train.loop import train
+from deemo_jax.train.seen import who_saw
 from deemo_jax.train.step import make_model
 from deemo_jax.workdir import (
     evaluate_run,
@@ -153,6 +155,15 @@ def test_lora_is_exported_merged_or_apart(workdir, tmp_path):
     assert merged.keys() == base.keys()
     assert len(adapter) == 8  # two matrices of two projections of two layers
     assert not (tmp_path / "merged" / "adapter").exists()
+    (trained,) = read_ledger(workdir)
+    assert read_ledger(tmp_path / "merged") == [
+        dataclasses.replace(trained, run=workdir.name)
+    ]
+    for name in ("merged", "apart"):
+        card = (tmp_path / name / "README.md").read_text()
+        assert f"lists the {len(trained.subjects)} people" in card
+        [seen] = who_saw(trained.subjects[0], tmp_path / name)
+        assert seen.describe().endswith(f"whose parameters go back to {workdir.name}")
     for name, tensor in base.items():
         stem = "base_model.model." + name.removesuffix(".weight")
         if f"{stem}.lora_A.weight" in adapter:

@@ -28,6 +28,7 @@ class Card:
     results, nested likewise: groups of numbers, of which only the numbers are shown.
     `instructions` are the questions the model was trained on, by task. `adapter` is the
     folder beside the weights that holds what LoRA learned, where it is not in them.
+    `people` is the number of subjects in the `ledger.jsonl` beside the weights.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Card:
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     instructions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     adapter: str = ""
+    people: int = 0
 
 
 def write_card(
@@ -197,6 +199,14 @@ def _data(card: Card) -> str:
     versions = ", ".join(f"`{version}`" for version in card.deidentification)
     lines = ["## Data", "", f"Trained on `{card.data}`. {card.about_data}".strip()]
     lines += ["", f"De-identification of its records: {versions or 'not recorded'}."]
+    if card.people:
+        lines += [
+            "",
+            f"`ledger.jsonl` lists the {card.people} people that it, or what it began",
+            "with, was trained on, by pseudonyms that only the owner of their salt can",
+            "tell: so nobody of them is taken to judge it, and who takes consent back",
+            "is found. It may be left out where the weights are published.",
+        ]
     return "\n".join(lines)
 
 

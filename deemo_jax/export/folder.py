@@ -48,6 +48,7 @@ def export(
     verify: bool = True,
     max_new_tokens: int = 32,
     adapter: DeemoLlama | None = None,
+    ledger: str = "",
 ) -> Mapping[str, Any] | None:
     """Writes `model` as a Hugging Face folder that PyTorch runs.
 
@@ -62,7 +63,8 @@ def export(
     batch of noise), each row with up to `max_new_tokens` greedy tokens.
 
     `adapter` is `model` with LoRA, which is written for `peft`, into the folder that
-    `card.adapter` names.
+    `card.adapter` names. `ledger` is the text of a `ledger.jsonl` (`train.ledger`),
+    which lies beside the weights.
 
     Returns:
       What `parity.verify` measured, also written to `parity.json`; None if not run.
@@ -100,6 +102,8 @@ def export(
             shutil.copyfile(Path(__file__).with_name(name), partial / name)
         if taxonomy is not None:
             write_taxonomy(partial / "taxonomy.json", taxonomy)
+        if ledger:
+            (partial / "ledger.jsonl").write_text(ledger, encoding="utf-8")
         if adapter is not None:
             write_adapter(partial / card.adapter, adapter, base=output.name)
         licences = _copy_licences(card.started_from, partial / "licences")

@@ -1,4 +1,4 @@
-"""What a run writes about itself: config, environment, ledger, metrics, a bar."""
+"""What a run writes about itself: config, environment, metrics, a bar."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -33,6 +33,7 @@ from deemo_jax.distributed import is_first
 from deemo_jax.exits import DONE, exit_code_of
 from deemo_jax.spool import growing
 from deemo_jax.storage import AnyPath, in_bucket, write_whole
+from deemo_jax.train.ledger import LEDGER
 from deemo_jax.train.wandb_board import WandbBoard, wandb_is_asked_for
 
 # Settings that may change when a run is gone on with. A packed folder may have moved:
@@ -88,7 +89,7 @@ def adopt_config(config: Config, workdir: AnyPath) -> None:
         allowed = CHANGEABLE
         kept = any(workdir.glob(f"checkpoints/*/{MANIFEST}"))
         # Of what is kept on the hosts' own disks, the ledger alone knows here.
-        if not kept and not (workdir / "ledger.jsonl").exists():
+        if not kept and not (workdir / LEDGER).exists():
             allowed = rf"(?!{MADE_FROM}).*"
         if changed := differences(before, config, allowed):
             raise ConfigError(
@@ -126,55 +127,6 @@ def write_environment(workdir: AnyPath) -> None:
         },
     }
     write_whole(workdir / "environment.json", json.dumps(found, indent=2) + "\n")
-
-
-class Ledger:
-    """`ledger.jsonl`: which records, of whom, the kept steps of a run were trained on.
-
-    Its line has `data` (with a `manifest`), pseudonyms of `subjects`, and `steps`, the
-    first and the last that is in a checkpoint. A run that goes on from `start` goes on
-    in that line.
-
-    Raises:
-      ConfigError: if the steps before saw data of another manifest.
-    """
-
-    def __init__(
-        self,
-        workdir: AnyPath,
-        *,
-        data: Mapping[str, Any],
-        subjects: list[str],
-        start: int,
-    ):
-        self._path = workdir / "ledger.jsonl"
-        self._entry = {"data": dict(data), "subjects": subjects}
-        if start:
-            check_records(workdir, data["manifest"])
-
-    def enter(self, step: int) -> None:
-        """Writes that the steps up to `step` are kept; the first process does."""
-        if not is_first():
-            return
-        line = json.dumps(self._entry | {"steps": [1, step]})
-        write_whole(self._path, line + "\n")
-
-
-def check_records(workdir: AnyPath, manifest: str) -> None:
-    """Raises `ConfigError` if the kept steps of a run saw data of another manifest."""
-    for entry in read_ledger(workdir):
-        before = entry["data"]["manifest"]
-        if before != manifest:
-            raise ConfigError(
-                f"the steps up to {entry['steps'][1]} in {workdir} were trained on "
-                f"other records (manifest {before}, now {manifest}); give the old data "
-                f"back, or use a new --workdir with config.init_from"
-            )
-
-
-def read_ledger(workdir: AnyPath) -> list[dict[str, Any]]:
-    """The lines of a workdir's ledger, see `Ledger`; none where nothing is kept yet."""
-    return [json.loads(line) for line in _whole_lines(workdir / "ledger.jsonl")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

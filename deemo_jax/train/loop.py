@@ -25,11 +25,11 @@ from deemo_jax.train.explain import check_replication
 from deemo_jax.train.frozen import check_towers
 from deemo_jax.train.health import Health, UnsoundError
 from deemo_jax.train.initial import check_initial
+from deemo_jax.train.ledger import Ledger
 from deemo_jax.train.local_checkpoints import LocalCheckpoints, make_run_id
 from deemo_jax.train.lock import locked
 from deemo_jax.train.log import (
     Dispatched,
-    Ledger,
     Metrics,
     adopt_config,
     numbers,
@@ -214,6 +214,7 @@ def _run(
             },
             subjects=batches.subjects,
             start=start,
+            began_with=locate(config.init_from) if config.init_from else None,
         )
         write_config(config, workdir)
         train_step = make_train_step(config, mesh)

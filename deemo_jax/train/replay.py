@@ -13,7 +13,8 @@ from deemo_jax.config import Config, ConfigError, differences, read_stored
 from deemo_jax.distributed import first_alone
 from deemo_jax.sharding import check_rows, make_mesh, place
 from deemo_jax.storage import AnyPath
-from deemo_jax.train.log import CHANGEABLE, check_records, means, read_rows
+from deemo_jax.train.ledger import check_records
+from deemo_jax.train.log import CHANGEABLE, means, read_rows
 from deemo_jax.train.prepare import open_split, prepare_data, prepare_tokenizer
 from deemo_jax.train.start import first_state, make_batches
 from deemo_jax.train.step import make_train_step

@@ -1,12 +1,14 @@
 """Who a run was trained on, by earlier runs too: nobody of them may judge it."""
 
-import json
+from collections.abc import Iterable
+import dataclasses
+from pathlib import PurePosixPath
 
 from deemo_jax.config import Config, ConfigError
 from deemo_jax.data.shards import read_splits
 from deemo_jax.data.source import ShardSource
-from deemo_jax.storage import AnyPath, locate
-from deemo_jax.train.log import read_ledger
+from deemo_jax.storage import AnyPath, files_below, locate
+from deemo_jax.train.ledger import LEDGER, Trained, handed_on, read_ledger
 from deemo_jax.train.prepare import open_split
 
 NAMED = 3  # subjects that an error names
@@ -23,7 +25,8 @@ def check_beginning(config: Config, packed: AnyPath) -> None:
     """
     split = config.evaluate.split
     if config.init_from and (config.data.folds or split in read_splits(packed)[1]):
-        check_unseen(locate(config.init_from), open_split(config, packed, split))
+        source = open_split(config, packed, split)
+        _check(handed_on(locate(config.init_from)), source)
 
 
 def check_unseen(workdir: AnyPath, source: ShardSource) -> None:
@@ -35,33 +38,93 @@ def check_unseen(workdir: AnyPath, source: ShardSource) -> None:
     Raises:
       ConfigError: naming some of the subjects, and the run that saw them.
     """
+    trained = [
+        dataclasses.replace(entry, run=entry.run or str(workdir))
+        for entry in read_ledger(workdir)
+        if entry.run or entry.data["manifest"] != source.manifest
+    ]
+    _check(trained, source)
+
+
+def _check(trained: Iterable[Trained], source: ShardSource) -> None:
     subjects = {entry.subject for entry in source.entries}
-    for seen_by, entry in _trained_on(workdir):
-        own = seen_by == workdir and entry["data"]["manifest"] == source.manifest
-        both = sorted(subjects & set(entry["subjects"]))
-        if own or not both:
+    for entry in trained:
+        if not (both := sorted(subjects & set(entry.subjects))):
             continue
         more = f" and {len(both) - NAMED} more" if len(both) > NAMED else ""
         raise ConfigError(
             f"{len(both)} of {len(subjects)} subjects of {source.folder}, split "
-            f"{source.split!r}, are people that {seen_by} was trained on "
+            f"{source.split!r}, are people that {entry.run} was trained on "
             f"({', '.join(both[:NAMED])}{more}): evaluate on others, or begin with a "
             f"run that has the same splits and config.data.fold"
         )
 
 
-def _trained_on(workdir: AnyPath) -> list[tuple[AnyPath, dict]]:
-    """The ledgers' lines of a run, and of those that its parameters go back to."""
-    found: list[tuple[AnyPath, dict]] = []
-    known: set[str] = set()
-    while str(workdir) not in known:
-        known.add(str(workdir))
-        found += [(workdir, entry) for entry in read_ledger(workdir)]
-        path = workdir / "config.json"
-        if not (workdir / "checkpoints").is_dir() or not path.is_file():
-            break
-        began_with = json.loads(path.read_bytes()).get("init_from")
-        if not began_with:
-            break
-        workdir = locate(began_with)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A folder of parameters that were trained on a subject.
+
+    `trained` is the ledger's line that says so, the folder's own before those of runs
+    that it began with, and None where a damaged ledger cannot tell. `checkpoints` are
+    the steps that are left of a run; `exported`, whether it is a folder for PyTorch.
+    """
+
+    folder: AnyPath
+    trained: Trained | None
+    checkpoints: tuple[int, ...]
+    exported: bool
+
+    def describe(self) -> str:
+        """A line for people."""
+        if self.trained is None:
+            how = ", perhaps (its ledger is damaged)"
+        elif self.trained.run:
+            how = f", whose parameters go back to {self.trained.run}"
+        else:
+            how = f" in steps 1 to {self.trained.steps[1]}"
+        if self.exported:
+            return f"{self.folder}{how}"
+        kept = ", ".join(map(str, self.checkpoints)) or "none is left"
+        return f"{self.folder}{how}; checkpoints: {kept}"
+
+
+def who_saw(subject: str, runs: AnyPath) -> list[Seen]:
+    """The runs and exported folders below a folder that were trained on a subject.
+
+    `subject` is the pseudonym. Those that began with the parameters of such a run are
+    among them, and those that began with theirs; so are those whose ledger is damaged.
+
+    Raises:
+      ConfigError: the folder is not there.
+    """
+    if not runs.is_dir():
+        raise ConfigError(
+            f"--runs is {runs}, where no folder is: give the one that has the "
+            "--workdir of your runs in it, an empty one if nothing was trained"
+        )
+    files = [PurePosixPath(name) for name in files_below(runs)]
+    steps: dict[PurePosixPath, set[int]] = {}
+    for parts in (file.parts for file in files):
+        for place, part in enumerate(parts[:-1]):
+            if part == "checkpoints" and parts[place + 1].isdigit():
+                run = PurePosixPath(*parts[:place])
+                steps.setdefault(run, set()).add(int(parts[place + 1]))
+    exports = {file.parent for file in files if file.name == "generation_config.json"}
+    found = []
+    for place in (file.parent for file in files if file.name == LEDGER):
+        folder = runs / place
+        seen = Seen(
+            folder=folder,
+            trained=None,
+            checkpoints=tuple(sorted(steps.get(place, ()))),
+            exported=place in exports,
+        )
+        try:
+            trained = [e for e in read_ledger(folder) if subject in e.subjects]
+        except ConfigError:
+            found.append(seen)
+            continue
+        if trained:
+            trained.sort(key=lambda entry: bool(entry.run))
+            found.append(dataclasses.replace(seen, trained=trained[0]))
     return found

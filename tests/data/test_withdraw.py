@@ -1,10 +1,9 @@
-"""Who takes consent back is out of the data, and the runs that saw them are known."""
+"""Who takes consent back is out of the data."""
 
 import json
 
 import pytest
 
-from deemo_jax.config import ConfigError
 from deemo_jax.data import integrity, tfds
 from deemo_jax.data.pack import read_salt
 from deemo_jax.data.record import pseudonym
@@ -18,7 +17,7 @@ from deemo_jax.data.shards import (
 )
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.splits import assign_splits
-from deemo_jax.data.withdraw import purge, runs_that_saw, withdraw
+from deemo_jax.data.withdraw import purge, withdraw
 from tests.data.conftest import clip
 
 SALT = bytes(range(32))
@@ -176,80 +175,6 @@ def test_packed_again_they_stay_out(tmp_path):
     assert [(r.clip_id, r.reason) for r in refused] == [
         ("b1", "the consent is withdrawn")
     ]
-
-
-def run(folder, name, subjects=(), steps=4, init_from="", checkpoints=(2, 4)):
-    workdir = folder / name
-    workdir.mkdir(parents=True)
-    for step in checkpoints:
-        (workdir / "checkpoints" / str(step)).mkdir(parents=True)
-    (workdir / "run_id").write_text("1\n")
-    (workdir / "config.json").write_text(json.dumps({"init_from": init_from}))
-    entry = {"data": {}, "subjects": list(subjects), "steps": [1, steps]}
-    (workdir / "ledger.jsonl").write_text(json.dumps(entry) + "\n")
-    return workdir
-
-
-def test_runs_that_saw_a_subject_are_found_and_those_that_began_with_them(tmp_path):
-    align = run(tmp_path, "align", [of("anna"), of("bert")])
-    other = run(tmp_path, "deep/other", [of("anna")], checkpoints=())
-    tune = run(tmp_path, "0_tune", [of("cleo")], init_from=str(align))
-    run(tmp_path, "cleos", [of("cleo")], init_from=str(other))
-    full = run(tmp_path, "0_full", [of("cleo")], init_from=str(tune))
-    found = {each.workdir: each for each in runs_that_saw(of("bert"), tmp_path)}
-    assert set(found) == {align, tune, full}
-    assert found[align].describe() == f"{align} in steps 1 to 4; checkpoints: 2, 4"
-    assert found[full].began_with == tune
-    assert [each.workdir for each in runs_that_saw(of("anna"), tmp_path)][:1] == [align]
-    assert runs_that_saw(of("dora"), tmp_path) == []
-
-
-def test_a_path_counts_from_wherever_the_run_was_started(tmp_path, monkeypatch):
-    align = run(tmp_path, "runs/align", [of("anna")])
-    tune = run(tmp_path, "runs/deep/tune", [of("cleo")], init_from="runs/align")
-    for here in (tmp_path, tmp_path / "runs" / "deep"):
-        monkeypatch.chdir(here)
-        found = {each.workdir for each in runs_that_saw(of("anna"), tmp_path / "runs")}
-        assert found == {align, tune}
-    lost = run(tmp_path, "runs/lost", [of("cleo")], init_from="gone/align")
-    after = run(tmp_path, "runs/after", [of("cleo")], init_from=str(lost))
-    found = {
-        each.workdir: each for each in runs_that_saw(of("dora"), tmp_path / "runs")
-    }
-    assert set(found) == {lost, after}
-    assert found[lost].describe() == (
-        f"{lost}, perhaps (it began with gone/align, which is not to be found); "
-        "checkpoints: 2, 4"
-    )
-
-
-def test_of_a_damaged_ledger_the_worst_is_assumed(tmp_path):
-    torn = run(tmp_path, "torn", [of("cleo")])
-    began = run(tmp_path, "began", [of("cleo")], init_from=str(torn))
-    ledger = torn / "ledger.jsonl"
-    ledger.write_text(ledger.read_text() + '{"data": {}, "subj')
-    found = {each.workdir: each for each in runs_that_saw(of("anna"), tmp_path)}
-    assert set(found) == {torn, began}
-    assert "torn, perhaps (its ledger is torn)" in found[torn].describe()
-    found = {each.workdir: each for each in runs_that_saw(of("cleo"), tmp_path)}
-    assert "torn in steps 1 to 4" in found[torn].describe()
-    (began / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="config.json, which says .* is damaged"):
-        runs_that_saw(of("anna"), tmp_path)
-    with pytest.raises(ConfigError, match="--runs is .*nowhere, where no folder is"):
-        runs_that_saw(of("anna"), tmp_path / "nowhere")
-
-
-def test_what_a_run_writes_is_what_is_looked_for(tmp_path, folder):
-    """The ledger of a run has the pseudonyms of the records' subjects."""
-    from deemo_jax.train.log import Ledger
-
-    source = ShardSource(folder, "train")
-    subjects = sorted({entry.subject for entry in source.entries})
-    data = {"name": "tiny", "split": "train", "manifest": source.manifest, "records": 9}
-    Ledger(tmp_path, data=data, subjects=subjects, start=0).enter(3)
-    [seen] = runs_that_saw("subject1", tmp_path)
-    assert (seen.workdir, seen.steps, seen.checkpoints) == (tmp_path, 3, ())
 
 
 def test_the_salt_is_that_of_the_owner(tmp_path):

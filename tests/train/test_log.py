@@ -12,7 +12,6 @@ from deemo_jax.chips import CHIPS
 from deemo_jax.config import ConfigError, MeshConfig, from_dict
 from deemo_jax.train.log import (
     Dispatched,
-    Ledger,
     Metrics,
     adopt_config,
     numbers,
@@ -167,38 +166,6 @@ def test_a_damaged_config_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ConfigError, match=r"config.json .*config.seed is missing"):
         adopt_config(small_config(), tmp_path)
-
-
-def ledger(workdir):
-    lines = (workdir / "ledger.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def start_ledger(workdir, start=0, manifest="abc") -> Ledger:
-    return Ledger(
-        workdir, data={"manifest": manifest}, subjects=["s1", "s2"], start=start
-    )
-
-
-def test_the_ledger_says_which_subjects_the_kept_steps_saw(tmp_path):
-    begun = start_ledger(tmp_path)
-    assert not (tmp_path / "ledger.jsonl").exists()  # no step is kept
-    begun.enter(10)
-    begun.enter(20)
-    start_ledger(tmp_path, start=20).enter(30)  # killed after 20, resumed
-    [entry] = ledger(tmp_path)
-    assert entry["steps"] == [1, 30]
-    assert entry["subjects"] == ["s1", "s2"]
-    start_ledger(tmp_path, manifest="other").enter(10)  # nothing was kept
-    [entry] = ledger(tmp_path)
-    assert entry["data"] == {"manifest": "other"}
-
-
-def test_other_records_are_refused_in_the_middle_of_a_run(tmp_path):
-    start_ledger(tmp_path).enter(20)
-    with pytest.raises(ConfigError, match=r"steps up to 20 .*manifest abc, now other"):
-        start_ledger(tmp_path, start=20, manifest="other")
-    assert ledger(tmp_path)[0]["steps"] == [1, 20]
 
 
 def test_the_environment_is_written_down(tmp_path):

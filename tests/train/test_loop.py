@@ -17,6 +17,7 @@ from deemo_jax.config import ConfigError
 from deemo_jax.data.loader import Batches
 from deemo_jax.train import loop
 from deemo_jax.train.health import UnsoundError
+from deemo_jax.train.ledger import handed_on, read_ledger
 from deemo_jax.train.loop import train
 from deemo_jax.train.preemption import Preempted
 from tests.small import small_config
@@ -213,6 +214,9 @@ def test_a_run_may_begin_with_another_ones_parameters(straight, configure, tmp_p
     config = configure(init_from=str(workdir), train__steps=1)
     train(config, tmp_path / "second")
     assert losses(tmp_path / "second")[0] != losses(workdir)[0]
+    [theirs, own] = read_ledger(tmp_path / "second")
+    assert [theirs] == handed_on(workdir)
+    assert theirs.subjects == own.subjects
     config = configure(
         init_from=str(workdir), train__steps=1, optimizer__learning_rate=0.0
     )

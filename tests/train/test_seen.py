@@ -1,12 +1,14 @@
 """Nobody that a run was trained on, by whatever way, judges it."""
 
-import json
+import shutil
 
 import pytest
 
 from deemo_jax.config import ConfigError
 from deemo_jax.data.source import ShardSource
-from deemo_jax.train.seen import check_beginning, check_unseen
+from deemo_jax.storage import locate
+from deemo_jax.train.ledger import LEDGER, Ledger, handed_on, to_lines
+from deemo_jax.train.seen import check_beginning, check_unseen, who_saw
 from tests.small import small_config
 
 
@@ -15,13 +17,19 @@ def held_out(corpus):
     return ShardSource(corpus, "test")
 
 
-def run(folder, subjects=(), *, init_from="", manifest="of others"):
+def run(folder, subjects=(), *, init_from=None, manifest="of others", checkpoints=()):
     """A workdir that was trained on subjects, as far as its lists say so."""
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"init_from": str(init_from)}))
-    entry = {"data": {"manifest": manifest}, "subjects": list(subjects)}
-    line = json.dumps(entry | {"steps": [1, 9]})
-    (folder / "ledger.jsonl").write_text(line + "\n")
+    for step in checkpoints:
+        (folder / "checkpoints" / str(step)).mkdir(parents=True)
+        (folder / "checkpoints" / str(step) / "state").write_text("")
+    folder.mkdir(parents=True, exist_ok=True)
+    Ledger(
+        folder,
+        data={"manifest": manifest},
+        subjects=subjects,
+        start=0,
+        began_with=init_from,
+    ).enter(9)
     return folder
 
 
@@ -49,9 +57,15 @@ def test_whom_an_earlier_run_saw_are_seen(held_out, tmp_path):
         check_unseen(third, held_out)
 
 
-def test_runs_that_name_each_other_end(held_out, tmp_path):
-    run(tmp_path / "a", init_from=tmp_path / "b")
-    check_unseen(run(tmp_path / "b", init_from=tmp_path / "a"), held_out)
+def test_whom_an_exported_folder_was_trained_on_are_seen(held_out, tmp_path):
+    first = run(tmp_path / "first", names(held_out))
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    (exported / LEDGER).write_text(to_lines(handed_on(first)))
+    shutil.rmtree(first)
+    tuned = run(tmp_path / "tuned", ["somebody"], init_from=exported)
+    with pytest.raises(ConfigError, match=f"people that {first} was trained on"):
+        check_unseen(tuned, held_out)
 
 
 def test_the_very_records_that_a_run_was_trained_on_may_be_asked_for(
@@ -81,3 +95,61 @@ def test_a_run_is_not_begun_that_could_not_be_evaluated(corpus, held_out, tmp_pa
         except ConfigError:
             refused += 1
     assert refused == len(names(held_out))
+
+
+def test_a_run_is_not_begun_that_would_be_judged_by_what_the_first_was_trained_on(
+    corpus, held_out, tmp_path
+):
+    """These may be asked for of the run itself, and of no later one."""
+    own = run(tmp_path / "own", names(held_out), manifest=held_out.manifest)
+    check_unseen(own, held_out)
+    with pytest.raises(ConfigError, match=f"people that {own} was trained on"):
+        check_beginning(small_config(init_from=str(own)), corpus)
+
+
+def test_who_saw_a_subject_is_found_and_what_began_with_it(tmp_path):
+    align = run(tmp_path / "align", ["anna", "bert"], checkpoints=(2, 4))
+    other = run(tmp_path / "deep" / "other", ["anna"])
+    tune = run(tmp_path / "0_tune", ["cleo"], init_from=align, checkpoints=(9,))
+    run(tmp_path / "cleos", ["cleo"], init_from=other)
+    full = run(tmp_path / "0_full", ["bert"], init_from=tune)
+    found = {each.folder: each.describe() for each in who_saw("bert", tmp_path)}
+    assert found == {
+        align: f"{align} in steps 1 to 9; checkpoints: 2, 4",
+        tune: f"{tune}, whose parameters go back to {align}; checkpoints: 9",
+        full: f"{full} in steps 1 to 9; checkpoints: none is left",
+    }
+    assert [each.folder for each in who_saw("anna", tmp_path)] == [
+        full, tune, align, tmp_path / "cleos", other,
+    ]  # fmt: skip
+    assert who_saw("dora", tmp_path) == []
+    with pytest.raises(ConfigError, match="--runs is .*nowhere, where no folder is"):
+        who_saw("anna", tmp_path / "nowhere")
+
+
+def test_of_a_damaged_ledger_the_worst_is_assumed(tmp_path):
+    torn = run(tmp_path / "torn", ["cleo"], checkpoints=(4,))
+    began = run(tmp_path / "began", ["dora"], init_from=torn)
+    (torn / LEDGER).write_text((torn / LEDGER).read_text()[:-9])
+    [seen] = who_saw("anna", tmp_path)
+    assert seen.describe() == (
+        f"{torn}, perhaps (its ledger is damaged); checkpoints: 4"
+    )
+    assert {each.folder for each in who_saw("cleo", tmp_path)} == {torn, began}
+
+
+def test_runs_in_a_bucket_are_looked_through(bucket, tmp_path):
+    top = locate(f"{bucket}/{tmp_path.name}")
+    align = run(top / "align", ["anna"], checkpoints=(2, 10))
+    run(top / "others", ["bert"])
+    [seen] = who_saw("anna", top)
+    assert seen.describe() == f"{align} in steps 1 to 9; checkpoints: 2, 10"
+
+
+def test_what_a_run_writes_is_what_is_looked_for(corpus, tmp_path):
+    """The ledger of a run has the pseudonyms of the records' subjects."""
+    source = ShardSource(corpus, "train")
+    subject = names(source)[0]
+    run(tmp_path / "run", names(source), manifest=source.manifest)
+    [seen] = who_saw(subject, tmp_path)
+    assert seen.folder == tmp_path / "run"
