@@ -23,6 +23,7 @@ TICK = Fraction(1, 90_000)  # seconds; 24, 25, 29.97, 30, 50 and 60 fps are exac
 HALF_TICK = 1e-4  # seconds; times that differ by less are one moment
 # Without cpu-independent, one process gave two encodings of the same frames.
 H264 = {"preset": "veryfast", "crf": "20", "x264-params": "cpu-independent=1"}
+FLAC = {"channels": 1, "subtype": "PCM_16", "format": "FLAC"}
 BIT_EXACT = {"fflags": "+bitexact", "movflags": "+faststart"}
 RE_ENCODE = "copy it again from its source, or re-encode it (ffmpeg -i IN OUT.mp4)"
 
@@ -77,9 +78,7 @@ def probe(path: Path) -> MediaInfo:
         has_video = video is not None and ends[video.index] > 0
         height, width = 0, 0
         if has_video:
-            for _, rgb in iter_frames(path):
-                height, width = rgb.shape[:2]
-                break
+            height, width = next((f.shape[:2] for _, f in iter_frames(path)), (0, 0))
         return MediaInfo(
             has_video=has_video,
             has_audio=audio is not None and ends[audio.index] > 0,
@@ -145,11 +144,19 @@ def frame_times(path: Path) -> list[float]:
 def read_audio(
     path: Path, start: float = 0.0, end: float | None = None
 ) -> Float[np.ndarray, " N"] | None:
-    """The sound from `start` to `end` seconds of the media: float32, 16 kHz, mono.
+    """The sound that `iter_audio` streams, whole; None where it yields nothing."""
+    blocks = list(iter_audio(path, start, end))
+    return np.concatenate(blocks) if blocks else None
 
-    Channels are averaged. Sample 0 is at `start`: where the track begins later, or has
-    a gap, there is silence. None if the file has no audio track, or none of it lies in
-    between.
+
+def iter_audio(
+    path: Path, start: float = 0.0, end: float | None = None
+) -> Iterator[Float[np.ndarray, " N"]]:
+    """Streams the sound from `start` to `end` seconds of the media, 16 kHz, mono.
+
+    Channels are averaged, to float32. The first sample is at `start`: where the track
+    begins later, or has a gap, there is silence. A file without audio track, or of
+    which none lies in between, yields nothing.
 
     Raises:
         MediaError: it cannot be decoded.
@@ -159,44 +166,45 @@ def read_audio(
     with _opened(path) as container:
         stream = _stream(container, "audio")
         if stream is None:
-            return None
+            return
         origin = (container.start_time or 0) / MICROSECONDS
         if start > 0.5:  # codecs need what lies before a moment to render it
             container.seek(int((start - 0.5 + origin) * MICROSECONDS))
-        pieces: list[np.ndarray] = []
-        first, expected = None, 0.0
-        resampler, resampled = av.AudioResampler(format="fltp", rate=SAMPLE_RATE), None
+        skip, left = 0, None if end is None else round((end - start) * SAMPLE_RATE)
+        expected, resampled = 0.0, None
+        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
 
-        def resample(frame: av.AudioFrame | None) -> None:
-            for out in resampler.resample(frame):
-                pieces.append(out.to_ndarray().mean(axis=0))
+        def between(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            nonlocal skip, left
+            for block in blocks:
+                skip, block = max(0, skip - len(block)), block[skip:][:left]
+                left = None if left is None else left - len(block)
+                if len(block):
+                    yield block
+
+        def resample(frame: av.AudioFrame | None) -> list[np.ndarray]:
+            return [out.to_ndarray().mean(axis=0) for out in resampler.resample(frame)]
 
         for frame in container.decode(stream):
             time = (expected + origin if frame.time is None else frame.time) - origin
             if end is not None and time >= end + 0.1:
                 break
-            if first is None:
-                first = expected = time
             kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-            if resampled not in (None, kind):  # a resampler takes one kind of frame
-                resample(None)
+            if resampled is None:
+                late = round((time - start) * SAMPLE_RATE)
+                skip, expected = max(0, -late), time
+                yield from between([np.zeros(max(0, late), np.float32)])
+            elif resampled != kind:  # a resampler takes one kind of frame
+                yield from between(resample(None))
                 resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
             resampled = kind
             if (gap := time - expected) > 0.05:
-                pieces.append(np.zeros(round(gap * SAMPLE_RATE), np.float32))
+                yield from between([np.zeros(round(gap * SAMPLE_RATE), np.float32)])
                 expected += gap
             expected += frame.samples / frame.sample_rate
-            resample(frame)
-        if first is None:
-            return None
-        resample(None)
-    waveform = np.concatenate(pieces)
-    skip = round((start - first) * SAMPLE_RATE)
-    if skip < 0:
-        waveform = np.concatenate([np.zeros(-skip, np.float32), waveform])
-    length = None if end is None else round((end - start) * SAMPLE_RATE)
-    waveform = waveform[max(0, skip) :][:length]
-    return waveform if len(waveform) else None
+            yield from between(resample(frame))
+        if resampled is not None:
+            yield from between(resample(None))
 
 
 def write_video(
@@ -239,16 +247,22 @@ def write_video(
         _mux(out, stream.encode(None), durations)
 
 
-def write_audio(path: Path, waveform: Float[np.ndarray, " N"]) -> None:
-    """Writes a waveform at 16 kHz as FLAC (mono, 16 bit), whole or not at all.
+def write_audio(
+    path: Path, sound: Float[np.ndarray, " N"] | Iterable[Float[np.ndarray, " N"]]
+) -> None:
+    """Writes 16 kHz sound, whole or in pieces, as FLAC (mono, 16 bit).
 
-    Values beyond -1 … 1 are clipped.
+    The file appears whole or not at all. Values beyond -1 … 1 are clipped.
     """
     import soundfile
 
-    with _beside(path) as partial:
-        clipped = np.clip(waveform, -1.0, 1.0)
-        soundfile.write(partial, clipped, SAMPLE_RATE, "PCM_16", format="FLAC")
+    pieces = [sound] if isinstance(sound, np.ndarray) else sound
+    with (
+        _beside(path) as partial,
+        soundfile.SoundFile(partial, "w", SAMPLE_RATE, **FLAC) as file,
+    ):
+        for piece in pieces:
+            file.write(np.clip(piece, -1.0, 1.0))
 
 
 def mux(video: Path, audio: Path, output: Path) -> None:

@@ -10,6 +10,7 @@ import soundfile
 from deemo_jax.media import (
     MediaError,
     frame_times,
+    iter_audio,
     iter_frames,
     mux,
     probe,
@@ -270,6 +271,28 @@ def test_late_sound_and_gaps_are_silent(tmp_path):
     expected = np.zeros(60, bool)
     expected[[*range(20, 30), *range(50, 60)]] = True
     np.testing.assert_array_equal(loud, expected)
+
+
+def test_sound_is_streamed_in_small_blocks_and_written_in_any(tmp_path):
+    whole = np.random.default_rng(0).uniform(-0.9, 0.9, 50_000).astype(np.float32)
+    write_audio(tmp_path / "a.flac", whole)
+    write_audio(tmp_path / "b.flac", iter(np.split(whole, [1, 1, 777, 40_000])))
+    assert (tmp_path / "a.flac").read_bytes() == (tmp_path / "b.flac").read_bytes()
+    for window in ((0.0, None), (0.5, 2.2), (3.0, 9.0), (0.7, 0.70001), (4.0, 5.0)):
+        blocks = list(iter_audio(tmp_path / "a.flac", *window))
+        read = read_audio(tmp_path / "a.flac", *window)
+        assert (read is None) == (not blocks)
+        if read is not None:
+            np.testing.assert_array_equal(np.concatenate(blocks), read)
+            assert 0 < min(map(len, blocks)) <= max(map(len, blocks)) < 10_000
+
+    def torn():
+        yield whole
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_audio(tmp_path / "c.flac", torn())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.flac", "b.flac"]
 
 
 def test_mux_joins_pictures_and_sound_cut_to_them(tmp_path):

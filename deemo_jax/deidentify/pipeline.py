@@ -12,22 +12,23 @@ from deemo_jax.annotation import Annotation, Refusal
 from deemo_jax.clip import Clip, DeidentifiedClip, file_digest
 from deemo_jax.deidentify.faces import FaceDetector, found_again
 from deemo_jax.deidentify.masks import paint
+from deemo_jax.deidentify.pieces import in_pieces
 from deemo_jax.deidentify.settings import Settings
 from deemo_jax.deidentify.tracks import Moment, bridge
-from deemo_jax.deidentify.voice import anonymise
+from deemo_jax.deidentify.voice import another_voice
 from deemo_jax.deidentify.words import REDACTED, reworded
 from deemo_jax.media import (
     MediaError,
     MediaInfo,
+    iter_audio,
     iter_frames,
     probe,
-    read_audio,
     write_audio,
     write_video,
 )
 from deemo_jax.workers import in_threads
 
-VERSION = "4"  # a change of methods or their settings counts up
+VERSION = "5"  # a change of methods or their settings counts up
 # Pixels of the network in the shorter side of a mask; with 64, masked faces were found
 # that are none with more.
 ENOUGH = 128
@@ -128,13 +129,13 @@ def deidentify_clip(
         write_video(video, masked())
         files["video"] = video
         faces = counts | faces_left(video, found, detector, every=settings.audit.every)
-    waveform = read_audio(media, start, end)
-    if waveform is not None:
-        write_audio(audio, anonymise(waveform, settings.voice))
+    sound = _first_known(in_pieces(iter_audio(media, start, end)))
+    if sound is not None:
+        write_audio(audio, map(another_voice(settings.voice), sound))
         files["audio"] = audio
     annotation, words = reworded(
         annotation,
-        waveform,
+        in_pieces(iter_audio(media, start, end)),
         settings.words,
         threads=threads,
         progress=progress

@@ -1,6 +1,6 @@
 """What is said, and where: Whisper on the original voice; words two texts differ in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import functools
 from importlib import util
 from pathlib import Path
@@ -18,7 +18,7 @@ SPEECH = 0.3  # probability above which it is taken for speech
 
 
 def transcribe(
-    waveform: Float[np.ndarray, " N"],
+    sound: Float[np.ndarray, " N"] | Iterable[Float[np.ndarray, " N"]],
     *,
     model: str = "",
     threads: int = 1,
@@ -31,7 +31,8 @@ def transcribe(
     speech is left out, since Whisper writes words for silence too.
 
     Args:
-        waveform: samples in -1 to 1.
+        sound: samples in -1 to 1, or pieces of them that are cut between words. The
+            language is that of the first piece in which somebody speaks.
         model: a folder of CTranslate2 weights; "" is `weights_path`, English alone.
         threads: that compute.
         progress: called with the seconds that are done.
@@ -39,20 +40,25 @@ def transcribe(
     Raises:
         ValueError: `faster-whisper` or the weights are missing, or they are no Whisper.
     """
-    segments, _ = _whisper(model, threads).transcribe(
-        waveform.astype(np.float32),
-        beam_size=5,
-        temperature=0.0,
-        condition_on_previous_text=False,  # or one slip is repeated to the end
-        vad_filter=True,
-    )
-    words, seconds = [], len(waveform) / SAMPLE_RATE
-    for segment in segments:
-        words.append(segment.text.strip())
+    words, before, language = [], 0.0, None
+    for waveform in [sound] if isinstance(sound, np.ndarray) else sound:
+        segments, found = _whisper(model, threads).transcribe(
+            waveform.astype(np.float32),
+            language=language,
+            beam_size=5,
+            temperature=0.0,
+            condition_on_previous_text=False,  # or one slip is repeated to the end
+            vad_filter=True,
+        )
+        seconds = len(waveform) / SAMPLE_RATE
+        for segment in segments:
+            words.append(segment.text.strip())
+            language = found.language
+            if progress is not None:
+                progress(before + min(segment.end, seconds))
+        before += seconds
         if progress is not None:
-            progress(min(segment.end, seconds))
-    if progress is not None:
-        progress(seconds)
+            progress(before)
     return " ".join(words)
 
 

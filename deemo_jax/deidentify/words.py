@@ -1,6 +1,6 @@
 """A clip's words: written down where nobody did, then redacted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import dataclasses
 
 from jaxtyping import Float
@@ -52,7 +52,7 @@ def check_redactable(annotation: Annotation, settings: Words) -> None:
 
 def reworded(
     annotation: Annotation,
-    waveform: Float[np.ndarray, " N"] | None,
+    sound: Iterable[Float[np.ndarray, " N"]],
     settings: Words,
     *,
     threads: int = 1,
@@ -65,7 +65,8 @@ def reworded(
 
     Args:
         annotation: as people gave it.
-        waveform: the original voice, 16 kHz.
+        sound: pieces of the original voice, 16 kHz; none, if there is none. They are
+            taken only where a transcript is to be made.
         settings: as `installed` returns them.
         threads: that transcribe.
         progress: called with the seconds that are transcribed.
@@ -76,9 +77,9 @@ def reworded(
     """
     said = annotation.transcript
     counts: dict[str, int] = dict.fromkeys((*redaction.TYPES, "transcribed"), 0)
-    if said is None and waveform is not None and settings.transcribe:
+    if said is None and settings.transcribe:
         heard = transcript.transcribe(
-            waveform, model=settings.model, threads=threads, progress=progress
+            sound, model=settings.model, threads=threads, progress=progress
         )
         said = heard or None
         counts["transcribed"] = int(bool(heard))

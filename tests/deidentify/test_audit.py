@@ -14,7 +14,7 @@ from deemo_jax.deidentify.faces import FaceDetector
 from deemo_jax.deidentify.masks import paint
 from deemo_jax.deidentify.settings import Audit, Mask, Voice
 from deemo_jax.deidentify.verdicts import judge
-from deemo_jax.deidentify.voice import anonymise
+from deemo_jax.deidentify.voice import another_voice
 from deemo_jax.media import iter_frames, write_audio, write_video
 
 SMALL = Audit(longest_side=352)
@@ -210,7 +210,7 @@ def heard(tmp_path, speech):
 
 
 def test_a_voice_is_listened_to(heard, speech):
-    figures = heard(anonymise(speech, Voice()))
+    figures = heard(another_voice(Voice())(speech))
     assert judge(figures, SMALL, {}) == ("passed", ())
     figures = heard(speech)
     assert figures.voice > 0.95

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from deemo_jax.deidentify.drift import drift
+from deemo_jax.deidentify.drift import draw, drift
 from deemo_jax.deidentify.transcript import transcribe, word_errors
 from deemo_jax.deidentify.vocoder import put_together, take_apart
 
@@ -20,6 +20,21 @@ def test_it_depends_on_the_generator_alone(speech):
     np.random.seed(1)
     np.testing.assert_array_equal(first, drawn(piece))
     assert np.corrcoef(first, drawn(piece, 1))[0, 1] < 0.5
+
+
+def test_pieces_of_an_utterance_have_one_voice(speech):
+    """What comes and goes within it is drawn anew for each."""
+    rng = np.random.default_rng(0)
+    voice = draw(rng)
+    pieces = [drift(speech, rng, voice) for _ in range(3)]
+    others = [drift(speech, rng) for _ in range(6)]
+    assert not np.allclose(pieces[0], pieces[1])
+
+    def centres(waves):
+        pitches = (take_apart(wave).pitch for wave in waves)
+        return [np.log(np.median(pitch[pitch > 0])) for pitch in pitches]
+
+    assert np.std(centres(pieces)) < 0.05 < np.std(centres(others))
 
 
 def test_level_stays_and_nothing_clips(speech):

@@ -53,7 +53,7 @@ def test_a_voice_that_is_recognised_fails_and_is_drawn_again(
     annotate(raw, {"voice": {"media": "voice.flac"}})
     settings = Settings(words=Words(transcribe=False))
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "anonymise", lambda waveform, voice: waveform)
+        patch.setattr(pipeline, "another_voice", lambda voice: lambda wave: wave)
         summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
     assert summary.verdicts == {"failed": 1}
     assert re.search(
@@ -89,5 +89,5 @@ def test_pictures_and_voice_must_both_pass(
     [clip], _ = read_deidentified(output)
     assert clip.audit["voice"] < settings.audit.voice
     again = output.with_name("again")
-    monkeypatch.setattr(pipeline, "anonymise", lambda waveform, voice: waveform)
+    monkeypatch.setattr(pipeline, "another_voice", lambda voice: lambda wave: wave)
     assert deidentify_folder(raw, again, settings=settings).verdicts == {"failed": 1}

@@ -1,6 +1,7 @@
 """Real speech is written down; silence and noise are not; errors are counted."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,32 @@ def test_real_speech_is_written_down(speech):
     assert told == sorted(told)
     assert told[-1] == 4.0
     assert transcribe(speech) == words
+
+
+def test_pieces_are_written_down_one_after_another(speech):
+    silence, told = np.zeros(48_000, np.float32), []
+    pieces = iter([silence, speech, silence, speech])
+    words = transcribe(pieces, progress=told.append)
+    assert words == f"{transcribe(speech)} {transcribe(speech)}"
+    assert told == sorted(told)
+    assert told[-1] == 14.0
+
+
+def test_the_first_who_speaks_tells_the_language(speech, monkeypatch):
+    """A piece in which nobody speaks does not, and no piece takes it anew."""
+    asked = []
+
+    class Whisper:
+        def transcribe(self, waveform, *, language, **kwargs):
+            asked.append(language)
+            found = SimpleNamespace(language=language or "nl")
+            said = SimpleNamespace(text=" ja", end=1.0)
+            return [said] if waveform.any() else [], found
+
+    monkeypatch.setattr(room, "_whisper", lambda model, threads: Whisper())
+    silence = np.zeros(16_000, np.float32)
+    assert transcribe([silence, speech, silence, speech]) == "ja ja"
+    assert asked == [None, None, "nl", "nl"]
 
 
 def test_speech_is_found_where_it_is(speech):

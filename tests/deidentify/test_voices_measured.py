@@ -22,7 +22,7 @@ from deemo_jax.deidentify.settings import Audit, Voice
 from deemo_jax.deidentify.speakers import SpeakerVerifier
 from deemo_jax.deidentify.transcript import transcribe, word_errors
 from deemo_jax.deidentify.vocoder import take_apart
-from deemo_jax.deidentify.voice import anonymise
+from deemo_jax.deidentify.voice import another_voice
 from deemo_jax.media import read_audio
 
 SPEECH = Path("/usr/share/asterisk/sounds")
@@ -96,7 +96,7 @@ def row(name: str, clear: dict, sentences: list) -> dict[str, float]:
     voice = VOICES[name]
     wrong = total = 0
     for words, wave in sentences * DRAWS:
-        errors, count = word_errors(words, transcribe(anonymise(wave, voice)))
+        errors, count = word_errors(words, transcribe(another_voice(voice)(wave)))
         wrong, total = wrong + errors, total + count
     print(f"\n{name}: {wrong} of {total} words are wrong", flush=True)
     draws = [measured(voice, clear) for _ in range(VOICE_DRAWS - 1)]
@@ -115,7 +115,7 @@ def measured(
     """Attacks on one draw of every utterance, its prosody, and how long it took."""
     begin = time.process_time()
     changed = {
-        speaker: [anonymise(wave, voice) for wave in waves]
+        speaker: [another_voice(voice)(wave) for wave in waves]
         for speaker, waves in clear.items()
     }
     spent = time.process_time() - begin
@@ -175,7 +175,7 @@ def test_an_unchanged_voice_is_more_like_itself_than_the_threshold(clear):
     }
     for method, voice in VOICES.items():
         found[method] = [
-            one @ embed(anonymise(wave, voice))
+            one @ embed(another_voice(voice)(wave))
             for name, waves in clear.items()
             for one, wave in zip(before[name], waves, strict=True)
             for _ in range(VOICE_DRAWS)

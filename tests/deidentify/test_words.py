@@ -22,7 +22,7 @@ def test_a_voice_is_written_down_and_the_names_are_not(speech_file):
     assert waveform is not None
     told = []
     raw = transcript.transcribe(waveform)
-    about, counts = reworded(annotation(), waveform, Words(), progress=told.append)
+    about, counts = reworded(annotation(), [waveform], Words(), progress=told.append)
     assert about.transcript is not None
     for name in ("Sheila", "New Jersey", "Texas", "Chicago"):
         assert name in raw
@@ -31,13 +31,15 @@ def test_a_voice_is_written_down_and_the_names_are_not(speech_file):
     assert counts["transcribed"] == 1
     assert counts["NAME"] + counts["PLACE"] >= 4
     assert told[-1] == 9.0
-    kept = reworded(annotation(), waveform, Words(redact=False))[0]
+    kept = reworded(annotation(), [waveform], Words(redact=False))[0]
     assert kept.transcript == raw
 
 
 @pytest.mark.parametrize("given", ["Priya won.", ""])
 def test_a_transcript_that_was_given_is_never_overwritten(speech, given):
-    about, counts = reworded(annotation(transcript=given), speech, Words(redact=False))
+    about, counts = reworded(
+        annotation(transcript=given), [speech], Words(redact=False)
+    )
     assert about.transcript == given
     assert counts == NOTHING
 
@@ -48,18 +50,18 @@ def test_transcript_and_reasoning_are_redacted_and_labels_are_not():
         reasoning="She smiles when Priya is named in Paris.",
         emotion="positive",
     )
-    about, counts = reworded(raw, None, Words())
+    about, counts = reworded(raw, [], Words())
     assert about.transcript == "Thank you [NAME]!"
     assert about.reasoning == "She smiles when [NAME] is named in [PLACE]."
     assert about.emotion == "positive"
     assert counts == NOTHING | {"NAME": 2, "PLACE": 1}
-    assert reworded(raw, None, Words(redact=False)) == (raw, NOTHING)
+    assert reworded(raw, [], Words(redact=False)) == (raw, NOTHING)
 
 
 def test_without_voice_or_where_it_is_not_wanted_there_is_no_transcript(speech):
-    assert reworded(annotation(), None, Words())[0].transcript is None
+    assert reworded(annotation(), [], Words())[0].transcript is None
     off = Words(transcribe=False)
-    assert reworded(annotation(), speech, off) == (annotation(), NOTHING)
+    assert reworded(annotation(), [speech], off) == (annotation(), NOTHING)
 
 
 def test_without_the_packages_nothing_is_written_down_and_it_is_told(monkeypatch):
