@@ -108,6 +108,10 @@ def pack(
     config: Config | None,
 ) -> int:
     """Packs a de-identified folder into shards of records, or sees to a packed one."""
+    if (check or reindex or withdraw or purge) and not output.is_dir():
+        raise ConfigError(
+            f"--output is {output}, where no folder is; give one that was packed"
+        )
     if check:
         return _check(output)
     if withdraw:

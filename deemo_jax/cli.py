@@ -5,10 +5,12 @@ refused (they are listed in `rejected.jsonl`), 75 asked to stop and saved, 76 hu
 without the other processes; after the last two the same command goes on.
 """
 
+from collections.abc import Mapping
 import errno
 import os
 import re
 import sys
+from typing import Any
 
 from absl import flags
 import ml_collections
@@ -41,7 +43,9 @@ def main(argv: list[str]) -> int:
         print(_usage(name, verb))
         return 0
     try:
-        return verb.act(**parse(name, verb, arguments))
+        values = parse(name, verb, arguments)
+        _check_read(verb, values)
+        return verb.act(**values)
     except flags.Error as error:
         return _complain(f"deemo {name}: {error}")
     except (ValueError, OSError, RuntimeError, ImportError) as error:
@@ -144,6 +148,17 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
             raise _UsageError(f"--config is missing; try: {verb.example}")
         arguments_of_verb["config"] = found
     return arguments_of_verb
+
+
+def _check_read(verb: verbs.Verb, values: Mapping[str, Any]) -> None:
+    """Refuses a path that is to be read, and where nothing is."""
+    for flag in verb.flags:
+        path = values[flag.name]
+        if flag.is_read and path is not None and not path.exists():
+            wanted = flag.help.partition(";")[0]
+            raise _UsageError(
+                f"--{flag.name} is {path}, where nothing is; give the {wanted}"
+            )
 
 
 def _check_mode(verb: verbs.Verb, *, asked: list[str], given: set[str]) -> None:

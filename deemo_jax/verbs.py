@@ -25,7 +25,8 @@ EXTRAS = {
 class Flag:
     """A flag of a verb: of its default's type, and required where there is none.
 
-    Of a path, `in_bucket` says whether it may be `gs://`.
+    Of a path, `in_bucket` says whether it may be `gs://`, and `is_read` whether
+    something must be there.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Flag:
     required: bool = True
     is_path: bool = False
     in_bucket: bool = False
+    is_read: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,10 @@ class Verb:
 
 def _folder(name: str, help: str, **kwargs: Any) -> Flag:
     return Flag(name=name, help=help, is_path=True, **kwargs)
+
+
+def _read(name: str, help: str, **kwargs: Any) -> Flag:
+    return _folder(name, help, is_read=True, **kwargs)
 
 
 WORKDIR = _folder(
@@ -85,14 +91,14 @@ VERBS: dict[str, Verb] = {
                  "MERTools)"),
             Flag(name="input", help="file of that format, or several by commas, of one "
                  "matter each; of imigue also a folder of NUMBER_label.csv"),
-            _folder("media", "folder with the media, found by the clips' names"),
+            _read("media", "folder with the media, found by the clips' names"),
             _folder("output", "folder to write; default: MEDIA. Media are linked below "
                     "it", required=False),
-            _folder("taxonomy", "taxonomy.json; default: the classes of iMiGUE, and "
+            _read("taxonomy", "taxonomy.json; default: the classes of iMiGUE, and "
                     "the emotions that occur", required=False),
-            _folder("transcripts", "CSV of what is said: name, and sentence, english "
+            _read("transcripts", "CSV of what is said: name, and sentence, english "
                     "or chinese", required=False),
-            _folder("subjects", "CSV of who is in the clips: name, subject",
+            _read("subjects", "CSV of who is in the clips: name, subject",
                     required=False),
             Flag(name="subject_pattern", help="regular expression of what in a clip's "
                  "name is its subject, such as '^(\\d+)_'", default=""),
@@ -109,7 +115,7 @@ VERBS: dict[str, Verb] = {
         summary="mask faces and change voices of every clip in a folder",
         example="deemo deidentify --input=clips --output=clips_deid",
         flags=(
-            _folder("input", "folder with annotations.jsonl and the media"),
+            _read("input", "folder with annotations.jsonl and the media"),
             _folder("output", "folder to write; run again, it goes on"),
             Flag(name="workers", help="processes, a clip each at a time; default: one "
                  "for every core", default=0),
@@ -122,8 +128,8 @@ VERBS: dict[str, Verb] = {
         summary="measure what is left of faces and voices in a de-identified folder",
         example="deemo audit --input=clips --output=clips_deid",
         flags=(
-            _folder("input", "folder that the clips were made from"),
-            _folder("output", "folder that `deemo deidentify` wrote; gets verdicts, "
+            _read("input", "folder that the clips were made from"),
+            _read("output", "folder that `deemo deidentify` wrote; gets verdicts, "
                     "audit/audit.json, audit/report.html"),
             Flag(name="workers", help="processes, a clip each at a time; default: one "
                  "for every core", default=0),
@@ -138,7 +144,8 @@ VERBS: dict[str, Verb] = {
         summary="pack de-identified clips into shards of records with an index",
         example="deemo pack --input=clips_deid --output=packed --name=deemo_mer",
         flags=(
-            _folder("input", "folder that `deemo deidentify` wrote", required=False),
+            _read("input", "folder that `deemo deidentify` wrote, or with --features a "
+                    "packed one", required=False),
             _folder("output", "folder to write, in the layout of TFDS"),
             Flag(name="name", help="of the data set: a-z, 0-9 and _", default=""),
             _folder(
@@ -224,7 +231,7 @@ VERBS: dict[str, Verb] = {
         example="deemo generate --workdir=runs/tiny --input=clips_deid",
         flags=(
             WORKDIR,
-            _folder("input", "folder that `deemo deidentify` wrote"),
+            _read("input", "folder that `deemo deidentify` wrote"),
             Flag(name="task", help="recognition (default), reasoning, nfbl_which or "
                  "nfbl_when", default="recognition"),
             Flag(name="label", help="class of body language that nfbl_when asks for",
@@ -260,7 +267,7 @@ VERBS: dict[str, Verb] = {
         summary="make a folder to start from of a hub folder or a GGUF file",
         example="deemo convert --input=llama.gguf --output=llama --dtype=bfloat16",
         flags=(
-            _folder("input", "Hugging Face folder of a LLaMA, ours too, or GGUF file"),
+            _read("input", "Hugging Face folder of a LLaMA, ours too, or GGUF file"),
             _folder("output", "folder to write"),
             Flag(name="dtype", help="float32, bfloat16, float16; default: as it is",
                  default="keep"),

@@ -37,8 +37,8 @@ def test_export_proves_unless_told_not_to(word, asked, monkeypatch, capsys):
     assert ("not compared with PyTorch" in out.out) != asked
 
 
-def test_an_unknown_task_is_refused_before_anything_is_read(capsys):
-    words = ["generate", "--workdir=none", "--input=none", "--task=singing"]
+def test_an_unknown_task_is_refused_before_anything_is_read(capsys, tmp_path):
+    words = ["generate", "--workdir=none", f"--input={tmp_path}", "--task=singing"]
     assert cli.main(words) == 2
     assert "'singing'; it must be one of recognition" in capsys.readouterr().err
 

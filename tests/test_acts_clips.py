@@ -94,11 +94,11 @@ def test_a_packed_folder_is_looked_after(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--input=packed"], "--config is missing; see `deemo pack --help`"),
-        (["--input=packed", "--config.seed=1"], "--config is missing"),
+        (["--input=tests"], "--config is missing; see `deemo pack --help`"),
+        (["--input=tests", "--config.seed=1"], "--config is missing"),
         (["--config=configs/tiny.py:align"], "--input is missing"),
         (
-            ["--input=packed", "--config=configs/tiny.py:align", "--dtype=int8"],
+            ["--input=tests", "--config=configs/tiny.py:align", "--dtype=int8"],
             "'int8'; it must be one of bfloat16",
         ),
         (["--check"], "give --check and --features one after another"),

@@ -99,13 +99,13 @@ def test_a_broken_config_file_is_one_line_and_exits_2(
     assert len(said.strip().splitlines()) == 1
 
 
-def test_a_missing_package_names_its_extra(monkeypatch, capsys):
+def test_a_missing_package_names_its_extra(monkeypatch, capsys, tmp_path):
     def act(**_):
         raise ModuleNotFoundError("No module named 'onnx'", name="onnx")
 
     verb = dataclasses.replace(verbs.VERBS["deidentify"], act=act)
     monkeypatch.setitem(verbs.VERBS, "deidentify", verb)
-    assert cli.main(["deidentify", "--input=a", "--output=b"]) == 1
+    assert cli.main(["deidentify", f"--input={tmp_path}", "--output=b"]) == 1
     said = capsys.readouterr().err
     assert said.strip().endswith("'onnx': pip install 'deemo-jax[deidentify]'")
 
@@ -149,12 +149,38 @@ def test_keys_alone_without_a_run_are_refused(tmp_path, capsys):
 
 
 def test_a_failure_is_one_line_and_exits_1(tmp_path, capsys):
-    words = ["pack", f"--input={tmp_path / 'none'}", "--output=x", "--name=y"]
+    words = ["pack", f"--input={tmp_path}", "--output=x", "--name=y"]
     assert cli.main(words) == 1
     said = capsys.readouterr().err
     assert said.startswith("deemo pack: ")
-    assert "none" in said
+    assert str(tmp_path) in said
     assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "flag", "wanted"),
+    [
+        (name, flag.name, flag.help.partition(";")[0])
+        for name, verb in verbs.VERBS.items()
+        for flag in verb.flags
+        if flag.is_read
+    ],
+)
+def test_a_path_where_nothing_is_exits_2(verb, flag, wanted, tmp_path, capsys):
+    others = [
+        f"--{other.name}={tmp_path if other.is_path else 'x'}"
+        for other in verbs.VERBS[verb].flags
+        if other.name != flag and other.required and other.default is None
+    ]
+    if verb == "generate":
+        others[0] += "/run"
+    assert cli.main([verb, f"--{flag}={tmp_path / 'none'}", *others]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        f"deemo {verb}: --{flag} is {tmp_path / 'none'}, where nothing is; "
+        f"give the {wanted}\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_module_and_console_script_are_the_same():

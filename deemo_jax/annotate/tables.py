@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from deemo_jax.annotate.media_files import plain, stem
 from deemo_jax.annotation import Refusal, Rejection, reject
+from deemo_jax.fields import ConfigError
 
 ENCODINGS = ("utf-8-sig", "gb18030")  # the second is what Chinese Excel writes
 SEPARATORS = ",;\t"
@@ -27,12 +28,13 @@ def read_text(path: Path) -> str:
     """The text of a file in UTF-8, with or without a mark at its start, or in GBK.
 
     Raises:
-        ValueError: it cannot be read, or is in neither.
+        ConfigError: it cannot be read.
+        ValueError: it is in neither.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ValueError(
+        raise ConfigError(
             f"cannot read {path} ({error.strerror}): correct the path"
         ) from error
     for encoding in ENCODINGS:
