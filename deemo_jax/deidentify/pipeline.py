@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from deemo_jax.annotation import Annotation, Refusal
+from deemo_jax.architecture import SAMPLE_RATE
 from deemo_jax.clip import Clip, DeidentifiedClip, file_digest
 from deemo_jax.deidentify.faces import FaceDetector, found_again
 from deemo_jax.deidentify.masks import paint
@@ -97,14 +98,15 @@ def deidentify_clip(
         source: see `DeidentifiedClip`.
         threads: that look for faces.
         progress: called with the seconds that are done; half of each are for its mask
-            and half for what is said in it, where a clip gets both.
+            (of sound alone, for its voice) and half for what is said in it, where a
+            clip gets both.
 
     Raises:
         MediaError: the media is damaged, or has nothing between start and end.
     """
     start, end = annotation.start, annotation.end
     heard = settings.words.transcribe and annotation.transcript is None
-    share, passed = (0.5 if heard else 1.0), 0.0  # of a second that is masked
+    share, passed = (0.5 if heard else 1.0), 0.0  # of a second, before its words
     video = folder / "media" / f"{annotation.clip_id}.mp4"
     audio = folder / "media" / f"{annotation.clip_id}.flac"
     files: dict[str, Path] = {}
@@ -131,7 +133,18 @@ def deidentify_clip(
         faces = counts | faces_left(video, found, detector, every=settings.audit.every)
     sound = _first_known(in_pieces(iter_audio(media, start, end)))
     if sound is not None:
-        write_audio(audio, map(another_voice(settings.voice), sound))
+        change = another_voice(settings.voice)
+
+        def changed() -> Iterator[np.ndarray]:
+            nonlocal passed
+            for piece in sound:
+                yield change(piece)
+                if frames is None:  # beside pictures, it takes no time
+                    passed += share * len(piece) / SAMPLE_RATE
+                    if progress is not None:
+                        progress(passed)
+
+        write_audio(audio, changed())
         files["audio"] = audio
     annotation, words = reworded(
         annotation,

@@ -33,13 +33,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
-def deidentified(media, folder):
+def deidentified(media, folder, **kwargs):
     """The clip of a whole file, whose words are written down, too."""
     (folder / "media").mkdir(parents=True, exist_ok=True)
     about = Annotation(clip_id="a", media=media.name, subject="s")
     about, _ = fit(Clip(annotation=about, media=media))
     settings = Settings(words=Words(redact=False), audit=Audit(every=2))
-    return deidentify_clip(about, media, folder, settings)
+    return deidentify_clip(about, media, folder, settings, **kwargs)
 
 
 def repeated(frames, count):
@@ -113,7 +113,10 @@ def test_of_a_long_voice_a_piece_is_held_at_a_time(speech, tmp_path, monkeypatch
 
     monkeypatch.setattr(voice, "drift", lower)
     monkeypatch.setattr(transcript, "transcribe", transcribe)
-    clip = deidentified(tmp_path / "voice.flac", tmp_path)
+    told = []
+    clip = deidentified(tmp_path / "voice.flac", tmp_path, progress=told.append)
+    assert len(told) == 3
+    assert told[-1] == pytest.approx(80)  # and as much for its words
     assert clip.annotation.transcript == "words"
     assert clip.audio is not None
     np.testing.assert_allclose(
