@@ -188,12 +188,15 @@ def _withdraw(folder: Path, subject: str, salt_file: Path | None, runs: AnyPath)
     salt = read_salt(salt_file)
     # First what may be wrong with the runs: to withdraw is not to be cut short by it.
     seen = who_saw(pseudonym(salt, "subject", subject), runs)
-    clips = consent.withdraw(folder, subject, salt=salt)
+    clips = consent.withdraw(
+        folder, subject, salt=salt, is_known=any(each.trained for each in seen)
+    )
     print(
-        f"{clips} clips of {subject} are left out of {folder}; their bytes are in its "
-        f"shards until --purge rewrites them. Where the clips came from, write "
-        f'"consent": "withdrawn" into the annotations; from other folders that were '
-        f"packed of them, and from features, withdraw {subject} likewise (--output)."
+        f"{clips or 'no'} clips of {subject} are left out of {folder}, and none will "
+        "be packed into it; bytes of theirs that are in its shards are gone once "
+        f'--purge has rewritten these. Where the clips came from, write "consent": '
+        '"withdrawn" into the annotations; from other folders that were packed of '
+        f"them, and from features, withdraw {subject} likewise (--output)."
     )
     for each in seen:
         print(f"seen by {each.describe()}")

@@ -179,8 +179,7 @@ def read_annotations(
         try:
             if isinstance(fields, Refusal):
                 raise fields
-            if isinstance(fields.get("clip_id"), str):
-                clip_id = fields["clip_id"]
+            if (clip_id := _text(fields, "clip_id")) is not None:
                 if clip_id in withdrawn and CLIP_ID.fullmatch(clip_id):
                     raise Refusal(WITHDRAWN, "nothing; what was written is deleted")
                 if (first := lines_of.setdefault(clip_id, number)) != number:

@@ -9,27 +9,27 @@ from pathlib import Path
 from jaxtyping import Float, UInt8
 import numpy as np
 
-from deemo_jax.annotation import Refusal
 from deemo_jax.architecture import SAMPLE_RATE
+from deemo_jax.container import (
+    RE_ENCODE,
+    MediaError,
+    is_cut,
+    nothing_in,
+    opened,
+    stream_of,
+)
 
 # Containers whose header declares how long they are; in others it is estimated.
 DECLARES_DURATION = ("mov", "matroska", "avi", "wav", "flac", "asf")
-CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,flv,mpeg,mpegts,mp3,wav,w64,flac,"
-    "ogg,aac,aiff,au,caf,amr,g722"
-)
 MICROSECONDS = 1_000_000  # FFmpeg's unit of a container's times
 TICK = Fraction(1, 90_000)  # seconds; 24, 25, 29.97, 30, 50 and 60 fps are exact in it
 HALF_TICK = 1e-4  # seconds; times that differ by less are one moment
 # Without cpu-independent, one process gave two encodings of the same frames.
 H264 = {"preset": "veryfast", "crf": "20", "x264-params": "cpu-independent=1"}
+MINUTE = 60 * SAMPLE_RATE  # samples
+LONGEST_SILENCE = 3600.0  # seconds that a track may lack; more is a mistaken time
 FLAC = {"channels": 1, "subtype": "PCM_16", "format": "FLAC"}
 BIT_EXACT = {"fflags": "+bitexact", "movflags": "+faststart"}
-RE_ENCODE = "copy it again from its source, or re-encode it (ffmpeg -i IN OUT.mp4)"
-
-
-class MediaError(Refusal):
-    """A media file that cannot be read whole: what is wrong with it, and the remedy."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,11 @@ def probe(path: Path) -> MediaInfo:
     Raises:
         MediaError: it is empty, no media, or ends before its own header says.
     """
-    with _opened(path) as container:
-        video, audio = _stream(container, "video"), _stream(container, "audio")
+    with opened(path) as container:
+        video, audio = stream_of(container, "video"), stream_of(container, "audio")
         streams = [stream for stream in (video, audio) if stream is not None]
         if not streams:  # asked for none, FFmpeg would give all
-            raise _nothing_in(path)
+            raise nothing_in(path)
         ends = dict.fromkeys((stream.index for stream in streams), 0.0)
         origin = (container.start_time or 0) / MICROSECONDS
         for packet in container.demux(streams):
@@ -67,14 +67,14 @@ def probe(path: Path) -> MediaInfo:
         declared = (container.duration or 0) / MICROSECONDS
         if container.format.name.split(",")[0] in DECLARES_DURATION:
             missing = declared - duration
-            if missing > max(0.5, 0.02 * declared) or _cut_box(path):
+            if missing > max(0.5, 0.02 * declared) or is_cut(path):
                 raise MediaError(
                     f"{path.name} is cut off: it declares {declared:.2f} s and "
                     f"holds {duration:.2f} s",
                     RE_ENCODE,
                 )
         if duration <= 0:
-            raise _nothing_in(path)
+            raise nothing_in(path)
         has_video = video is not None and ends[video.index] > 0
         height, width = 0, 0
         if has_video:
@@ -102,8 +102,8 @@ def iter_frames(
     """
     from av.video.reformatter import VideoReformatter
 
-    with _opened(path) as container:
-        stream = _stream(container, "video")
+    with opened(path) as container:
+        stream = stream_of(container, "video")
         if stream is None:
             return
         stream.thread_type = "AUTO"
@@ -132,8 +132,8 @@ def frame_times(path: Path) -> list[float]:
     Raises:
         MediaError: it cannot be read.
     """
-    with _opened(path) as container:
-        stream = _stream(container, "video")
+    with opened(path) as container:
+        stream = stream_of(container, "video")
         if stream is None:
             return []
         origin = (container.start_time or 0) / MICROSECONDS
@@ -159,17 +159,17 @@ def iter_audio(
 ) -> Iterator[Float[np.ndarray, " N"]]:
     """Streams the sound from `start` to `end` seconds of the media, 16 kHz, mono.
 
-    Channels are averaged, to float32. The first sample is at `start`: where the track
-    begins later, or has a gap, there is silence. A file without audio track, or of
-    which none lies in between, yields nothing.
+    Channels are averaged, to float32 in -1 … 1. The first sample is at `start`: where
+    the track begins later, or has a gap, there is silence. A file without audio track,
+    or of which none lies in between, yields nothing. Blocks have a minute at most.
 
     Raises:
-        MediaError: it cannot be decoded.
+        MediaError: it cannot be decoded, or is silent for hours by its times.
     """
     import av
 
-    with _opened(path) as container:
-        stream = _stream(container, "audio")
+    with opened(path) as container:
+        stream = stream_of(container, "audio")
         if stream is None:
             return
         origin = (container.start_time or 0) / MICROSECONDS
@@ -184,8 +184,23 @@ def iter_audio(
             for block in blocks:
                 skip, block = max(0, skip - len(block)), block[skip:][:left]
                 left = None if left is None else left - len(block)
+                if not np.isfinite(block).all():
+                    raise MediaError(
+                        f"{path.name} holds sound that is no numbers", RE_ENCODE
+                    )
                 if len(block):
-                    yield block
+                    yield np.clip(block, -1.0, 1.0)
+
+        def silence(seconds: float) -> Iterator[np.ndarray]:
+            if seconds > LONGEST_SILENCE:
+                raise MediaError(
+                    f"{path.name} has no sound for {seconds / 3600:.1f} hours, by the "
+                    "times that stand in it",
+                    RE_ENCODE,
+                )
+            count = round(seconds * SAMPLE_RATE)
+            for first in range(0, count, MINUTE):
+                yield np.zeros(min(MINUTE, count - first), np.float32)
 
         def resample(frame: av.AudioFrame | None) -> list[np.ndarray]:
             return [out.to_ndarray().mean(axis=0) for out in resampler.resample(frame)]
@@ -196,15 +211,15 @@ def iter_audio(
                 break
             kind = (frame.format.name, frame.layout.name, frame.sample_rate)
             if resampled is None:
-                late = round((time - start) * SAMPLE_RATE)
-                skip, expected = max(0, -late), time
-                yield from between([np.zeros(max(0, late), np.float32)])
+                skip = max(0, round((start - time) * SAMPLE_RATE))
+                expected = time
+                yield from between(silence(time - start))
             elif resampled != kind:  # a resampler takes one kind of frame
                 yield from between(resample(None))
                 resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
             resampled = kind
             if (gap := time - expected) > 0.05:
-                yield from between([np.zeros(round(gap * SAMPLE_RATE), np.float32)])
+                yield from between(silence(gap))
                 expected += gap
             expected += frame.samples / frame.sample_rate
             yield from between(resample(frame))
@@ -262,12 +277,18 @@ def write_audio(
     import soundfile
 
     pieces = [sound] if isinstance(sound, np.ndarray) else sound
-    with (
-        _beside(path) as partial,
-        soundfile.SoundFile(partial, "w", SAMPLE_RATE, **FLAC) as file,
-    ):
-        for piece in pieces:
-            file.write(np.clip(piece, -1.0, 1.0))
+    with _beside(path) as partial:
+        try:
+            with soundfile.SoundFile(partial, "w", SAMPLE_RATE, **FLAC) as file:
+                for piece in pieces:
+                    file.write(np.clip(piece, -1.0, 1.0))
+            with soundfile.SoundFile(partial) as file:  # its end is there, too
+                file.seek(max(0, file.frames - 1))
+                file.read(1)
+        except soundfile.LibsndfileError:
+            with open(partial, "ab") as beyond:  # on a full disk, this says so
+                beyond.write(bytes(2**16))
+            raise
 
 
 def mux(video: Path, audio: Path, output: Path) -> None:
@@ -283,11 +304,11 @@ def mux(video: Path, audio: Path, output: Path) -> None:
 
     sound = read_audio(audio, 0.0, probe(video).duration)
     with (
-        _opened(video) as source,
+        opened(video) as source,
         _beside(output) as partial,
         av.open(str(partial), "w", "mp4", options=BIT_EXACT) as out,
     ):
-        pictures = _stream(source, "video")
+        pictures = stream_of(source, "video")
         if pictures is None or sound is None:
             lacking = video if pictures is None else audio
             raise MediaError(f"{lacking.name} lacks its part", "name another file")
@@ -301,70 +322,6 @@ def mux(video: Path, audio: Path, output: Path) -> None:
         frame.sample_rate, frame.pts = SAMPLE_RATE, 0
         out.mux(encoded.encode(frame))
         out.mux(encoded.encode(None))
-
-
-@contextlib.contextmanager
-def _opened(path: Path):
-    """An open container; whatever FFmpeg says of it becomes a `MediaError`."""
-    import av
-    from av.error import FFmpegError
-
-    if not path.is_file():
-        raise MediaError(f"there is no file {path.name}", "correct the path")
-    if path.stat().st_size == 0:
-        raise MediaError(f"{path.name} is empty (0 bytes)", RE_ENCODE)
-    try:
-        # The list keeps out playlists, which would open further files.
-        with av.open(str(path), options={"format_whitelist": CONTAINERS}) as container:
-            yield container
-    except FFmpegError as error:
-        raise MediaError(
-            f"{path.name} cannot be read as media ({error.strerror}): "
-            "it is another kind of file, cut off or damaged",
-            RE_ENCODE,
-        ) from error
-    except UnicodeDecodeError as error:
-        raise MediaError(f"{path.name} holds broken names", RE_ENCODE) from error
-    except Refusal:
-        raise
-    except ValueError as error:  # PyAV's own
-        raise MediaError(
-            f"{path.name} cannot be decoded ({error})", RE_ENCODE
-        ) from error
-
-
-def _nothing_in(path: Path) -> MediaError:
-    return MediaError(
-        f"{path.name} holds neither pictures nor sound",
-        "name a file with a video or an audio track",
-    )
-
-
-def _stream(container, kind: str):
-    """The first stream of a kind; a cover picture is none."""
-    from av.stream import Disposition
-
-    streams = getattr(container.streams, kind)
-    shown = [s for s in streams if not s.disposition & Disposition.attached_pic]
-    return shown[0] if shown else None
-
-
-def _cut_box(path: Path) -> bool:
-    """Whether an MP4 or MOV ends inside one of its outermost boxes."""
-    position, size = 0, path.stat().st_size
-    with open(path, "rb") as file:
-        while position + 8 <= size:
-            file.seek(position)
-            header = file.read(16)
-            length = int.from_bytes(header[:4], "big")
-            if not header[4:8].isalnum():
-                return False  # not such a file, or padding at its end
-            if length == 1:
-                length = int.from_bytes(header[8:16], "big")
-            elif length == 0:  # to the end of the file
-                return False
-            position += max(length, 8)
-    return position > size
 
 
 def _on_ticks(frames) -> Iterator[tuple[int, int, np.ndarray]]:

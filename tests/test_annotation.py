@@ -167,6 +167,7 @@ def test_bad_lines_never_stop_the_good_ones(tmp_path):
         ((row % ("h", f"way/{outside.name}")).encode(), "out of the folder"),
         ((row % ("i", "loop.mp4")).encode(), "is no path|there is no file"),
         ((row % ("j", "a\\u0000.mp4")).encode(), "is no path"),
+        ((row % ("\\ud800", "a.mp4")).encode(), "clip_id holds half a character"),
         ((row % ("k", "in/../in/b.mp4")).encode() + b"\r", None),
     ]
     path = tmp_path / "annotations.jsonl"
@@ -179,6 +180,7 @@ def test_bad_lines_never_stop_the_good_ones(tmp_path):
         assert any(part in rejection.reason for part in why.split("|")), rejection
         assert rejection.remedy
     assert rejections[5].clip_id == "a"
+    write_rejections(tmp_path / "rejected.jsonl", rejections)  # whatever is in them
     outside.unlink()
 
 

@@ -1,5 +1,8 @@
+import errno
 from fractions import Fraction
 import itertools
+import os
+from pathlib import Path
 import random
 
 import av
@@ -293,6 +296,84 @@ def test_sound_is_streamed_in_small_blocks_and_written_in_any(tmp_path):
     with pytest.raises(RuntimeError):
         write_audio(tmp_path / "c.flac", torn())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.flac", "b.flac"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_sound_that_is_no_numbers_is_refused(tmp_path, value):
+    samples = tone(1.0)
+    samples[9000] = value
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, "FLOAT")
+    with pytest.raises(MediaError, match=r"a\.wav holds sound that is no numbers"):
+        read_audio(tmp_path / "a.wav")
+
+
+def test_sound_beyond_full_scale_is_clipped(tmp_path):
+    samples = 4 * tone(1.0)
+    samples[9000:9010] = 1e30
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, "FLOAT")
+    np.testing.assert_array_equal(sound(tmp_path / "a.wav"), samples.clip(-1, 1))
+
+
+def with_a_gap(path, seconds):
+    """Half a second of sound, nothing for some seconds, and half a second."""
+    with av.open(str(path), "w", "matroska") as out:
+        stream = out.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for start in (0.0, 0.5 + seconds):
+            samples = (tone(0.5) * 2**15).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.time_base = 16_000, Fraction(1, 16_000)
+            frame.pts = round(start * 16_000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+def test_long_silence_comes_in_blocks_and_hours_of_it_are_a_mistake(tmp_path):
+    path = with_a_gap(tmp_path / "a.mkv", 150.0)
+    blocks = list(iter_audio(path))
+    assert max(map(len, blocks)) <= 60 * 16_000
+    whole = np.concatenate(blocks)
+    assert len(whole) == pytest.approx(151 * 16_000, abs=100)
+    loud = np.abs(whole).reshape(-1, 100).max(axis=1) > 0.1
+    assert loud[:78].all()
+    assert not loud[82:-82].any()
+    assert loud[-78:].all()
+    path = with_a_gap(tmp_path / "b.mkv", 5 * 3600.0)
+    with pytest.raises(MediaError, match=r"b\.mkv has no sound for 5\.0 hours"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("at", ["while it is written", "at its end"])
+def test_a_full_disk_is_told_as_one(tmp_path, monkeypatch, at):
+    """libsndfile says no more than that something of the system went wrong."""
+    if at == "at its end":
+        close = soundfile.SoundFile.close
+
+        def cut(file):
+            close(file)
+            if file.mode == "w":
+                path = Path(file.name)
+                path.write_bytes(path.read_bytes()[:-3000])
+
+        monkeypatch.setattr(soundfile.SoundFile, "close", cut)
+    else:
+
+        def write(self, data):
+            raise soundfile.LibsndfileError(2)
+
+        monkeypatch.setattr(soundfile.SoundFile, "write", write)
+    real = open
+
+    def full(path, mode="r", **kwargs):
+        if mode == "ab":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, mode, **kwargs)
+
+    monkeypatch.setattr("builtins.open", full)
+    noise = np.random.default_rng(0).uniform(-1, 1, 48_000).astype(np.float32)
+    with pytest.raises(OSError, match="No space left"):
+        write_audio(tmp_path / "a.flac", noise)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_mux_joins_pictures_and_sound_cut_to_them(tmp_path):

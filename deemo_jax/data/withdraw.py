@@ -24,15 +24,19 @@ from deemo_jax.data.shards import (
 Progress = Callable[[str, int, int | None], None]
 
 
-def withdraw(folder: Path, subject: str, *, salt: bytes) -> int:
+def withdraw(folder: Path, subject: str, *, salt: bytes, is_known: bool = False) -> int:
     """Leaves a subject's records out of every index; the number of clips left out.
+
+    Nothing of them is packed into the folder any more. `is_known` says that it is
+    somebody's name, although no clip of theirs may be in there (any more).
 
     No shard is rewritten: readers that go by the index do not see them any more, and
     their bytes are there until `purge`. Interrupted, it is to be given again; no reader
     of ours takes the folder until then.
 
     Raises:
-        ValueError: no clip of that subject is in the folder.
+        ValueError: no clip of that subject is in the folder, nor was any, nor is the
+            name known.
     """
     name = pseudonym(salt, "subject", subject)
     _, splits = read_splits(folder)
@@ -46,7 +50,7 @@ def withdraw(folder: Path, subject: str, *, salt: bytes) -> int:
     ]
     if not having and name in before:
         return 0
-    if not having:
+    if not (having or is_known):
         raise ValueError(
             f"no clip of subject {subject!r} is in {folder}: give the name that the "
             "annotations have, and the --salt_file that the folder was packed with"

@@ -11,6 +11,7 @@ import numpy as np
 from deemo_jax.annotation import Annotation, Refusal
 from deemo_jax.architecture import SAMPLE_RATE
 from deemo_jax.clip import Clip, DeidentifiedClip, file_digest
+from deemo_jax.container import MediaError
 from deemo_jax.deidentify.faces import FaceDetector, found_again
 from deemo_jax.deidentify.masks import paint
 from deemo_jax.deidentify.pieces import in_pieces
@@ -19,7 +20,6 @@ from deemo_jax.deidentify.tracks import Moment, bridge
 from deemo_jax.deidentify.voice import another_voice
 from deemo_jax.deidentify.words import REDACTED, reworded
 from deemo_jax.media import (
-    MediaError,
     MediaInfo,
     iter_audio,
     iter_frames,

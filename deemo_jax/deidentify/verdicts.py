@@ -107,7 +107,8 @@ def _figures(clip: DeidentifiedClip) -> Figures | None:
 
 
 def _recognised(figures: Figures, audit: Audit) -> bool:
-    return figures.voice is not None and figures.voice > audit.voice
+    # What is no number, of sound that is none, is not below.
+    return figures.voice is not None and not figures.voice <= audit.voice
 
 
 def _unseen(figures: Figures, audit: Audit, faces: dict[str, int]) -> list[str]:

@@ -205,7 +205,7 @@ def _data(card: Card) -> str:
             f"`ledger.jsonl` lists the {card.people} people that it, or what it began",
             "with, was trained on, by pseudonyms that only the owner of their salt can",
             "tell: so nobody of them is taken to judge it, and who takes consent back",
-            "is found. It may be left out where the weights are published.",
+            "is found. Of a copy without it, neither can be known.",
         ]
     return "\n".join(lines)
 

@@ -70,13 +70,20 @@ def read_ledger(folder: AnyPath) -> list[Trained]:
     """The ledger of a workdir or an exported folder; empty where nothing is kept yet.
 
     Raises:
-      ConfigError: if it is damaged: it is always written whole.
+      ConfigError: if it is damaged (it is always written whole), or is not there or
+        says nothing of the run itself, although that has checkpoints.
     """
-    path = folder / LEDGER
-    if not path.exists():
-        return []
-    lines = path.read_bytes().decode(errors="replace").splitlines()
-    return [_parse(path, number, line) for number, line in enumerate(lines, 1)]
+    path, found = folder / LEDGER, []
+    if path.exists():
+        lines = path.read_bytes().decode(errors="replace").splitlines()
+        found = [_parse(path, number, line) for number, line in enumerate(lines, 1)]
+    kept = any((folder / "checkpoints").glob("[0-9]*"))
+    if kept and all(entry.run for entry in found):
+        raise ConfigError(
+            f"{path} does not say who the checkpoints beside it were trained on: "
+            "restore it"
+        )
+    return found
 
 
 def handed_on(folder: AnyPath) -> list[Trained]:

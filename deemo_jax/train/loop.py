@@ -247,8 +247,8 @@ def _run(
                 nonlocal saved
                 phases.enter("save", step)
                 flush()  # what is logged of these steps is kept with them
+                ledger.enter(step)  # before: nothing is kept of whom it does not tell
                 to.save(step, items_of(state))
-                ledger.enter(step)
                 if to is checkpoints:
                     saved = time.monotonic()
                 if goodput:

@@ -11,6 +11,7 @@ from deemo_jax.data.shards import (
     Index,
     index_path,
     read_index,
+    read_withdrawn,
     shard_name,
     write_index,
     write_shard,
@@ -68,6 +69,16 @@ def test_a_subject_that_is_not_there_is_refused(packed, subject, salt):
     ):
         withdraw(folder, subject, salt=salt)
     assert not (folder / "withdrawn.json").exists()
+
+
+def test_who_is_known_by_a_run_alone_is_not_packed_any_more(packed):
+    folder, _ = packed
+    with pytest.raises(ValueError, match="no clip of subject 'dora'"):
+        withdraw(folder, "dora", salt=SALT)
+    assert withdraw(folder, "dora", salt=SALT, is_known=True) == 0
+    assert read_withdrawn(folder) == {of("dora")}
+    assert withdraw(folder, "dora", salt=SALT) == 0
+    assert len(ShardSource(folder, "train").entries) == 12
 
 
 def test_an_interrupted_withdrawal_lets_nobody_read(packed, names):

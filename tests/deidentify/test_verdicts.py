@@ -47,6 +47,7 @@ def of_faces(**faces: int) -> DeidentifiedClip:
         ({"alike": 3, "nearest": 0.5}, {"alike": 0.4}, 100, "passed"),
         ({"voice": 0.83}, {}, 100, "failed"),
         ({"voice": 0.83}, {"voice": 0.9}, 100, "passed"),
+        ({"voice": float("nan")}, {"voice": 0.9}, 100, "failed"),
         ({"voice": None}, {}, 100, "passed"),
         ({"voice": None, "unheard": "no CAM++"}, {}, 100, "unaudited"),
         ({"frames_with_face": 9}, {}, 100, "unaudited"),

@@ -1,15 +1,22 @@
 """Nobody that a run was trained on, by whatever way, judges it."""
 
+import errno
+import os
 import shutil
 
 import pytest
 
 from deemo_jax.config import ConfigError
 from deemo_jax.data.source import ShardSource
+from deemo_jax.export.folder import CODE
 from deemo_jax.storage import locate
 from deemo_jax.train.ledger import LEDGER, Ledger, handed_on, to_lines
-from deemo_jax.train.seen import check_beginning, check_unseen, who_saw
+from deemo_jax.train.seen import EXPORTED, check_beginning, check_unseen, who_saw
 from tests.small import small_config
+
+
+def test_the_mark_of_an_exported_folder_is_in_every_one():
+    assert EXPORTED in CODE
 
 
 @pytest.fixture
@@ -117,11 +124,11 @@ def test_who_saw_a_subject_is_found_and_what_began_with_it(tmp_path):
     assert found == {
         align: f"{align} in steps 1 to 9; checkpoints: 2, 4",
         tune: f"{tune}, whose parameters go back to {align}; checkpoints: 9",
-        full: f"{full} in steps 1 to 9; checkpoints: none is left",
+        full: f"{full} in steps 1 to 9; checkpoints: none is here",
     }
-    assert [each.folder for each in who_saw("anna", tmp_path)] == [
+    assert {each.folder for each in who_saw("anna", tmp_path)} == {
         full, tune, align, tmp_path / "cleos", other,
-    ]  # fmt: skip
+    }  # fmt: skip
     assert who_saw("dora", tmp_path) == []
     with pytest.raises(ConfigError, match="--runs is .*nowhere, where no folder is"):
         who_saw("anna", tmp_path / "nowhere")
@@ -133,9 +140,51 @@ def test_of_a_damaged_ledger_the_worst_is_assumed(tmp_path):
     (torn / LEDGER).write_text((torn / LEDGER).read_text()[:-9])
     [seen] = who_saw("anna", tmp_path)
     assert seen.describe() == (
-        f"{torn}, perhaps (its ledger is damaged); checkpoints: 4"
+        f"{torn}, perhaps (its ledger is missing or damaged); checkpoints: 4"
     )
     assert {each.folder for each in who_saw("cleo", tmp_path)} == {torn, began}
+
+
+@pytest.mark.parametrize("left", [None, "", "of the first"])
+def test_checkpoints_without_a_ledger_of_their_own_are_no_strangers(
+    left, held_out, corpus, tmp_path
+):
+    """Nobody judges them, nothing begins with them, and perhaps they saw everybody."""
+    first = run(tmp_path / "first", ["cleo"])
+    tuned = run(tmp_path / "tuned", ["dora"], init_from=first, checkpoints=(4,))
+    kept = to_lines(handed_on(first)) if left else left
+    (tuned / LEDGER).unlink() if kept is None else (tuned / LEDGER).write_text(kept)
+    with pytest.raises(ConfigError, match=r"does not say who .*restore it"):
+        check_unseen(tuned, held_out)
+    with pytest.raises(ConfigError, match=r"does not say who .*restore it"):
+        check_beginning(small_config(init_from=str(tuned)), corpus)
+    [seen] = who_saw("anna", tmp_path)
+    assert (seen.folder, seen.trained, seen.checkpoints) == (tuned, None, (4,))
+
+
+def test_an_export_without_a_ledger_perhaps_saw_everybody(tmp_path):
+    (tmp_path / EXPORTED).touch()
+    [seen] = who_saw("anna", tmp_path)
+    assert seen.describe() == f"{tmp_path}, perhaps (its ledger is missing or damaged)"
+
+
+def test_runs_behind_links_are_found(tmp_path):
+    there, runs = tmp_path / "there", tmp_path / "runs"
+    runs.mkdir()
+    run(there, ["anna"], checkpoints=(2,))
+    (runs / "linked").symlink_to(there)
+    (there / "back").symlink_to(runs)
+    [seen] = who_saw("anna", runs)
+    assert (seen.folder, seen.checkpoints) == (runs / "linked", (2,))
+
+
+def test_what_cannot_be_looked_into_is_no_empty_folder(tmp_path, monkeypatch):
+    def scandir(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ConfigError, match=r"cannot be looked into \(Permission denied"):
+        who_saw("anna", tmp_path)
 
 
 def test_runs_in_a_bucket_are_looked_through(bucket, tmp_path):
