@@ -6,7 +6,7 @@ from deemo_jax.config import Config, ConfigError
 from deemo_jax.deidentify.settings import Settings
 from deemo_jax.exits import DONE, FAILED, SOME_REFUSED
 from deemo_jax.progress import bars
-from deemo_jax.storage import AnyPath
+from deemo_jax.storage import AnyPath, alone_in
 
 
 def annotate(
@@ -70,7 +70,7 @@ def audit(
     """Measures what de-identification left of faces and voices, clip by clip."""
     from deemo_jax.deidentify.audit_folder import FOLDER, audit_folder
 
-    with bars() as progress:
+    with bars() as progress, alone_in(output):
         summary = audit_folder(
             input,
             output,
@@ -123,14 +123,14 @@ def pack(
     if reindex:
         from deemo_jax.data import integrity
 
-        with bars() as progress:
+        with bars() as progress, alone_in(output):
             listed = integrity.reindex(output, progress=progress)
         print(f"{listed} records are listed in the indexes of {output}")
         return DONE
     if purge:
         from deemo_jax.data import withdraw as consent
 
-        with bars() as progress:
+        with bars() as progress, alone_in(output):
             gone = consent.purge(output, progress=progress)
         print(f"{gone} clips are gone from the shards of {output}, and from no copy")
         return DONE
@@ -188,9 +188,9 @@ def _withdraw(folder: Path, subject: str, salt_file: Path | None, runs: AnyPath)
     salt = read_salt(salt_file)
     # First what may be wrong with the runs: to withdraw is not to be cut short by it.
     seen = who_saw(pseudonym(salt, "subject", subject), runs)
-    clips = consent.withdraw(
-        folder, subject, salt=salt, is_known=any(each.trained for each in seen)
-    )
+    is_known = any(each.trained for each in seen)
+    with alone_in(folder):
+        clips = consent.withdraw(folder, subject, salt=salt, is_known=is_known)
     print(
         f"{clips or 'no'} clips of {subject} are left out of {folder}, and none will "
         "be packed into it; bytes of theirs that are in its shards are gone once "

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterator, Sequence
 import contextlib
+import fcntl
 import hashlib
 import importlib
 import os
@@ -81,6 +82,31 @@ def write_whole(path: AnyPath, text: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing to a folder, until this one is done or ends.
+
+    Where the file system has no locks, nobody is kept from it.
+
+    Raises:
+      StorageError: another process writes to it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise StorageError(
+            f"{folder} is being written to by another process; wait for it or stop it"
+        ) from error
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def remove_folder(path: AnyPath) -> None:

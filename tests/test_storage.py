@@ -1,12 +1,17 @@
 import base64
+import errno
+import fcntl
 import hashlib
+import os
+import subprocess
+import sys
 
 from etils import epath
 import google_crc32c
 import pytest
 
 from deemo_jax import storage
-from deemo_jax.storage import locate
+from deemo_jax.storage import StorageError, locate
 
 
 @pytest.fixture(params=["here", "bucket"])
@@ -16,6 +21,44 @@ def folder(request, tmp_path):
         return tmp_path / "folder"
     bucket = request.getfixturevalue("bucket")
     return locate(f"{bucket}/{tmp_path.name}")
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from deemo_jax.storage import alone_in
+
+with alone_in(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_process_at_a_time_writes_to_a_folder(tmp_path):
+    words = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(StorageError, match="being written to by another process"),
+            storage.alone_in(tmp_path),
+        ):
+            pass
+        other.kill()  # however it ends, the folder is free
+        other.wait()
+    for _ in range(2):
+        with storage.alone_in(tmp_path):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_locks_of_the_file_system_nobody_is_kept_out(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with storage.alone_in(tmp_path):
+        pass
 
 
 def test_what_is_written_is_read_and_replaced_whole(folder):

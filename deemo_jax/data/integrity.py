@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from deemo_jax.data.shards import (
     Index,
     entry_of,
     format_of,
+    index_path,
     miscounted,
     read_index,
     read_splits,
@@ -56,9 +58,14 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
     Raises:
         ValueError: it holds no data set.
     """
-    _, splits = read_splits(folder)
+    name, splits = read_splits(folder)
     withdrawn = read_withdrawn(folder)
     problems: list[str] = []
+    features = folder / "features.json"
+    try:
+        json.loads(features.read_bytes())
+    except (OSError, ValueError):
+        problems.append(f"{features}, which TFDS reads, is missing or damaged: {AGAIN}")
     try:
         load_taxonomy(folder / "taxonomy.json")
     except (OSError, ValueError) as error:
@@ -70,6 +77,12 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
     except ValueError as error:
         problems.append(str(error))
     shards = [(split, *each) for split, all_ in splits.items() for each in all_]
+    listed = {path for _, shard, _ in shards for path in (shard, index_path(shard))}
+    problems += [
+        f"{path} is of no split, and no --purge rewrites it: delete it"
+        for path in sorted(folder.glob(f"{name}-*-of-*"))
+        if path not in listed
+    ]
     homes: dict[str, str] = {}
     clips: dict[str, Path] = {}
     for done, (split, shard, count) in enumerate(shards):

@@ -38,6 +38,7 @@ from deemo_jax.data.shards import (
 from deemo_jax.data.splits import assign_splits
 from deemo_jax.data.unfinished import STATE, Unfinished
 from deemo_jax.data.windows import Windowing
+from deemo_jax.storage import alone_in
 
 Progress = Callable[[str, int, int | None], None]
 SALT = "salt.txt"  # in the owner's folder, never in the packed one
@@ -122,19 +123,20 @@ def pack_folder(
     _check_asked(output, name, shards, format)  # before anything is made
     new_salt = None if salt_path.exists() else salt_path
     output.mkdir(parents=True, exist_ok=True)
-    entries, refused = write_dataset(
-        clips if windowing is None else windowing.cut(clips),
-        output,
-        name=name,
-        salt=read_salt(salt_path),
-        taxonomy=folder_taxonomy(input),
-        shards=shards,
-        format=format,
-        description=description,
-        sampling=sampling,
-        stratify=stratify,
-        progress=progress,
-    )
+    with alone_in(output):
+        entries, refused = write_dataset(
+            clips if windowing is None else windowing.cut(clips),
+            output,
+            name=name,
+            salt=read_salt(salt_path),
+            taxonomy=folder_taxonomy(input),
+            shards=shards,
+            format=format,
+            description=description,
+            sampling=sampling,
+            stratify=stratify,
+            progress=progress,
+        )
     write_rejections(input / REJECTED, rejections + refused)
     if not entries:
         raise ValueError(

@@ -51,6 +51,7 @@ from deemo_jax.deidentify.verdicts import (
     unjudged,
 )
 from deemo_jax.deidentify.words import REDACTED, check_redactable, installed
+from deemo_jax.storage import alone_in
 
 NAMED = 5  # clips that a summary names
 LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of a disk, not of a clip
@@ -156,71 +157,72 @@ def deidentify_folder(
     taxonomy = folder_taxonomy(input)
     annotations, rejections = read_annotations(input / "annotations.jsonl", taxonomy)
     (output / "media").mkdir(parents=True, exist_ok=True)
-    for partial in (output / "media").glob(".*.partial"):  # of an interrupted run
-        partial.unlink()
-    for rejection in rejections:
-        if rejection.reason == WITHDRAWN and rejection.clip_id is not None:
-            _forget(output, rejection.clip_id)
-    write_taxonomy(output / "taxonomy.json", taxonomy)
-    earlier = _earlier(output)
+    with alone_in(output):
+        for partial in (output / "media").glob(".*.partial"):  # of an interrupted run
+            partial.unlink()
+        for rejection in rejections:
+            if rejection.reason == WITHDRAWN and rejection.clip_id is not None:
+                _forget(output, rejection.clip_id)
+        write_taxonomy(output / "taxonomy.json", taxonomy)
+        earlier = _earlier(output)
 
-    missing = audit_faces.missing()
-    todo: list[_Job] = []
-    done: dict[str, DeidentifiedClip] = {}
-    resumed = 0
-    for annotation in annotations:
-        try:
-            media = check_inside(input, annotation.media)
-            clip = Clip(annotation=annotation, media=media)
-            check_redactable(annotation, settings.words)
-            fitted, source = fit(clip)[0], _source(clip, settings)
-        except Refusal as refusal:
-            rejections.append(reject(refusal, clip_id=annotation.clip_id))
-            continue
-        known = earlier.get(annotation.clip_id)
-        if known is not None and (
-            known.source != source or needs_another_voice(known, settings.audit)
-        ):
-            known = None
-        resumed += known is not None
-        again = known and judged_again(known, settings.audit)
-        if known is not None and (again is not None or missing):
-            done[annotation.clip_id] = again or unjudged(known)
-        else:
-            job = _Job(
-                annotation=fitted, media=media, output=output, settings=settings,
-                source=source, known=known, audit=missing is None,
-            )  # fmt: skip
-            todo.append(job)
-    workers, threads = shares(len(todo), workers)
-    work = functools.partial(_deidentify, threads)
-    what = "de-identifying (seconds)"
-    for result in do_all(work, todo, workers=workers, what=what, progress=progress):
-        if isinstance(result, Rejection):
-            rejections.append(result)
-        else:
-            append_deidentified(output, result)
-            done[result.annotation.clip_id] = result
-    clips = [done[a.clip_id] for a in annotations if a.clip_id in done]
-    _list(output, clips, rejections)
-    unheard = next((why for c in clips if (why := c.audit.get("unheard"))), None)
-    return Summary(
-        clips=len(clips),
-        resumed=resumed,
-        rejected=len(rejections),
-        faces=_sums(_counted(clip.faces) for clip in clips),
-        words=_sums(clip.words for clip in clips),
-        untranscribed=untranscribed,
-        unmasked=tuple(
-            clip.annotation.clip_id
-            for clip in clips
-            if clip.faces.get("frames_unmasked", 0)
-        ),
-        seconds=sum((clip.annotation.end or 0.0 for clip in clips), 0.0),
-        verdicts=Counter(clip.verdict for clip in clips),
-        failed=failures(clips),
-        unaudited_for=missing or unheard,
-    )
+        missing = audit_faces.missing()
+        todo: list[_Job] = []
+        done: dict[str, DeidentifiedClip] = {}
+        resumed = 0
+        for annotation in annotations:
+            try:
+                media = check_inside(input, annotation.media)
+                clip = Clip(annotation=annotation, media=media)
+                check_redactable(annotation, settings.words)
+                fitted, source = fit(clip)[0], _source(clip, settings)
+            except Refusal as refusal:
+                rejections.append(reject(refusal, clip_id=annotation.clip_id))
+                continue
+            known = earlier.get(annotation.clip_id)
+            if known is not None and (
+                known.source != source or needs_another_voice(known, settings.audit)
+            ):
+                known = None
+            resumed += known is not None
+            again = known and judged_again(known, settings.audit)
+            if known is not None and (again is not None or missing):
+                done[annotation.clip_id] = again or unjudged(known)
+            else:
+                job = _Job(
+                    annotation=fitted, media=media, output=output, settings=settings,
+                    source=source, known=known, audit=missing is None,
+                )  # fmt: skip
+                todo.append(job)
+        workers, threads = shares(len(todo), workers)
+        work = functools.partial(_deidentify, threads)
+        what = "de-identifying (seconds)"
+        for result in do_all(work, todo, workers=workers, what=what, progress=progress):
+            if isinstance(result, Rejection):
+                rejections.append(result)
+            else:
+                append_deidentified(output, result)
+                done[result.annotation.clip_id] = result
+        clips = [done[a.clip_id] for a in annotations if a.clip_id in done]
+        _list(output, clips, rejections)
+        unheard = next((why for c in clips if (why := c.audit.get("unheard"))), None)
+        return Summary(
+            clips=len(clips),
+            resumed=resumed,
+            rejected=len(rejections),
+            faces=_sums(_counted(clip.faces) for clip in clips),
+            words=_sums(clip.words for clip in clips),
+            untranscribed=untranscribed,
+            unmasked=tuple(
+                clip.annotation.clip_id
+                for clip in clips
+                if clip.faces.get("frames_unmasked", 0)
+            ),
+            seconds=sum((clip.annotation.end or 0.0 for clip in clips), 0.0),
+            verdicts=Counter(clip.verdict for clip in clips),
+            failed=failures(clips),
+            unaudited_for=missing or unheard,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -161,6 +161,25 @@ def test_what_is_wrong_is_said(copy, harm, words, format):
         assert word.format(first=first, second=second, last=last) in said
 
 
+@pytest.mark.parametrize("content", [None, b"{"])
+def test_what_tfds_reads_is_missed(copy, content):
+    path = copy / "features.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    [problem] = check(copy)
+    assert problem.startswith(f"{path}, which TFDS reads, is missing or damaged: ")
+
+
+def test_shards_of_no_split_are_told(copy, format):
+    """Their bytes are handed on with the others, and nobody who withdrew is purged."""
+    stray = copy / shard_name("tiny", "train", 7, 9, format)
+    stray.write_bytes(shards(copy)[0].read_bytes())
+    index_path(stray).write_bytes(b"")
+    assert check(copy) == [
+        f"{path} is of no split, and no --purge rewrites it: delete it"
+        for path in (stray, index_path(stray))
+    ]
+
+
 def test_a_subject_in_two_splits_and_a_clip_that_comes_twice_are_said(
     tmp_path, rows, pack_records
 ):

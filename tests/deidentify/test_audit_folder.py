@@ -192,6 +192,7 @@ def test_what_cannot_be_audited_is_listed_and_keeps_its_verdict(copied, monkeypa
 )
 def test_other_folders_are_refused(copied, capsys, input, output, words):
     folder = copied[0].parent
+    (folder / input).mkdir(exist_ok=True)
     flags = [f"--input={folder / input}", f"--output={folder / output}"]
     assert cli.main(["audit", *flags]) == 1
     [line] = capsys.readouterr().err.splitlines()
