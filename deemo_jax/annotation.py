@@ -257,7 +257,7 @@ def parse_object(line: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise Refusal(
             f"malformed JSON, {error.msg} at column {error.colno}",
-            "write one JSON object a line",
+            "mend it; where a file has many objects, one stands on each line",
         ) from error
     except Refusal:
         raise

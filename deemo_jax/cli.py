@@ -63,6 +63,8 @@ def _remedy(error: Exception) -> str:
     # A checkpoint's own writer says it in words alone, with no error number.
     if os.strerror(errno.ENOSPC) in str(error):
         return ": make room, the same command goes on"
+    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+        return ": name a folder where one is asked for, and a file where that is"
     package = error.name if isinstance(error, ImportError) else None
     extra = verbs.EXTRAS.get((package or "").split(".")[0])
     return f": pip install 'deemo-jax[{extra}]'" if extra else ""

@@ -183,6 +183,18 @@ def test_a_path_where_nothing_is_exits_2(verb, flag, wanted, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_where_a_folder_is_meant_is_told_in_words(tmp_path, capsys):
+    (tmp_path / "annotations.jsonl").write_text("{}\n")
+    (tmp_path.parent / "file").touch()
+    words = [f"--input={tmp_path}", f"--output={tmp_path.parent / 'file'}"]
+    assert cli.main(["deidentify", *words]) == 1
+    said = capsys.readouterr().err
+    assert "file" in said
+    assert said.endswith(
+        ": name a folder where one is asked for, and a file where that is\n"
+    )
+
+
 def test_module_and_console_script_are_the_same():
     done = subprocess.run(
         [sys.executable, "-m", "deemo_jax", "--help"], capture_output=True, text=True

@@ -185,6 +185,8 @@ def annotate_folder(
     if not annotations:
         raise ValueError(
             f"nothing is left of {len(clips)} clips: see {output / 'rejected.jsonl'}"
+            if clips or rejections
+            else f"{', '.join(map(str, inputs))} lists no clip: is it of this --format?"
         )
     write_taxonomy(output / "taxonomy.json", labels)
     write_annotations(output / "annotations.jsonl", annotations)

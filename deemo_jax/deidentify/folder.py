@@ -156,6 +156,10 @@ def deidentify_folder(
     _check_apart(input.resolve(), output.resolve())
     taxonomy = folder_taxonomy(input)
     annotations, rejections = read_annotations(input / "annotations.jsonl", taxonomy)
+    if not annotations and not rejections:  # what was made before would be dropped
+        raise ValueError(
+            f"{input / 'annotations.jsonl'} lists no clip: write one on each line"
+        )
     (output / "media").mkdir(parents=True, exist_ok=True)
     with alone_in(output):
         for partial in (output / "media").glob(".*.partial"):  # of an interrupted run

@@ -214,10 +214,10 @@ def _detector(threshold: float, longest_side: int, threads: int) -> FaceDetector
     return FaceDetector(threshold=threshold, longest_side=longest_side, threads=threads)
 
 
-def _first_known(frames: Iterator) -> Iterable | None:
-    """The frames, or None if there are none."""
-    first = next(frames, None)
-    return None if first is None else itertools.chain([first], frames)
+def _first_known(items: Iterator) -> Iterable | None:
+    """What comes, or None if nothing does."""
+    first = next(items, None)
+    return None if first is None else itertools.chain([first], items)
 
 
 def _count(counts: dict[str, int], moment: Moment) -> None:

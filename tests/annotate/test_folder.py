@@ -233,6 +233,13 @@ def test_what_is_written_can_be_deidentified(tmp_path, labels):
     assert [a.nfbl for a in after] == [a.nfbl for a in before]
 
 
+def test_a_file_without_rows_is_told_as_one(tmp_path, media):
+    path = tmp_path / "labels.csv"
+    path.write_text("video_id,class,start_frame,end_frame\n")
+    with pytest.raises(ValueError, match=r"labels\.csv lists no clip: is it of this"):
+        annotate_folder([path], media, format="imigue", who=EACH)
+
+
 def test_where_nothing_is_left_nothing_is_written(tmp_path, media, train):
     train.write_text("sample_1 happy\n")
     with pytest.raises(ValueError, match="nothing is left of 1 clips: see"):

@@ -1,5 +1,7 @@
+import fcntl
 import functools
 import json
+import os
 import shutil
 
 import numpy as np
@@ -15,6 +17,7 @@ from deemo_jax.deidentify.pipeline import VERSION
 from deemo_jax.deidentify.settings import Mask, Settings, Words
 from deemo_jax.deidentify.words import REDACTED
 from deemo_jax.media import read_audio, write_audio, write_video
+from deemo_jax.storage import StorageError
 from tests.deidentify.folders import GOOD, annotate, deidentify_folder, read_lines
 
 METHODS = f"centerface+drift/{VERSION}"  # those of the defaults
@@ -298,6 +301,33 @@ def test_frames_in_which_nothing_was_masked_are_told(raw, tmp_path):
     assert "none4 and 2 more clips" in text
     annotate(raw, GOOD)
     assert "no face was" not in deidentify_folder(raw, tmp_path / "output").describe()
+
+
+def test_while_another_process_writes_to_it_nothing_of_it_is_touched(raw, tmp_path):
+    annotate(raw, {"three": GOOD["three"]})
+    output = tmp_path / "output"
+    (output / "media").mkdir(parents=True)
+    partial = output / "media" / ".face.mp4.partial"
+    partial.touch()
+    handle = os.open(output, os.O_RDONLY)  # a lock is of what was opened
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(StorageError, match="being written to by another process"):
+        deidentify_folder(raw, output)
+    os.close(handle)
+    assert partial.exists()
+    assert deidentify_folder(raw, output).clips > 0
+    assert not partial.exists()
+
+
+def test_a_list_of_nothing_drops_nothing(raw, tmp_path):
+    """It is a slip rather than the wish to have none."""
+    annotate(raw, {"three": GOOD["three"]})
+    deidentify_folder(raw, tmp_path / "output")
+    listed = (tmp_path / "output" / "deidentified.jsonl").read_bytes()
+    (raw / "annotations.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match=r"annotations\.jsonl lists no clip"):
+        deidentify_folder(raw, tmp_path / "output")
+    assert (tmp_path / "output" / "deidentified.jsonl").read_bytes() == listed
 
 
 def test_progress_is_told_in_seconds(raw, tmp_path):

@@ -35,6 +35,7 @@ DRAWS = 16  # times that the read sentences are anonymised
 VOICE_DRAWS = 4  # times that an utterance is, to be attacked and compared with itself
 
 VOICES = {
+    "McAdams, 0.8": Voice(method="mcadams", coefficients=(0.8, 0.8)),
     "McAdams, 0.5 to 0.9": Voice(method="mcadams"),
     "drift": Voice(method="drift"),
 }
@@ -140,8 +141,9 @@ def measured(
     return found
 
 
-def test_mcadams_is_quick_and_undone(clear, sentences):
-    found = row("McAdams, 0.5 to 0.9", clear, sentences)
+@pytest.mark.parametrize("name", ["McAdams, 0.8", "McAdams, 0.5 to 0.9"])
+def test_mcadams_is_quick_and_undone(name, clear, sentences):
+    found = row(name, clear, sentences)
     assert found["clear"] < 0.02
     assert found["blind inversion"] < 0.15
     assert found["speed"] > 50
