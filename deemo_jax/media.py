@@ -156,7 +156,7 @@ def read_audio(
 
 def iter_audio(
     path: Path, start: float = 0.0, end: float | None = None
-) -> Iterator[Float[np.ndarray, " N"]]:
+) -> Iterator[Float[np.ndarray, " _"]]:
     """Streams the sound from `start` to `end` seconds of the media, 16 kHz, mono.
 
     Channels are averaged, to float32 in -1 … 1. The first sample is at `start`: where
@@ -268,7 +268,7 @@ def write_video(
 
 
 def write_audio(
-    path: Path, sound: Float[np.ndarray, " N"] | Iterable[Float[np.ndarray, " N"]]
+    path: Path, sound: Float[np.ndarray, " N"] | Iterable[Float[np.ndarray, " _"]]
 ) -> None:
     """Writes 16 kHz sound, whole or in pieces, as FLAC (mono, 16 bit).
 

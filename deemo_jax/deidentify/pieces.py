@@ -14,8 +14,8 @@ PAUSE = 5  # steps of a pause
 
 
 def in_pieces(
-    blocks: Iterable[Float[np.ndarray, " N"]],
-) -> Iterator[Float[np.ndarray, " M"]]:
+    blocks: Iterable[Float[np.ndarray, " _"]],
+) -> Iterator[Float[np.ndarray, " _"]]:
     """The same samples in pieces of 45 to 60 seconds, of which the last has 15 to 75.
 
     A piece ends where it is quietest; a sound of up to 75 seconds is one piece.

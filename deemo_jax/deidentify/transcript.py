@@ -18,7 +18,7 @@ SPEECH = 0.3  # probability above which it is taken for speech
 
 
 def transcribe(
-    sound: Float[np.ndarray, " N"] | Iterable[Float[np.ndarray, " N"]],
+    sound: Float[np.ndarray, " N"] | Iterable[Float[np.ndarray, " _"]],
     *,
     model: str = "",
     threads: int = 1,

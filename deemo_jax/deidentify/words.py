@@ -52,7 +52,7 @@ def check_redactable(annotation: Annotation, settings: Words) -> None:
 
 def reworded(
     annotation: Annotation,
-    sound: Iterable[Float[np.ndarray, " N"]],
+    sound: Iterable[Float[np.ndarray, " _"]],
     settings: Words,
     *,
     threads: int = 1,

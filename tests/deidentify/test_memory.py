@@ -119,9 +119,9 @@ def test_of_a_long_voice_a_piece_is_held_at_a_time(speech, tmp_path, monkeypatch
     assert told[-1] == pytest.approx(80)  # and as much for its words
     assert clip.annotation.transcript == "words"
     assert clip.audio is not None
-    np.testing.assert_allclose(
-        read_audio(clip.audio), np.tile(speech, 40) / 2, atol=1e-4
-    )
+    after = read_audio(clip.audio)
+    assert after is not None
+    np.testing.assert_allclose(after, np.tile(speech, 40) / 2, atol=1e-4)
     assert len({id(drawn) for _, drawn in changed}) == 1  # one voice for all of it
     assert [length for length, _ in changed] == heard
     assert len(heard) == 3
