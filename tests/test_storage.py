@@ -24,19 +24,20 @@ def folder(request, tmp_path):
 
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from deemo_jax.storage import alone_in
 
 with alone_in(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(600)
+    sys.stdin.read()
 """
 
 
 def test_one_process_at_a_time_writes_to_a_folder(tmp_path):
     words = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
+    pipe = subprocess.PIPE  # closed, the other ends
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with (
