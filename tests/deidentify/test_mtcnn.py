@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deemo_jax.deidentify.audit import FOUND, LEFT
+from deemo_jax.deidentify.audit import FOUND, LEFT, PART
 from deemo_jax.deidentify.faces import FaceDetector, overlap
 from deemo_jax.deidentify.masks import paint
 from deemo_jax.deidentify.mtcnn import find_faces
@@ -73,6 +73,25 @@ def test_boxes_are_in_pixels_of_the_frame_whatever_it_is_scaled_to(five):
     large, small = (find_faces(rgb, side, FOUND)[:, :4] for side in (1000, 500))
     assert len(large) == len(small) == 5
     assert (overlap(large, small).max(axis=1) > 0.75).all()
+
+
+def test_faces_of_a_size_are_found_as_among_all(five):
+    """Large faces, and small ones below them, which are a fifth of their size."""
+    rgb = np.zeros((700, 1000, 3), np.uint8)
+    for top, size in ((0, (1000, 500)), (550, (200, 100))):
+        rgb[top : top + size[1], : size[0]] = np.asarray(five.resize(size))
+    found = find_faces(rgb, 1000, FOUND)
+    large = found[found[:, 1] < 500]
+    sides = large[:, 2:4] - large[:, :2]
+    assert (len(found), len(large)) == (10, 5)
+
+    sought = find_faces(rgb, 1000, FOUND, smallest=float(PART * sides.min()))
+    assert {*map(tuple, large)} <= {*map(tuple, sought)}
+    only = find_faces(rgb, 1000, FOUND, smallest=float(0.7 * sides.min()))
+    assert len(only) == 5
+    assert (overlap(only[:, :4], large[:, :4]).max(axis=1) > 0.75).all()
+    none = find_faces(rgb, 1000, FOUND, smallest=float(2 * sides.max()))
+    assert len(none) == 0
 
 
 def test_a_face_that_the_frame_cuts_off_is_found(frames):
