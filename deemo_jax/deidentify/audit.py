@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from deemo_jax.annotation import Annotation, Refusal
 from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.deidentify import speakers
-from deemo_jax.deidentify.audit_faces import SAME_PERSON, embed_faces
+from deemo_jax.deidentify.audit_faces import SAME_PERSON, are_known, embed_faces
 from deemo_jax.deidentify.detail import detail_left
 from deemo_jax.deidentify.faces import found_again
 from deemo_jax.deidentify.likeness import voice_likeness
@@ -64,7 +64,7 @@ class Figures:
         gap_start: of that run, in seconds.
         gap_seconds: of that run.
         compared_in: frames, from 0 on, whose faces were compared with their originals.
-        compared: faces that were.
+        compared: faces that were; those that `audit_faces.are_known` denies were not.
         alike: of these, those that are taken for the same person.
         nearest: distance of the nearest of them.
         distance: their mean distance.
@@ -244,7 +244,7 @@ def _alongside(
                 "run `deemo deidentify` again",
             )
         height, width = moment.rgb.shape[:2]
-        yield moment, now[1][:height, :width]
+        yield moment, np.ascontiguousarray(now[1][:height, :width])
 
 
 def _fits(clear: np.ndarray, masked: np.ndarray) -> bool:
@@ -324,11 +324,13 @@ class _Watch:
         self._frames += 1
 
     def compare(self, moment: Moment, masked: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Compares the faces that were found in a frame, if there are any."""
+        """Compares the faces that were found in a frame and are known, if any are."""
         found = moment.found[moment.found[:, 4] > 0, :4]
-        if not len(found):
-            return
         before = embed_faces(moment.rgb, found)
+        known = are_known(before)
+        if not known.any():
+            return
+        found, before = found[known], before[known]
         after = embed_faces(masked, found, aligned_by=moment.rgb)
         largest = np.argmax(np.prod(found[:, 2:] - found[:, :2], axis=1))
         self._clear.append(before[largest])

@@ -9,7 +9,7 @@ from importlib import import_module, util
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 import numpy as np
 
 from deemo_jax.deidentify import mtcnn
@@ -20,6 +20,7 @@ RECOGNITION = "dlib_face_recognition_resnet_model_v1.dat"
 LANDMARKS = "shape_predictor_5_face_landmarks.dat"
 SHA256 = {RECOGNITION: "55533b28a958", LANDMARKS: "c4b1e9804792"}  # first digits
 SAME_PERSON = 0.6  # distance below which dlib takes two faces for one person's
+KNOWN = 0.7  # distance to what dlib makes of nothing, from which it knows a face
 
 
 def missing() -> str | None:
@@ -69,6 +70,23 @@ def embed_faces(
         shape = _landmarks()(rgb if aligned_by is None else aligned_by, where)
         points.append(_recognition().compute_face_descriptor(rgb, shape))
     return np.array(points, np.float32).reshape(-1, 128)
+
+
+def are_known(points: Float[np.ndarray, "L 128"]) -> Bool[np.ndarray, " L"]:
+    """Which of the points are of faces that the network knows for such.
+
+    Those of faces that lie on their side, whose eyes are not found, are near to that of
+    a grey picture, and so are those of all masks: such a pair tells nothing. Measured
+    in `configs/deidentify.md`.
+    """
+    return np.linalg.norm(points - _of_nothing(), axis=1) >= KNOWN
+
+
+@functools.cache
+def _of_nothing() -> Float[np.ndarray, " 128"]:
+    """What a grey picture is recognised by."""
+    box = np.array([[40, 40, 160, 160]], np.float32)
+    return embed_faces(np.full((200, 200, 3), 127, np.uint8), box)[0]
 
 
 def _dlib() -> Any:

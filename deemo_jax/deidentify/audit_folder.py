@@ -33,7 +33,14 @@ from deemo_jax.deidentify.audit_faces import missing
 from deemo_jax.deidentify.audit_rates import Rate, face_rates
 from deemo_jax.deidentify.audit_report import write_html, write_json
 from deemo_jax.deidentify.audit_voices import Utterance, voice_rates
-from deemo_jax.deidentify.jobs import Progress, Report, check_workers, do_all, shares
+from deemo_jax.deidentify.jobs import (
+    Progress,
+    Report,
+    check_workers,
+    do_all,
+    refused,
+    shares,
+)
 from deemo_jax.deidentify.settings import Audit, Settings
 from deemo_jax.deidentify.verdicts import (
     FAILED,
@@ -214,5 +221,5 @@ def _audit(threads: int, job: _Job, report: Report) -> Audited | Rejection:
         if job.known is not None:
             return compare_again(*what, job.known, progress=report)
         return audit_clip(*what, threads=threads, progress=report)
-    except Refusal as refusal:
-        return reject(refusal, clip_id=job.annotation.clip_id)
+    except Exception as error:
+        return refused(error, job.annotation.clip_id)

@@ -1,9 +1,8 @@
 """De-identifying a folder of annotated media: what is refused never stops the rest."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
-import errno
 import functools
 import hmac
 import json
@@ -34,7 +33,14 @@ from deemo_jax.clip import (
 from deemo_jax.config import ConfigError
 from deemo_jax.deidentify import audit_faces
 from deemo_jax.deidentify.audit import audit_clip
-from deemo_jax.deidentify.jobs import Progress, Report, check_workers, do_all, shares
+from deemo_jax.deidentify.jobs import (
+    Progress,
+    Report,
+    check_workers,
+    do_all,
+    refused,
+    shares,
+)
 from deemo_jax.deidentify.pipeline import (
     COUNTS,
     VERSION,
@@ -54,7 +60,6 @@ from deemo_jax.deidentify.words import REDACTED, check_redactable, installed
 from deemo_jax.storage import alone_in
 
 NAMED = 5  # clips that a summary names
-LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of a disk, not of a clip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,10 +138,10 @@ def deidentify_folder(
     `output` gets `media/`, `annotations.jsonl`, `taxonomy.json`, `deidentified.jsonl`
     (the clips with their digests) and `rejected.jsonl` (each refused input with the
     reason and the remedy). It mirrors the input: run again, it does only what is
-    missing or changed, or has a voice that is taken for its original's. Files of a clip
-    whose consent is withdrawn are deleted first, even if its media are gone or its line
-    has other faults; other clips that the input lost are no longer listed, their files
-    stay.
+    missing or changed, or has a voice that is taken for its original's; what was made
+    is listed before it is audited. Files of a clip whose consent is withdrawn are
+    deleted first, even if its media are gone or its line has other faults; other clips
+    that the input lost are no longer listed, their files stay.
 
     Args:
         input: the folder of raw clips; with `taxonomy.json`, else the shipped one.
@@ -170,10 +175,8 @@ def deidentify_folder(
         write_taxonomy(output / "taxonomy.json", taxonomy)
         earlier = _earlier(output)
 
-        missing = audit_faces.missing()
-        todo: list[_Job] = []
+        jobs: dict[str, _Job] = {}
         done: dict[str, DeidentifiedClip] = {}
-        resumed = 0
         for annotation in annotations:
             try:
                 media = check_inside(input, annotation.media)
@@ -183,30 +186,37 @@ def deidentify_folder(
             except Refusal as refusal:
                 rejections.append(reject(refusal, clip_id=annotation.clip_id))
                 continue
+            jobs[annotation.clip_id] = _Job(
+                annotation=fitted, media=media, output=output, settings=settings,
+                source=source,
+            )  # fmt: skip
             known = earlier.get(annotation.clip_id)
-            if known is not None and (
-                known.source != source or needs_another_voice(known, settings.audit)
+            if (
+                known is not None
+                and known.source == source
+                and not needs_another_voice(known, settings.audit)
             ):
-                known = None
-            resumed += known is not None
-            again = known and judged_again(known, settings.audit)
-            if known is not None and (again is not None or missing):
-                done[annotation.clip_id] = again or unjudged(known)
-            else:
-                job = _Job(
-                    annotation=fitted, media=media, output=output, settings=settings,
-                    source=source, known=known, audit=missing is None,
-                )  # fmt: skip
-                todo.append(job)
-        workers, threads = shares(len(todo), workers)
-        work = functools.partial(_deidentify, threads)
+                done[annotation.clip_id] = known
+        resumed = len(done)
+        # Listed before it is audited, so that no interruption loses what was made.
+        todo = [job for clip_id, job in jobs.items() if clip_id not in done]
         what = "de-identifying (seconds)"
-        for result in do_all(work, todo, workers=workers, what=what, progress=progress):
-            if isinstance(result, Rejection):
-                rejections.append(result)
+        for clip in _each(_deidentify, todo, rejections, workers, what, progress):
+            append_deidentified(output, clip)
+            done[clip.annotation.clip_id] = clip
+        missing, todo = audit_faces.missing(), []
+        for clip_id, clip in done.items():
+            again = judged_again(clip, settings.audit)
+            if again is None and not missing:
+                todo.append(dataclasses.replace(jobs[clip_id], made=clip))
             else:
-                append_deidentified(output, result)
-                done[result.annotation.clip_id] = result
+                done[clip_id] = again or unjudged(clip)
+        for job in todo:
+            del done[job.annotation.clip_id]
+        what = "auditing (seconds)"
+        for clip in _each(_audit, todo, rejections, workers, what, progress):
+            append_deidentified(output, clip)
+            done[clip.annotation.clip_id] = clip
         clips = [done[a.clip_id] for a in annotations if a.clip_id in done]
         _list(output, clips, rejections)
         unheard = next((why for c in clips if (why := c.audit.get("unheard"))), None)
@@ -231,15 +241,14 @@ def deidentify_folder(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What a process needs to know to de-identify a clip, or to audit a `known` one."""
+    """What a process needs to know to de-identify a clip, or to audit one `made`."""
 
     annotation: Annotation
     media: Path
     output: Path
     settings: Settings
     source: str
-    known: DeidentifiedClip | None
-    audit: bool
+    made: DeidentifiedClip | None = None
 
     @property
     def seconds(self) -> float:
@@ -247,40 +256,58 @@ class _Job:
         return (self.annotation.end or 0.0) - self.annotation.start
 
 
+def _each(
+    work: Callable[[int, _Job, Report], DeidentifiedClip | Rejection],
+    jobs: list[_Job],
+    rejections: list[Rejection],
+    workers: int,
+    what: str,
+    progress: Progress | None,
+) -> Iterator[DeidentifiedClip]:
+    """Each clip as soon as it is done; those that are refused join `rejections`."""
+    if not jobs:
+        return
+    workers, threads = shares(len(jobs), workers)
+    work_on = functools.partial(work, threads)
+    for result in do_all(work_on, jobs, workers=workers, what=what, progress=progress):
+        if isinstance(result, Rejection):
+            rejections.append(result)
+        else:
+            yield result
+
+
 def _deidentify(
     threads: int, job: _Job, report: Report
 ) -> DeidentifiedClip | Rejection:
     try:
-        clip = job.known or deidentify_clip(
+        return deidentify_clip(
             job.annotation,
             job.media,
             job.output,
             job.settings,
             source=job.source,
             threads=threads,
-            progress=lambda seconds: report(seconds / 2 if job.audit else seconds),
+            progress=report,
         )
-        if job.audit:
-            audited = audit_clip(
-                job.annotation,
-                job.media,
-                clip,
-                job.settings.audit,
-                threads=threads,
-                progress=lambda seconds: report((job.seconds + seconds) / 2),
-            )
-            clip = judged(clip, audited.figures, job.settings.audit)
-    except Refusal as refusal:
-        return reject(refusal, clip_id=job.annotation.clip_id)
-    except Exception as error:  # of a codec, a detector: the other clips go on
-        if isinstance(error, OSError) and error.errno in LASTING:
-            raise
-        words = " ".join(str(error).split())[:200]
-        refusal = Refusal(
-            f"{type(error).__name__}: {words}", "convert its media, or leave it out"
+    except Exception as error:
+        return refused(error, job.annotation.clip_id)
+
+
+def _audit(threads: int, job: _Job, report: Report) -> DeidentifiedClip | Rejection:
+    assert job.made is not None
+    audit = job.settings.audit
+    try:
+        audited = audit_clip(
+            job.annotation,
+            job.media,
+            job.made,
+            audit,
+            threads=threads,
+            progress=report,
         )
-        return reject(refusal, clip_id=job.annotation.clip_id)
-    return clip
+    except Exception as error:
+        return refused(error, job.annotation.clip_id)
+    return judged(job.made, audited.figures, audit)
 
 
 def _check_apart(input: Path, output: Path) -> None:

@@ -1,14 +1,18 @@
 """Clips done one after another or by several processes, with progress in seconds."""
 
 from collections.abc import Callable, Iterator, Sequence
+import errno
 import functools
+import traceback
 from typing import Protocol, TypeVar, runtime_checkable
 
+from deemo_jax.annotation import Refusal, Rejection, reject
 from deemo_jax.config import ConfigError
 from deemo_jax.workers import cores, in_processes
 
 Progress = Callable[[str, int, int | None], None]
 Report = Callable[[float], None]
+LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of a disk, not of a clip
 
 
 @runtime_checkable
@@ -81,6 +85,28 @@ def do_all(
         before += job.seconds
         report(0.0)
         yield result
+
+
+def refused(error: Exception, clip_id: str) -> Rejection:
+    """What becomes of a clip that cannot be worked on: the other clips go on.
+
+    An error that nobody foresaw, of a codec or a detector, is printed whole.
+
+    Raises:
+        OSError: the error, if it is the disk's, which no other clip would escape.
+    """
+    if isinstance(error, Refusal):
+        return reject(error, clip_id=clip_id)
+    if isinstance(error, OSError) and error.errno in LASTING:
+        raise error
+    traceback.print_exception(error)
+    words = " ".join(str(error).split())[:200]
+    unforeseen = Refusal(
+        f"{type(error).__name__}: {words}",
+        "convert its media, or leave it out; if other programs play them, report it "
+        "with the traceback that was printed",
+    )
+    return reject(unforeseen, clip_id=clip_id)
 
 
 def _apart(work: Callable[[Job, Report], Result], job: Job) -> tuple[Job, Result]:

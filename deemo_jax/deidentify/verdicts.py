@@ -121,6 +121,10 @@ def _unseen(figures: Figures, audit: Audit, faces: dict[str, int]) -> list[str]:
     if figures.frames_with_face < audit.seen * masked:
         seen = figures.frames_with_face
         return [f"it sees a face in {seen} of {masked} masked frames"]
+    if not figures.compared:
+        return [
+            "none of its faces can be compared: the verifier knows upright ones alone"
+        ]
     return []
 
 

@@ -175,7 +175,8 @@ def _rounded(model: DeemoLlama, dtype: str) -> DeemoLlama:
                 f"{jax.tree_util.keystr(path)} holds values that {dtype} does not "
                 f"reach; export with --dtype=bfloat16 or float32"
             )
-        return jax.device_put(found, value.sharding)
+        on_device = isinstance(value, jax.Array)  # else the host holds it
+        return jax.device_put(found, value.sharding) if on_device else found
 
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(stored, params), rest)
 

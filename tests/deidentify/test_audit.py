@@ -1,7 +1,9 @@
 """The audit on real frames whose masks are known, and on made ones."""
 
 import dataclasses
+import itertools
 
+import av
 import numpy as np
 import pytest
 
@@ -78,6 +80,46 @@ def test_a_masked_clip_passes(audited, method):
     assert [picture.about for picture in found.pictures] == [
         "the nearest to its original"
     ]
+
+
+@pytest.mark.parametrize(("height", "width"), [(144, 175), (143, 176), (143, 175)])
+def test_sides_may_be_odd(frames, boxes, tmp_path, height, width):
+    """Of the masked clip none is: a row or column is repeated there."""
+    times, shown = zip(*[(t, rgb[:height, :width]) for t, rgb in frames], strict=True)
+    raw = tmp_path / "raw.mkv"
+    with av.open(str(raw), "w") as out:
+        stream = out.add_stream("ffv1", rate=30, options={"slices": "4"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "bgr0"
+        for rgb in shown:
+            whole = np.ascontiguousarray(rgb)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(whole, format="rgb24")))
+        out.mux(stream.encode(None))
+    assert next(iter_frames(raw))[1].shape == (height, width, 3)
+    masked = map(paint, shown, boxes, itertools.repeat(Mask(scale=1.4)))
+    write_video(tmp_path / "masked.mp4", zip(times, masked, strict=True))
+    about = Annotation(clip_id="a", media="raw.mkv", subject="s")
+    found = audit_clip(about, raw, of_video(tmp_path / "masked.mp4"), SMALL)
+    assert judge(found.figures, Audit(), {"frames_with_face": 12}) == ("passed", ())
+    assert found.figures.compared == 1
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_faces_that_nobody_knows_are_not_compared(frames, turns, tmp_path):
+    """They lie on their side, or stand on their head: whether by mask or not."""
+    upside = [(time, np.rot90(rgb, turns).copy()) for time, rgb in frames]
+    detector = FaceDetector()
+    write_video(tmp_path / "raw.mp4", upside)
+    masked = [
+        (t, paint(rgb, detector(rgb)[:, :4], Mask(scale=1.6))) for t, rgb in upside
+    ]
+    write_video(tmp_path / "masked.mp4", masked)
+    about = Annotation(clip_id="a", media="raw.mp4", subject="s")
+    clip = of_video(tmp_path / "masked.mp4")
+    found = audit_clip(about, tmp_path / "raw.mp4", clip, SMALL)
+    verdict, reasons = judge(found.figures, Audit(), {})
+    assert (found.figures.compared, found.figures.alike, found.clear) == (0, 0, None)
+    assert verdict == "unaudited"
+    assert "face" in reasons[0]
 
 
 def test_an_unmasked_clip_fails_for_every_reason(audited):

@@ -58,6 +58,26 @@ def copied(folders, tmp_path):
     return tmp_path / "raw", tmp_path / "output"
 
 
+def test_an_error_that_nobody_foresaw_is_of_its_clip_alone(copied, monkeypatch, capsys):
+    raw, output = copied
+    real = audit_folder.audit_clip
+
+    def audit_clip(annotation, *args, **kwargs):
+        if annotation.clip_id == "a":
+            raise TypeError("incompatible arguments")
+        return real(annotation, *args, **kwargs)
+
+    monkeypatch.setattr(audit_folder, "audit_clip", audit_clip)
+    found = audit_folder.audit_folder(raw, output, settings=SETTINGS, workers=1)
+    assert (found.verdicts, found.rejected) == ({"failed": 1}, 1)
+    [line] = (output / "audit" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(line)["clip_id"] == "a"
+    assert "TypeError: incompatible arguments" in line
+    assert "Traceback" in capsys.readouterr().err
+    [a, b] = read_deidentified(output)[0]
+    assert (a.verdict, b.verdict) == ("unaudited", "failed")
+
+
 def test_a_folder_gets_verdicts_figures_and_a_report(copied, capsys):
     raw, output = copied
     words = [f"--input={raw}", f"--output={output}", "--workers=2"]

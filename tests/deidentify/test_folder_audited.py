@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from deemo_jax.clip import read_deidentified
 from deemo_jax.deidentify import audit_faces, pipeline, speakers
 from deemo_jax.deidentify import folder as room
@@ -36,6 +38,25 @@ def test_without_the_extra_clips_stay_unaudited_and_later_are_audited(
     monkeypatch.setattr(room, "audit_clip", None)  # figures are there
     strict = Settings(audit=Audit(longest_side=352, seen=1.0))
     assert deidentify_folder(raw, output, settings=strict).verdicts["passed"] == 1
+
+
+def test_what_was_made_is_kept_though_its_audit_is_interrupted(
+    raw, tmp_path, monkeypatch
+):
+    output = tmp_path / "output"
+    annotate(raw, {"three": GOOD["three"]})
+    settings = Settings(audit=Audit(longest_side=352))
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "audit_clip", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            deidentify_folder(raw, output, settings=settings)
+    monkeypatch.setattr(room, "deidentify_clip", None)  # it is there
+    summary = deidentify_folder(raw, output, settings=settings)
+    assert (summary.resumed, summary.verdicts) == (1, {"passed": 1})
 
 
 def test_a_clip_that_fails_its_audit_is_named(raw, tmp_path):

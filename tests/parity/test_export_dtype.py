@@ -8,6 +8,8 @@ of the largest logit: 6 % of it in bfloat16, 0.8 % in float16.
 import json
 from typing import Any
 
+from flax import nnx
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -33,7 +35,8 @@ LAST_PLACES = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 def exported(request, tmp_path_factory):
     """The dtype, a model of float32 weights, its shorter folder, what was measured."""
     dtype = request.param
-    model = make(ODD)
+    made = make(ODD)  # on the host, as a run's parameters are when it is exported
+    model = nnx.merge(nnx.graphdef(made), jax.device_get(nnx.state(made)))
     folder = tmp_path_factory.mktemp("export") / "model"
     measured = export(model, Words(), folder, card=CARD, dtype=dtype, max_new_tokens=6)
     return dtype, model, folder, measured
