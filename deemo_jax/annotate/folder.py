@@ -132,7 +132,7 @@ def annotate_folder(
     clips, rejections = gather(
         line for path in inputs for line in _read(format, path, files, language)
     )
-    if who.says_nothing and not any(clip.text("subject") for clip in clips):
+    if clips and who.says_nothing and not any(clip.text("subject") for clip in clips):
         raise ConfigError(
             "nothing says who is in the clips, and people must not stand in training "
             "and test at once: give --subjects=FILE with the columns name and subject, "

@@ -16,6 +16,7 @@ from deemo_jax.data.shards import (
     Entry,
     Index,
     entry_of,
+    forgotten,
     format_of,
     index_path,
     miscounted,
@@ -66,8 +67,9 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
         json.loads(features.read_bytes())
     except (OSError, ValueError):
         problems.append(f"{features}, which TFDS reads, is missing or damaged: {AGAIN}")
+    taxonomy = None
     try:
-        load_taxonomy(folder / "taxonomy.json")
+        taxonomy = load_taxonomy(folder / "taxonomy.json")
     except (OSError, ValueError) as error:
         problems.append(str(error))
     stated: str | None = None  # what the records hold in place of media, if known
@@ -93,6 +95,8 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
             index = read_index(shard)
         except ValueError as error:
             said.append(str(error))
+        if index and (lost := forgotten(shard, index, count, withdrawn)):
+            said.append(lost)
         if shard.exists():
             found = list(_notes(shard))
             said += [problem for *_, problem in found if problem]
@@ -106,13 +110,20 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
                 and index != Index(kept, index.size, len(entries) - len(kept))
             ):
                 said.append(f"{shard}: its index says something else than its records")
-            held = Counter(holds for entry, holds, _ in found if entry is not None)
+            held = Counter(holds for entry, holds, *_ in found if entry is not None)
             said += [
                 f"{shard}: {number} records hold {holds or 'media'}, {MANIFEST} "
                 f"{f'says {stated}' if stated else 'is missing'}: {AGAIN}"
                 for holds, number in held.items()
                 if stated not in (None, holds)
             ]
+            if taxonomy:
+                known = {*taxonomy.emotions, *taxonomy.nfbl}
+                unknown = {label for *_, labels, _ in found for label in labels} - known
+                said += [
+                    f"{shard}: {label!r} is no label of taxonomy.json: {AGAIN}"
+                    for label in sorted(unknown)
+                ]
             for entry in kept:
                 if (home := homes.setdefault(entry.subject, split)) != split:
                     said.append(
@@ -128,24 +139,35 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
     return problems
 
 
-def _notes(shard: Path) -> Iterator[tuple[Entry | None, str, str]]:
-    """What is worth keeping of each record, not its bytes: entry, encoding, problem."""
-    return (
-        (found.entry, found.row.encoded if found.row else "", found.problem)
-        for found in walk(shard)
-    )
+def _notes(shard: Path) -> Iterator[tuple[Entry | None, str, list[str], str]]:
+    """Of each record, not its bytes: entry, encoding, labels, problem."""
+    for entry, row, _, problem in walk(shard):
+        labels = [interval.label for interval in (row and row.nfbl) or ()]
+        if row and row.emotion:
+            labels.append(row.emotion)
+        yield entry, row.encoded if row else "", labels, problem
 
 
 def reindex(folder: Path, *, progress: Progress | None = None) -> int:
     """Builds every index anew from its shard; the number of records listed.
 
     Raises:
-        ValueError: it holds no data set, or a shard is damaged; the indexes of those
-          before it are built by then.
+        ValueError: it holds no data set, those who withdrew are forgotten, or a shard
+          is damaged; the indexes of those before it are built by then.
     """
     _, splits = read_splits(folder)
     withdrawn = read_withdrawn(folder)
     shards = [each for shards in splits.values() for each in shards]
+    for (
+        shard,
+        count,
+    ) in shards:  # before the first index that still knows is written over
+        try:
+            index = read_index(shard)
+        except ValueError:
+            continue
+        if lost := forgotten(shard, index, count, withdrawn):
+            raise ValueError(lost)
     listed = 0
     for done, (shard, count) in enumerate(shards):
         if progress:
@@ -153,7 +175,7 @@ def reindex(folder: Path, *, progress: Progress | None = None) -> int:
         if not shard.exists():
             raise ValueError(f"{shard} is missing: {AGAIN}")
         entries = []
-        for entry, _, problem in _notes(shard):
+        for entry, *_, problem in _notes(shard):
             if entry is None:
                 raise ValueError(f"{problem}: {AGAIN}")
             entries.append(entry)

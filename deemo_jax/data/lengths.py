@@ -7,6 +7,7 @@ import json
 from jaxtyping import Int
 import numpy as np
 
+from deemo_jax.data.tfrecord import crc32c
 from deemo_jax.storage import AnyPath, write_whole
 
 
@@ -26,13 +27,19 @@ def token_lengths(
     path = folder / f"lengths-{digest[:16]}.json"
     try:
         kept = json.loads(path.read_bytes())
-        if len(kept) == len(clips) and all(type(length) is int for length in kept):
-            return np.array(kept, np.int64)
-    except (OSError, ValueError, TypeError):
-        pass  # it is not there, or was cut short: counted again
+        if kept["crc32c"] == _checksum(kept["lengths"]):
+            return np.array(kept["lengths"], np.int64)
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # it is not there, was cut short, or is of old: counted again
     found = [count(i) for i in range(len(clips))]
+    kept = {"crc32c": _checksum(found), "lengths": found}
     try:
-        write_whole(path, json.dumps(found) + "\n")
+        write_whole(path, json.dumps(kept) + "\n")
     except OSError as error:  # a data set that is read only
         print(f"token lengths are counted each time: {path}: {error.strerror}")
     return np.array(found, np.int64)
+
+
+def _checksum(lengths: Sequence[int]) -> int:
+    """Of the numbers, by which rows are planned: another one would be another plan."""
+    return crc32c(json.dumps(lengths).encode())

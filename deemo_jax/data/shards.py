@@ -181,6 +181,22 @@ def read_withdrawn(folder: AnyPath, salt: bytes | None = None) -> frozenset[str]
     return subjects
 
 
+def forgotten(
+    shard: AnyPath, index: Index, count: int, withdrawn: frozenset[str]
+) -> str:
+    """What is wrong where an index leaves out whom nothing says to have withdrawn.
+
+    Nothing, if it does not add up to the `count` of the shard: then it is damaged.
+    """
+    whole = len(index.entries) + index.withdrawn == count
+    if withdrawn or not index.withdrawn or not whole:
+        return ""
+    return (
+        f"{shard.parent / WITHDRAWN} is missing: {index_path(shard)} leaves out "
+        f"{index.withdrawn} records of those whom it names: copy it again"
+    )
+
+
 def miscounted(shard: AnyPath, found: int, stated: int) -> str:
     """What to say of a shard that has not the records that TFDS is told of.
 

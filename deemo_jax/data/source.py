@@ -19,6 +19,7 @@ from deemo_jax.data.shards import (
     WITHDRAWN,
     Entry,
     Index,
+    forgotten,
     format_of,
     index_path,
     miscounted,
@@ -50,7 +51,8 @@ class ShardSource:
 
     Raises:
         ValueError: the folder, the split or the fold is not there, an index is damaged,
-            a subject stands in two splits or has withdrawn.
+            a subject stands in two splits or has withdrawn, or its classes of body
+            language are not those of its taxonomy.
     """
 
     def __init__(self, folder: AnyPath, split: str, *, folds: int = 0, fold: int = 0):
@@ -82,6 +84,11 @@ class ShardSource:
         self.manifest = digest.hexdigest()
         shown = collections.Counter(label for e in self.entries for label in e.nfbl)
         self.classes: Mapping[str, int] = dict(sorted(shown.items()))
+        if unknown := sorted(set(shown) - set(self.taxonomy.nfbl)):
+            raise ValueError(
+                f"{folder / 'taxonomy.json'} has no body language {unknown[0]!r}, "
+                f"which {self.name} shows: {AGAIN}"
+            )
         self._maps: dict[int, mmap.mmap] = {}
 
     def answered(self, tasks: Sequence[str]) -> tuple[str, ...]:
@@ -149,6 +156,8 @@ def _read_indexes(
         found[split] = []
         for shard, count in shards:
             index = read_index(shard)
+            if lost := forgotten(shard, index, count, withdrawn):
+                raise ValueError(lost)
             if (there := len(index.entries) + index.withdrawn) != count:
                 raise ValueError(miscounted(shard, there, count))
             for entry in index.entries:

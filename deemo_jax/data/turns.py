@@ -13,6 +13,7 @@ import numpy as np
 from deemo_jax.config_data import DataConfig
 from deemo_jax.data import tasks
 from deemo_jax.data.record import Record
+from deemo_jax.data.shards import AGAIN
 from deemo_jax.data.tokenizer import Tokenizer
 
 
@@ -82,6 +83,11 @@ class Asker:
         return [task for task in self.config.trained_tasks if task in answered]
 
     def _draw(self, record: Record, task: str, rng: np.random.Generator) -> Turn:
+        if task == "recognition" and record.emotion not in self.emotions:
+            raise ValueError(
+                f"clip {record.clip_id} has the emotion {record.emotion!r}, which is "
+                f"none of taxonomy.json ({', '.join(self.emotions)}): {AGAIN}"
+            )
         phrasing, label = 0, ""
         if self.config.phrasings > 1:
             phrasing = int(rng.integers(self.config.phrasings))

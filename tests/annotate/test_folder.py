@@ -139,6 +139,17 @@ def test_nobody_is_made_a_subject_unasked(media, train):
     assert [a.subject for a in accepted(media)] == ["2", "4", "5"]
 
 
+def test_clips_that_are_refused_are_not_of_unknown_people(tmp_path, labels):
+    """All rows name their person; what is wrong with the one clip is another thing."""
+    head, row, other, *_ = labels.read_text().splitlines()
+    contrary = other.replace("Win", "Lose")
+    labels.write_text("\n".join([head, row, contrary]) + "\n")
+    with pytest.raises(ValueError, match=r"nothing is left of .*rejected\.jsonl"):
+        annotate_folder([labels], tmp_path / "videos", format="imigue", who=Who())
+    [refused] = lines(tmp_path / "videos" / "rejected.jsonl")
+    assert "emotion is 'negative', and 'positive' on line 2" in refused["reason"]
+
+
 def test_clips_that_nobody_is_known_of_are_refused(tmp_path, media, train):
     (tmp_path / "who.csv").write_text("name,subject\nsample_00000023,ann\n,bo\n")
     who = read_who("", tmp_path / "who.csv", False)

@@ -9,6 +9,7 @@ from deemo_jax.annotation import Interval
 from deemo_jax.data import record as records
 from deemo_jax.data import tfds
 from deemo_jax.data.integrity import check, reindex, walk
+from deemo_jax.data.loader import Batches
 from deemo_jax.data.shards import (
     FORMATS,
     index_path,
@@ -235,6 +236,42 @@ def test_those_who_withdrew_do_not_come_back_with_an_index(copy):
         "subject0", "subject2",
     }  # fmt: skip
     assert check(copy) == []
+
+
+def test_those_who_withdrew_do_not_come_back_where_they_are_forgotten(copy):
+    """A copy of the folder without the file that names them."""
+    named = copy / "withdrawn.json"
+    named.write_text(json.dumps({"subjects": ["subject1"]}))
+    reindex(copy)
+    text = named.read_text()
+    named.unlink()
+    for read in (check, reindex, lambda folder: ShardSource(folder, "train")):
+        words = r"withdrawn\.json is missing: .* leaves out [1-9] records of those whom"
+        with pytest.raises(ValueError, match=words):
+            raise ValueError(*read(copy)[:1])
+    named.write_text(text)
+    assert check(copy) == []
+
+
+def test_labels_that_the_taxonomy_lacks_are_said(
+    tmp_path, make_record, pack_records, config, tokenizer
+):
+    shown = (Interval(label="crossing fingers", start=0.5, end=1.0),)
+    rows = [make_record(0, nfbl=shown), make_record(1)]
+    folder = pack_records(tmp_path / "packed", rows, shards=1)
+    path = folder / "taxonomy.json"
+    text = path.read_text()
+    path.write_text(text.replace("positive", "positiv").replace("negative", "negativ"))
+    assert all("itive' is no label" in p or "ative' is no" in p for p in check(folder))
+    source = ShardSource(folder, "train")
+    batches = Batches(source, config, tokenizer, (2, 2), seed=0, batch_size=2).iterate()
+    with pytest.raises(ValueError, match=r"none of taxonomy.json \(positiv, negativ\)"):
+        next(batches)
+    path.write_text(text.replace("crossing fingers", "crossed fingers"))
+    [problem] = check(folder)
+    assert "'crossing fingers' is no label of taxonomy.json" in problem
+    with pytest.raises(ValueError, match="no body language 'crossing fingers'"):
+        ShardSource(folder, "train")
 
 
 def test_what_is_no_record_is_said(tmp_path, rows, format):

@@ -33,14 +33,16 @@ def test_another_tokenizer_or_other_clips_are_counted_anew(tmp_path, count, key,
     assert count.calls == 2 + len(clips)
 
 
-@pytest.mark.parametrize("harm", ["", "[1", "[1]", '[1, "11"]', "{}"])
+@pytest.mark.parametrize("harm", ["", "[1", "[1, 11]", "{}", "digit"])
 def test_a_damaged_file_is_written_again(tmp_path, count, harm):
     token_lengths(tmp_path, key=["a"], clips=["x", "y"], count=count)
     [path] = tmp_path.iterdir()
-    path.write_text(harm)
+    written = path.read_text()
+    path.write_text(harm if harm != "digit" else written.replace("11", "12"))
     found = token_lengths(tmp_path, key=["a"], clips=["x", "y"], count=count)
     assert found.tolist() == [1, 11]
-    assert path.read_text() == "[1, 11]\n"
+    assert count.calls == 4
+    assert path.read_text() == written
 
 
 def test_where_nothing_can_be_written_they_are_counted_each_time(
