@@ -48,8 +48,8 @@ def voice_rates(
     Of a subject, the first half minutes of up to six utterances of half a second and
     more are taken; of each as many are known to the attacker, half of the fewest that
     one of them has. The blind attacker tries all `inverses`. Words are those of up to
-    40 clips of at most two minutes. `report` is called with how many of the tried
-    utterances are done.
+    40 clips of at most two minutes, of clips with a transcript if there are any.
+    `report` is called with how many of the tried utterances are done.
     """
     return [*_recognition(utterances, report), *_words(utterances)]
 
@@ -114,34 +114,43 @@ def _recognition(
 
 
 def _words(utterances: Sequence[Utterance]) -> list[Rate]:
-    """Words that are heard otherwise than the transcript has them, before and after."""
-    told = [u for u in utterances if u.annotation.transcript and u.seconds <= TOLD]
-    told = told[:TRANSCRIPTS]
+    """Words that are heard otherwise than the transcript has them, before and after.
+
+    Where no clip was given with one, what is heard of the originals stands for it.
+    """
+    short = [u for u in utterances if u.seconds <= TOLD]
+    told = [u for u in short if u.annotation.transcript]
+    chosen = (told or short)[:TRANSCRIPTS]
     errors, words = np.zeros(2, int), 0
+    clear_missing = "no clip with a voice, of two minutes or less, has a transcript"
+    missing = "no word is heard in a clip of two minutes or less"
     try:
-        for utterance in told:
-            for k, voice in enumerate(utterance.voices(TOLD)):
-                heard = "" if voice is None else transcribe(voice)
-                wrong, said = word_errors(utterance.annotation.transcript or "", heard)
-                errors[k] += wrong
-            words += said
+        for utterance in chosen:
+            voices = utterance.voices(TOLD)
+            heard = ["" if voice is None else transcribe(voice) for voice in voices]
+            said = utterance.annotation.transcript or heard[0]
+            counted = [word_errors(said, text) for text in heard]
+            errors += [wrong for wrong, _ in counted]
+            words += counted[0][1]
     except (ValueError, ImportError) as error:
-        told, missing = [], str(error)
-    else:
-        missing = "no clip with a voice, of two minutes or less, has a transcript"
-    subjects = len({u.annotation.subject for u in told})
-    return [
+        words, missing, clear_missing = 0, str(error), str(error)
+    subjects = len({u.annotation.subject for u in chosen})
+    measure = "word error" if told else "word error against the original as heard"
+    clear, after = (
         Rate(
             attack=f"words, {name}",
-            measure="word error",
+            measure=measure,
             value=wrong / words,
             trials=words,
             subjects=subjects,
         )
-        if words and told
-        else _unknown(f"words, {name}", "word error", missing)
+        if words
+        else _unknown(f"words, {name}", measure, missing)
         for name, wrong in zip(("clear", "anonymised"), errors.tolist(), strict=True)
-    ]
+    )
+    if not told:
+        clear = _unknown(clear.attack, "word error", clear_missing)
+    return [clear, after]
 
 
 def _unknown(attack: str, measure: str, why_not: str) -> Rate:

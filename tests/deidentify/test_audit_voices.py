@@ -39,6 +39,12 @@ def rates(*args, **kwargs) -> dict[tuple[str, str], Rate]:
     return {(r.attack, r.measure): r for r in voice_rates(*args, **kwargs)}
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_heard(monkeypatch):
+    """Whisper would take noise for words."""
+    monkeypatch.setattr(audit_voices, "transcribe", lambda waveform: "")
+
+
 def test_voices_are_attacked_and_the_sample_is_told(utterances):
     """Two seconds a half alike are one person's; what is silent is nobody's."""
     done = []
@@ -61,7 +67,10 @@ def test_voices_are_attacked_and_the_sample_is_told(utterances):
 def test_too_few_voices_give_no_rate_but_the_reason(utterances, subjects, words):
     for rate in rates(utterances(*subjects)).values():
         assert rate.value is None
-        assert words in rate.describe() or "transcript" in rate.describe()
+        assert any(
+            why in rate.describe()
+            for why in (words, "transcript", "no word is heard in a clip")
+        )
 
 
 def test_without_the_verifier_it_is_said(utterances, monkeypatch):
@@ -84,6 +93,16 @@ def test_words_are_counted_before_and_after(utterances, monkeypatch):
     clear, after = (found[f"words, {k}", "word error"] for k in ("clear", "anonymised"))
     assert (clear.value, after.value) == (pytest.approx(0.2), pytest.approx(0.6))
     assert (clear.trials, clear.subjects) == (10, 2)
+
+
+def test_without_transcripts_the_original_is_listened_to(utterances, monkeypatch):
+    """Of two clips one has no words, and says nothing of those of the other."""
+    texts = iter(["we have won at last", "we all won at last", "", ""])
+    monkeypatch.setattr(audit_voices, "transcribe", lambda waveform: next(texts))
+    found = rates(utterances("a", "b"))
+    assert found["words, clear", "word error"].why_not.endswith("has a transcript")
+    after = found["words, anonymised", "word error against the original as heard"]
+    assert (after.value, after.trials) == (pytest.approx(0.2), 5)
 
 
 def test_of_long_clips_the_beginning_is_heard_and_words_are_not_compared(
