@@ -94,7 +94,8 @@ def iter_frames(
     """Streams the frames shown in `start` <= t < `end`, seconds of the media.
 
     Yields the time from `start` on in seconds and the frame as RGB, upright: rotation
-    that the container asks for is done. All frames have the first one's size. A file
+    that the container asks for is done. All frames have the first one's size, in the
+    pixels that are stored, even if those are to be shown wider than high. A file
     without pictures yields nothing.
 
     Raises:

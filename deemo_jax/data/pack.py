@@ -55,6 +55,8 @@ class Summary:
     subjects: dict[str, int]
     bytes: int
     rejected: int
+    # Clips that passed an audit of looser thresholds than the defaults.
+    loosely: int = 0
     # Where the salt is, if it was made for these records.
     new_salt: Path | None = dataclasses.field(default=None, compare=False)
 
@@ -71,6 +73,11 @@ class Summary:
             for split in ("train", "test")
             if split not in self.records
         ]
+        if self.loosely:
+            lines.append(
+                f"{self.loosely} clips passed an audit of looser thresholds than the "
+                "defaults: `deemo audit` judges them again"
+            )
         if self.new_salt is not None:
             lines.append(
                 f"the pseudonyms are new: keep their salt, {self.new_salt}, where "
@@ -114,6 +121,7 @@ def pack_folder(
     clips, rejections = read_deidentified(input)
     clips, unfit = by_verdict(clips, allow_unaudited=allow_unaudited)
     rejections += unfit
+    loosely = sum(c.verdict == "passed" and bool(c.audit.get("looser")) for c in clips)
     salt_path = salt_file or input / SALT
     if salt_path.resolve().is_relative_to(output.resolve()):
         raise ValueError(
@@ -149,6 +157,7 @@ def pack_folder(
         subjects={split: len({r.subject for r in e}) for split, e in entries.items()},
         bytes=sum(row.length for rows in entries.values() for row in rows),
         rejected=len(rejections) + len(refused),
+        loosely=loosely,
         new_salt=new_salt,
     )
 

@@ -1,18 +1,18 @@
 """How like a clip's voice is to its original's, to the verifier of speakers."""
 
-from collections.abc import Iterator
 import functools
-import itertools
+import math
 from pathlib import Path
 
-from jaxtyping import Float
 import numpy as np
+import soundfile
 
 from deemo_jax.deidentify.speakers import SHORTEST, SpeakerVerifier
 from deemo_jax.deidentify.transcript import speech_in
 from deemo_jax.media import read_audio
 
-LONGEST = 30.0  # seconds that are compared; bounds memory
+LONGEST = 30.0  # seconds that are compared at once; bounds memory
+PARTS = 3  # of a clip, in each of which some are; others may speak in its beginning
 
 
 def voice_likeness(
@@ -20,8 +20,9 @@ def voice_likeness(
 ) -> float | None:
     """Cosine between the embeddings of the original's voice and of the clip's, to 0.01.
 
-    Of what is spoken in the first half minute that holds half a second of speech and
-    more; None if there is none: noise is like itself, whoever made it.
+    Of each third of the clip, the first half minute that holds half a second of speech
+    and more is compared; the greatest cosine counts. None if there is none: noise is
+    like itself, whoever made it.
 
     Args:
         media: the original.
@@ -33,33 +34,44 @@ def voice_likeness(
         Refusal: one of the two cannot be read.
         ValueError: the verifier is not installed.
     """
-    for first, before in _pieces(media, start, end):
-        spoken = speech_in(before)
-        if sum(span.stop - span.start for span in spoken) < SHORTEST:
-            continue
-        after = read_audio(audio, first, first + LONGEST)
-        if after is None:
-            return None
-        one, other = (
-            _verifier()(np.concatenate([waveform[span] for span in spoken]))
-            for waveform in (before, after)
-        )
-        # Of a finer figure, who has the original could tell what was drawn.
-        return round(float(one @ other), 2)
-    return None
+    length = _seconds(audio) if end is None else min(_seconds(audio), end - start)
+    pieces = np.arange(math.ceil(length / LONGEST)) * LONGEST
+    found = []
+    for part in np.array_split(pieces, PARTS):
+        for first in map(float, part):
+            last = min(first + LONGEST, length)
+            cosine = _compared(media, start, audio, first, last)
+            if cosine is not None:
+                found.append(cosine)
+                break
+    # Of a finer figure, who has the original could tell what was drawn.
+    return round(float(np.max(found)), 2) if found else None
 
 
-def _pieces(
-    media: Path, start: float, end: float | None
-) -> Iterator[tuple[float, Float[np.ndarray, " N"]]]:
-    """Half minutes of the original, each with the second of the clip it begins at."""
-    for first in itertools.count(0.0, LONGEST):
-        begin = start + first
-        last = begin + LONGEST if end is None else min(end, begin + LONGEST)
-        piece = read_audio(media, begin, last) if last > begin else None
-        if piece is None:
-            return
-        yield first, piece
+def _compared(
+    media: Path, start: float, audio: Path, first: float, last: float
+) -> float | None:
+    """The cosine of what is spoken between two seconds of the clip."""
+    before = read_audio(media, start + first, start + last)
+    after = read_audio(audio, first, last)
+    if before is None or after is None:
+        return None
+    spoken = speech_in(before)
+    if sum(span.stop - span.start for span in spoken) < SHORTEST:
+        return None
+    one, other = (
+        _verifier()(np.concatenate([waveform[span] for span in spoken]))
+        for waveform in (before, after)
+    )
+    return float(one @ other)
+
+
+def _seconds(audio: Path) -> float:
+    """The length of the clip's sound; 0 of a file that is none."""
+    try:
+        return soundfile.info(audio).duration
+    except soundfile.LibsndfileError:
+        return 0.0
 
 
 @functools.cache

@@ -10,6 +10,9 @@ from deemo_jax.deidentify.settings import Audit
 from deemo_jax.fields import ConfigError, read_group
 
 PASSED, FAILED, UNAUDITED = "passed", "failed", "unaudited"
+THRESHOLDS = ("faces_left", "gap_frames", "alike", "voice", "seen")
+USUAL = Audit()
+NO_FIGURES = ("reasons", "measure", "thresholds", "looser")
 
 
 def judge(
@@ -46,10 +49,23 @@ def judge(
 
 
 def judged(clip: DeidentifiedClip, figures: Figures, audit: Audit) -> DeidentifiedClip:
-    """The clip with the verdict, and with the figures that it follows from."""
+    """The clip with the verdict, with the figures and thresholds it follows from.
+
+    `looser` are those thresholds that let pass what the defaults would not.
+    """
     verdict, reasons = judge(figures, audit, clip.faces)
     found = dataclasses.asdict(figures)
-    found |= {"reasons": list(reasons), "measure": MEASURE}
+    thresholds = {name: getattr(audit, name) for name in THRESHOLDS}
+    found |= {
+        "reasons": list(reasons),
+        "measure": MEASURE,
+        "thresholds": thresholds,
+        "looser": [
+            name
+            for name, value in thresholds.items()
+            if (value < USUAL.seen if name == "seen" else value > getattr(USUAL, name))
+        ],
+    }
     return dataclasses.replace(clip, verdict=verdict, audit=found)
 
 
@@ -98,9 +114,8 @@ def _figures(clip: DeidentifiedClip) -> Figures | None:
     """Those of a clip, if they are of today's measure and nobody edited them away."""
     if clip.audit.get("measure") != MEASURE:
         return None
-    others = ("reasons", "measure")
     try:
-        found = {k: v for k, v in clip.audit.items() if k not in others}
+        found = {k: v for k, v in clip.audit.items() if k not in NO_FIGURES}
         return read_group([Figures], found, "audit")
     except ConfigError:
         return None

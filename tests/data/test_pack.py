@@ -129,6 +129,15 @@ def test_a_changed_file_is_refused_by_name(tmp_path, input):
     assert [json.loads(line)["clip_id"] for line in lines] == ["clip5", "clip6"]
 
 
+def test_who_passed_by_looser_thresholds_is_told(input, tmp_path):
+    clips, _ = read_deidentified(input)
+    for one, looser in zip(clips, ([], ["alike"]), strict=False):
+        changed = dataclasses.replace(one, verdict="passed", audit={"looser": looser})
+        append_deidentified(input, changed)
+    said = pack_folder(input, tmp_path / "packed", name="mer").describe()
+    assert "1 clips passed an audit of looser thresholds than the defaults" in said
+
+
 VERDICTS = ("passed", "failed", "unaudited", "splendid", "generated")
 
 
@@ -150,6 +159,7 @@ def test_clips_that_no_audit_passed_are_refused(tmp_path, input, allow, packed):
     refused = {line["clip_id"]: line for line in found}
     assert summary.rejected == len(refused) == len(VERDICTS) - len(packed)
     assert refused["clip1"]["reason"] == "its verdict is 'failed' (3 faces are left)"
+
     assert "clip3" in refused
     if not allow:
         assert "--allow_unaudited" in refused["clip2"]["remedy"]

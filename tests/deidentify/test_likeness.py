@@ -57,6 +57,15 @@ def test_who_speaks_late_is_compared_where_he_speaks(liken, speech, monkeypatch)
     assert liken(late, late, end=3.0) is None
 
 
+def test_who_speaks_after_another_is_compared_too(liken, speech, monkeypatch):
+    """The one who asks is hidden, the one who answers is not."""
+    monkeypatch.setattr(likeness, "LONGEST", len(speech) / 16_000)
+    hidden = another_voice(Voice())(speech)
+    both = np.concatenate([speech, speech])
+    assert liken(both, np.concatenate([hidden, hidden])) < Audit().voice
+    assert liken(both, np.concatenate([hidden, speech])) > 0.99
+
+
 def test_a_clip_without_a_track_has_no_likeness(liken, speech, tmp_path, carphone):
     write_audio(tmp_path / "raw.flac", speech)
     assert voice_likeness(tmp_path / "raw.flac", 0.0, None, carphone) is None

@@ -36,6 +36,24 @@ def of_faces(**faces: int) -> DeidentifiedClip:
 
 
 @pytest.mark.parametrize(
+    ("changes", "looser"),
+    [
+        ({}, []),
+        ({"alike": 1.0, "faces_left": 99}, ["faces_left", "alike"]),
+        ({"seen": 0.4}, ["seen"]),
+        ({"seen": 0.9, "voice": 0.4}, []),
+    ],
+)
+def test_a_verdict_tells_its_thresholds(changes, looser):
+    audit = dataclasses.replace(SMALL, **changes)
+    told = judged(of_faces(frames_with_face=100), SOUND, audit)
+    assert told.audit["looser"] == looser
+    names = ("faces_left", "gap_frames", "alike", "voice", "seen")
+    assert told.audit["thresholds"] == {name: getattr(audit, name) for name in names}
+    assert judged_again(told, audit) == told
+
+
+@pytest.mark.parametrize(
     ("changes", "audit", "faces", "verdict"),
     [
         ({}, {}, 100, "passed"),
@@ -50,6 +68,8 @@ def of_faces(**faces: int) -> DeidentifiedClip:
         ({"voice": float("nan")}, {"voice": 0.9}, 100, "failed"),
         ({"voice": None}, {}, 100, "passed"),
         ({"voice": None, "unheard": "no CAM++"}, {}, 100, "unaudited"),
+        ({"compared": 0}, {}, 100, "unaudited"),
+        ({"compared": 0, "faces_left": 1}, {}, 100, "failed"),
         ({"frames_with_face": 9}, {}, 100, "unaudited"),
         ({"frames_with_face": 9}, {"seen": 0.09}, 100, "passed"),
         ({"frames_with_face": 9, "faces_left": 1}, {}, 100, "failed"),
