@@ -158,10 +158,7 @@ def reindex(folder: Path, *, progress: Progress | None = None) -> int:
     _, splits = read_splits(folder)
     withdrawn = read_withdrawn(folder)
     shards = [each for shards in splits.values() for each in shards]
-    for (
-        shard,
-        count,
-    ) in shards:  # before the first index that still knows is written over
+    for shard, count in shards:  # before an index that knows them is written over
         try:
             index = read_index(shard)
         except ValueError:

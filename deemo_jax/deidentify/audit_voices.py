@@ -130,8 +130,9 @@ def _words(utterances: Sequence[Utterance]) -> list[Rate]:
             heard = ["" if voice is None else transcribe(voice) for voice in voices]
             said = utterance.annotation.transcript or heard[0]
             counted = [word_errors(said, text) for text in heard]
-            errors += [wrong for wrong, _ in counted]
-            words += counted[0][1]
+            if spoken := counted[0][1]:  # else what is heard after is no error in words
+                errors += [wrong for wrong, _ in counted]
+                words += spoken
     except (ValueError, ImportError) as error:
         words, missing, clear_missing = 0, str(error), str(error)
     subjects = len({u.annotation.subject for u in chosen})

@@ -53,11 +53,11 @@ def _compared(
 ) -> float | None:
     """The cosine of what is spoken between two seconds of the clip."""
     before = read_audio(media, start + first, start + last)
+    spoken = [] if before is None else speech_in(before)
+    if sum(span.stop - span.start for span in spoken) < SHORTEST:
+        return None
     after = read_audio(audio, first, last)
     if before is None or after is None:
-        return None
-    spoken = speech_in(before)
-    if sum(span.stop - span.start for span in spoken) < SHORTEST:
         return None
     one, other = (
         _verifier()(np.concatenate([waveform[span] for span in spoken]))

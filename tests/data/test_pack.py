@@ -159,7 +159,6 @@ def test_clips_that_no_audit_passed_are_refused(tmp_path, input, allow, packed):
     refused = {line["clip_id"]: line for line in found}
     assert summary.rejected == len(refused) == len(VERDICTS) - len(packed)
     assert refused["clip1"]["reason"] == "its verdict is 'failed' (3 faces are left)"
-
     assert "clip3" in refused
     if not allow:
         assert "--allow_unaudited" in refused["clip2"]["remedy"]

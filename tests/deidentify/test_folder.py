@@ -96,7 +96,7 @@ def test_several_processes_write_what_one_writes(raw, tmp_path):
         found.append((summary, pictures, lines, read_lines(output / "rejected.jsonl")))
     assert found[0] == found[1]
     assert found[0][0].clips == 3
-    assert {said[1:] for said in told[-1:]} == {(1, 2)}  # whole seconds
+    assert told[-1][1:] == (1, 2)  # whole seconds
     assert deidentify_folder(raw, output, workers=3).resumed == 3
 
 
