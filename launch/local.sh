@@ -15,6 +15,8 @@ port=${PORT:-$((20000 + RANDOM % 20000))}
 if [ -n "${DEVICES:-}" ]; then
     export JAX_PLATFORMS=cpu
     export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$DEVICES"
+    # XLA's threads: with as few as devices, programs from JAX_COMPILATION_CACHE_DIR hang.
+    export NPROC="${NPROC:-$((8 * DEVICES))}"
 fi
 gpus=0
 if command -v nvidia-smi >/dev/null; then gpus=$(nvidia-smi --list-gpus | wc -l); fi

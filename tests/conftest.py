@@ -23,7 +23,10 @@ if quick and version("jaxlib").startswith("0.10."):
     flags.append("--xla_cpu_parallel_codegen_split_count=1")
 os.environ["XLA_FLAGS"] = " ".join(flags)
 # Caches that go with the tests. The first is for the code that exported folders carry.
-# Through the second, the tests' processes compile a program once between them.
+# Through the second, the tests' processes compile a program once between them. XLA's
+# CPU programs that come from it no longer know in which order their collectives are
+# (jaxlib 0.10): those that wait for each other need a thread each.
+os.environ["NPROC"] = "64"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has these from its parent
     caches = tempfile.TemporaryDirectory(prefix="deemo-tests-")
     os.environ["HF_MODULES_CACHE"] = os.path.join(caches.name, "modules")
