@@ -37,7 +37,9 @@ from deemo_jax.data.shards import (
     read_splits,
     read_withdrawn,
     shard_name,
+    who_withdrew,
     write_shard,
+    write_withdrawn,
 )
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.unfinished import Unfinished
@@ -103,7 +105,7 @@ def encode_folder(
     size = config.evaluate.batch_size
     check_rows(size, mesh, key="evaluate.batch_size")
     output.mkdir(parents=True, exist_ok=True)
-    withdrawn = read_withdrawn(output)
+    withdrawn = read_withdrawn(input) | who_withdrew(output)
     written: dict[str, list[list[Entry]]] = {}
     facts, done = Facts(), 0
     sources = {split: ShardSource(input, split) for split in splits}
@@ -112,9 +114,10 @@ def encode_folder(
         params = initial_params(config, mesh, TOWERS)
         encoding = _encoding(config, mesh, dtype, digests(params))
         encode = _encoder(config, mesh, params, dtype)
+        unfinished = Unfinished(output, b"", encoding)
+        write_withdrawn(output, withdrawn)
         (output / "dataset_info.json").unlink(missing_ok=True)
         write_encoding(output, encoding)
-        unfinished = Unfinished(output, b"", encoding)
 
         def told(rows: Iterator[Record]) -> Iterator[Record]:
             nonlocal done
@@ -138,7 +141,9 @@ def encode_folder(
                 if rows is None:
                     batches = _read(source, part, config.data, size, pool)
                     rows = write_shard(
-                        shard, told(_encoded(batches, encode, encoding, config.data))
+                        shard,
+                        told(_encoded(batches, encode, encoding, config.data)),
+                        withdrawn=withdrawn,
                     )
                     unfinished.enter(shard, of)
                 else:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deemo_jax import cli
+from deemo_jax.data.shards import read_withdrawn
 from deemo_jax.media import write_video
 from tests.small import make_corpus
 
@@ -70,7 +71,7 @@ def test_a_packed_folder_is_looked_after(tmp_path, capsys):
     assert "no clip of subject 'x'" in said("--withdraw=x", salt, runs, code=1)
     nowhere = f"--runs={tmp_path / 'no'}"
     assert "where no folder is" in said(f"--withdraw={subject}", salt, nowhere, code=2)
-    assert not (packed / "withdrawn.json").exists()
+    assert not read_withdrawn(packed)
     words = said(f"--withdraw={subject}", salt, runs)
     assert "clips of" in words
     assert "no run in" in words

@@ -183,11 +183,11 @@ class Killed(BaseException):
 def test_it_goes_on_after_a_kill_to_the_same_bytes(encode, packed, top, monkeypatch):
     number, write = itertools.count(), features.write_shard
 
-    def killed(path, rows):
+    def killed(path, rows, **options):
         if next(number) == 1:
             next(iter(rows))
             raise Killed
-        return write(path, rows)
+        return write(path, rows, **options)
 
     monkeypatch.setattr(features, "write_shard", killed)
     with pytest.raises(Killed):

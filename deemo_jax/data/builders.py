@@ -9,12 +9,15 @@ builder.records("train")[0].emotion  # without TensorFlow, checked when read
 builder.as_dataset(split="train", as_supervised=True)  # with it
 """
 
+import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
 
 from deemo_jax.annotation import Taxonomy, load_taxonomy
+from deemo_jax.data.shards import read_index, read_splits
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tfds import dataset_name
 
@@ -40,6 +43,35 @@ class _Packed(ReadOnlyBuilder, skip_registration=True):
     def taxonomy(self) -> Taxonomy:
         """The label sets: of emotions, and of body language with its groups."""
         return load_taxonomy(self._folder / "taxonomy.json")
+
+    def as_dataset(self, *args: Any, **kwargs: Any) -> Any:
+        """See `tfds.core.DatasetBuilder`.
+
+        Raises:
+            ValueError: the shards hold records of somebody who withdrew.
+        """
+        self._check_purged()
+        return super().as_dataset(*args, **kwargs)
+
+    def as_data_source(self, *args: Any, **kwargs: Any) -> Any:
+        """See `tfds.core.DatasetBuilder`.
+
+        Raises:
+            ValueError: the shards hold records of somebody who withdrew.
+        """
+        self._check_purged()
+        return super().as_data_source(*args, **kwargs)
+
+    def _check_purged(self) -> None:
+        """TFDS reads shards whole, past the indexes."""
+        _, splits = read_splits(self._folder)
+        for shard, _ in itertools.chain.from_iterable(splits.values()):
+            if any(read_index(shard).withdrawn.values()):
+                raise ValueError(
+                    f"{shard} holds records of subjects who withdrew: take them out, "
+                    f"`deemo pack --purge=true --output={self._folder}`, or read "
+                    "`records`, which leaves them out"
+                )
 
     def records(self, split: str, *, folds: int = 0, fold: int = 0) -> ShardSource:
         """The records of a split or a fold, in any order; see `ShardSource`."""

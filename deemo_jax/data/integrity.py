@@ -1,7 +1,7 @@
 """A packed folder looked through from the first byte to the last, and indexed anew."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -18,12 +18,15 @@ from deemo_jax.data.shards import (
     entry_of,
     forgotten,
     format_of,
+    index_of,
     index_path,
     miscounted,
     read_index,
     read_splits,
     read_withdrawn,
+    who_withdrew,
     write_index,
+    write_withdrawn,
 )
 
 Progress = Callable[[str, int, int | None], None]
@@ -60,8 +63,13 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
         ValueError: it holds no data set.
     """
     name, splits = read_splits(folder)
-    withdrawn = read_withdrawn(folder)
     problems: list[str] = []
+    withdrawn: frozenset[str] = frozenset()
+    try:
+        withdrawn = read_withdrawn(folder)
+    except ValueError as error:
+        problems.append(str(error))
+    named = not problems
     features = folder / "features.json"
     try:
         json.loads(features.read_bytes())
@@ -95,20 +103,17 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
             index = read_index(shard)
         except ValueError as error:
             said.append(str(error))
-        if index and (lost := forgotten(shard, index, count, withdrawn)):
+        if index and named and (lost := forgotten(shard, index, withdrawn)):
             said.append(lost)
+        gone = withdrawn | (index.withdrawn.keys() if index else set())
         if shard.exists():
             found = list(_notes(shard))
             said += [problem for *_, problem in found if problem]
             entries = [entry for entry, *_ in found if entry is not None]
-            kept = [entry for entry in entries if entry.subject not in withdrawn]
+            kept = [entry for entry in entries if entry.subject not in gone]
             if len(found) != count:
-                said.append(miscounted(shard, len(found), count))
-            if (
-                index
-                and not said
-                and index != Index(kept, index.size, len(entries) - len(kept))
-            ):
+                said.append(miscounted(shard, len(found), count, withdrawn))
+            if index and not said and _differs(index, entries, gone):
                 said.append(f"{shard}: its index says something else than its records")
             held = Counter(holds for entry, holds, *_ in found if entry is not None)
             said += [
@@ -139,6 +144,13 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
     return problems
 
 
+def _differs(index: Index, entries: list[Entry], gone: Set[str]) -> bool:
+    """Whether an index is not of these; who withdrew later is not known to each."""
+    now = index_of(entries, index.size, gone)
+    known = {name: now.withdrawn[name] for name in index.withdrawn}
+    return index != now._replace(withdrawn=known)
+
+
 def _notes(shard: Path) -> Iterator[tuple[Entry | None, str, list[str], str]]:
     """Of each record, not its bytes: entry, encoding, labels, problem."""
     for entry, row, _, problem in walk(shard):
@@ -151,20 +163,16 @@ def _notes(shard: Path) -> Iterator[tuple[Entry | None, str, list[str], str]]:
 def reindex(folder: Path, *, progress: Progress | None = None) -> int:
     """Builds every index anew from its shard; the number of records listed.
 
+    Who withdrew stays out, and is named by `withdrawn.json` again where that was lost.
+
     Raises:
-        ValueError: it holds no data set, those who withdrew are forgotten, or a shard
-          is damaged; the indexes of those before it are built by then.
+        ValueError: it holds no data set, who withdrew cannot be told, or a shard is
+          damaged; the indexes of those before it are built by then.
     """
     _, splits = read_splits(folder)
-    withdrawn = read_withdrawn(folder)
     shards = [each for shards in splits.values() for each in shards]
-    for shard, count in shards:  # before an index that knows them is written over
-        try:
-            index = read_index(shard)
-        except ValueError:
-            continue
-        if lost := forgotten(shard, index, count, withdrawn):
-            raise ValueError(lost)
+    withdrawn = who_withdrew(folder)
+    write_withdrawn(folder, withdrawn)  # before an index that knows them is gone
     listed = 0
     for done, (shard, count) in enumerate(shards):
         if progress:
@@ -177,11 +185,10 @@ def reindex(folder: Path, *, progress: Progress | None = None) -> int:
                 raise ValueError(f"{problem}: {AGAIN}")
             entries.append(entry)
         if len(entries) != count:
-            raise ValueError(miscounted(shard, len(entries), count))
-        kept = [entry for entry in entries if entry.subject not in withdrawn]
-        gone = len(entries) - len(kept)
-        write_index(shard, Index(kept, shard.stat().st_size, gone))
-        listed += len(kept)
+            raise ValueError(miscounted(shard, len(entries), count, withdrawn))
+        index = index_of(entries, shard.stat().st_size, withdrawn)
+        write_index(shard, index)
+        listed += len(index.entries)
     if progress:
         progress("indexing shards", len(shards), len(shards))
     return listed

@@ -31,9 +31,10 @@ from deemo_jax.data.shards import (
     FORMATS,
     Entry,
     check_shards,
-    read_withdrawn,
     shard_name,
+    who_withdrew,
     write_shard,
+    write_withdrawn,
 )
 from deemo_jax.data.splits import assign_splits
 from deemo_jax.data.unfinished import STATE, Unfinished
@@ -241,15 +242,18 @@ def write_dataset(
         where no clip could be read, there is no entry and no data set.
 
     Raises:
-        ValueError: who withdrew from the folder did so by another salt.
+        ValueError: who withdrew from the folder did so by another salt, or cannot be
+            told.
     """
+    withdrawn = who_withdrew(output, salt)
     splits, rejections = assign_splits(
-        clips, salt, withdrawn=read_withdrawn(output, salt), stratify=stratify
+        clips, salt, withdrawn=withdrawn, stratify=stratify
     )
     if not splits:
         return {}, rejections
-    (output / "dataset_info.json").unlink(missing_ok=True)
     unfinished = Unfinished(output, salt, sampling)
+    write_withdrawn(output, withdrawn, salt)
+    (output / "dataset_info.json").unlink(missing_ok=True)
     plan = _plan(output, name, splits, shards, format)
     kept = {shard: unfinished.entries(shard, part) for _, shard, part in plan}
     whole = {shard.name for shard, rows in kept.items() if rows is not None}
@@ -267,7 +271,7 @@ def write_dataset(
                 tally.again(found.row for found in walk(shard))
             else:
                 results = _in_order(pool, read, part)
-                rows = write_shard(shard, tally.sound(results))
+                rows = write_shard(shard, tally.sound(results), withdrawn=withdrawn)
                 # Of those that were refused, the reasons are to be told again.
                 if len(rows) == len(part):
                     unfinished.enter(shard, part)

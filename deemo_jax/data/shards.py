@@ -1,6 +1,6 @@
 """Shards of records with an index beside each: written whole, read in any order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 import json
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -14,11 +14,12 @@ from deemo_jax.storage import AnyPath, size_of, write_whole
 
 Folder = TypeVar("Folder", bound=AnyPath)
 
-INDEX_FORMAT = "deemo-index/3"
+INDEX_FORMAT = "deemo-index/4"
 FORMATS = {"tfrecord": tfrecord, "array_record": array_record}  # by names of TFDS
 AGAIN = "copy it again from where it was packed, or run `deemo pack` again"
 REINDEX = "copy it again, or build it from the shard, `deemo pack --reindex=true`"
 WITHDRAWN = "withdrawn.json"  # pseudonyms of those who took their consent back
+REBUILD = "copy it again, or build it from the indexes, `deemo pack --reindex=true`"
 
 
 class Entry(NamedTuple):
@@ -46,13 +47,29 @@ class Entry(NamedTuple):
 class Index(NamedTuple):
     """What stands beside a shard of `size` bytes: what is where in it.
 
-    `withdrawn` counts the records that are in the shard and not in `entries`, because
-    their subject's consent was withdrawn.
+    `withdrawn` has whom it knows to have withdrawn, with the number of their records
+    that are in the shard, which are not in `entries`.
     """
 
     entries: list[Entry]
     size: int
-    withdrawn: int = 0
+    withdrawn: dict[str, int]
+
+    @property
+    def records(self) -> int:
+        """How many are in the shard."""
+        return len(self.entries) + sum(self.withdrawn.values())
+
+
+def index_of(entries: Iterable[Entry], size: int, withdrawn: Set[str]) -> Index:
+    """What stands beside a shard of these records, of which some subjects withdrew."""
+    kept, gone = [], dict.fromkeys(sorted(withdrawn), 0)
+    for entry in entries:
+        if entry.subject in gone:
+            gone[entry.subject] += 1
+        else:
+            kept.append(entry)
+    return Index(kept, size, gone)
 
 
 def shard_name(
@@ -82,12 +99,19 @@ def index_path(shard: AnyPath) -> AnyPath:
     return shard.with_name(shard.name + ".index")
 
 
-def write_shard(path: Path, rows: Iterable[Record]) -> list[Entry]:
-    """Writes a shard and its index, each beside its name and then renamed."""
-    return write_encoded(path, map(records.to_bytes, rows))
+def write_shard(
+    path: Path, rows: Iterable[Record], *, withdrawn: Set[str] = frozenset()
+) -> list[Entry]:
+    """Writes a shard and its index, each beside its name and then renamed.
+
+    The index names the `withdrawn`, too, of whom there is no record.
+    """
+    return write_encoded(path, map(records.to_bytes, rows), withdrawn=withdrawn)
 
 
-def write_encoded(path: Path, rows: Iterable[bytes]) -> list[Entry]:
+def write_encoded(
+    path: Path, rows: Iterable[bytes], *, withdrawn: Set[str] = frozenset()
+) -> list[Entry]:
     """`write_shard` of records as bytes, of which the index is made, too."""
     entries = []
     beside = path.with_name(f".{path.name}.partial")
@@ -100,19 +124,19 @@ def write_encoded(path: Path, rows: Iterable[bytes]) -> list[Entry]:
     # An index that is left of what stood here before would be that of another shard.
     index_path(path).unlink(missing_ok=True)
     beside.replace(path)
-    write_index(path, Index(entries, size))
+    write_index(path, index_of(entries, size, withdrawn))
     return entries
 
 
 def write_index(shard: Path, index: Index) -> None:
     """Writes what stands beside a shard: a head that has a checksum of the rest."""
-    rest = "".join(json.dumps(entry) + "\n" for entry in index.entries)
+    lines = [index.withdrawn, *index.entries]
+    rest = "".join(json.dumps(line) + "\n" for line in lines)
     head = {
         "format": INDEX_FORMAT,
         "shard": shard.name,
         "bytes": index.size,
         "records": len(index.entries),
-        "withdrawn": index.withdrawn,
         "crc32c": crc32c(rest.encode()),
         "columns": list(Entry._fields),
     }
@@ -135,7 +159,6 @@ def read_index(shard: AnyPath) -> Index:
         head = json.loads(first)
         found, columns, of = head["format"], head["columns"], head["shard"]
         count, size, crc = head["records"], head["bytes"], head["crc32c"]
-        withdrawn = head["withdrawn"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged or of old: {REINDEX}") from error
     if found != INDEX_FORMAT or columns != list(Entry._fields):
@@ -146,7 +169,8 @@ def read_index(shard: AnyPath) -> Index:
         raise ValueError(f"{path} is damaged or cut short: {REINDEX}")
     if of != shard.name:
         raise ValueError(f"{path} is the index of {of}: {REINDEX}")
-    made = [Entry._make(json.loads(line)) for line in rest.splitlines()]
+    withdrawn, *lines = map(json.loads, rest.splitlines())
+    made = map(Entry._make, lines)
     entries = [e._replace(tasks=tuple(e.tasks), nfbl=tuple(e.nfbl)) for e in made]
     if len(entries) != count:
         raise ValueError(f"{path} lists {len(entries)} of {count} records: {REINDEX}")
@@ -155,70 +179,116 @@ def read_index(shard: AnyPath) -> Index:
     return Index(entries, size, withdrawn)
 
 
-def read_withdrawn(folder: AnyPath, salt: bytes | None = None) -> frozenset[str]:
+def read_withdrawn(folder: AnyPath) -> frozenset[str]:
     """The pseudonyms of those whose consent to a packed folder was withdrawn.
 
     Raises:
-        ValueError: the file that holds them is damaged, or it was written with another
-            salt than `salt`, whose pseudonyms match none of them.
+        ValueError: the file that holds them is missing or damaged.
     """
-    path = folder / WITHDRAWN
-    if not path.exists():
-        return frozenset()
-    try:
-        found = json.loads(path.read_bytes())
-        subjects = frozenset(map(str, found["subjects"]))
-        check = found.get("check")  # those of old have none
-    except (ValueError, KeyError, TypeError) as error:
+    return _read_withdrawn(folder)[0]
+
+
+def who_withdrew(folder: Path, salt: bytes | None = None) -> frozenset[str]:
+    """Those whom `withdrawn.json` names, or an index leaves out; for who writes either.
+
+    Raises:
+        ValueError: the file is damaged; or missing, and an index, too, which may have
+            left out others; or it was written with another salt than `salt`, whose
+            pseudonyms match none of them.
+    """
+    there = [
+        path
+        for path in folder.glob("*-of-*")
+        if path.suffix != ".index" and not path.name.startswith(".")
+    ]
+    told = (folder / WITHDRAWN).exists()
+    subjects, check = _read_withdrawn(folder) if told else (frozenset(), None)
+    for shard in there:
+        try:
+            subjects = subjects.union(read_index(shard).withdrawn)
+        except ValueError as error:
+            if not told:
+                raise ValueError(
+                    f"{folder / WITHDRAWN} is missing and {index_path(shard)} is not "
+                    "sound: who withdrew cannot be told. Copy one of them again, or "
+                    "pack again to another folder"
+                ) from error
+    if subjects and salt is not None and check != _check_of(salt):
         raise ValueError(
-            f"{path}, which holds who withdrew consent, is damaged: copy it again"
-        ) from error
-    if salt is not None and check not in (None, records.pseudonym(salt, "check", "")):
-        raise ValueError(
-            f"{path} was written with another salt, and who withdrew would come back "
-            "under a new pseudonym: give the --salt_file that it was packed with"
+            f"{folder / WITHDRAWN} was written with another salt, or does not tell it, "
+            "and who withdrew would come back under a new pseudonym: give the "
+            "--salt_file that it was packed with, or --withdraw=SUBJECT of one of them "
+            "again"
         )
     return subjects
 
 
-def forgotten(
-    shard: AnyPath, index: Index, count: int, withdrawn: frozenset[str]
-) -> str:
-    """What is wrong where an index leaves out whom nothing says to have withdrawn.
+def write_withdrawn(
+    folder: Path, subjects: Iterable[str], salt: bytes | None = None
+) -> None:
+    """Writes their pseudonyms, and a value that tells the salt of these by it.
 
-    Nothing, if it does not add up to the `count` of the shard: then it is damaged.
+    Without `salt`, the value stays as it is.
     """
-    whole = len(index.entries) + index.withdrawn == count
-    if withdrawn or not index.withdrawn or not whole:
+    check = None if salt is None else _check_of(salt)
+    if salt is None and (folder / WITHDRAWN).exists():
+        check = _read_withdrawn(folder)[1]
+    held = {"subjects": sorted(subjects), "check": check}
+    held |= {"crc32c": _crc_of(held)}
+    write_whole(folder / WITHDRAWN, json.dumps(held, indent=1) + "\n")
+
+
+def _read_withdrawn(folder: AnyPath) -> tuple[frozenset[str], str | None]:
+    """Subjects and the value that tells their salt."""
+    path = folder / WITHDRAWN
+    if not path.exists():
+        raise ValueError(f"{path}, which names who withdrew, is missing: {REBUILD}")
+    try:
+        held = json.loads(path.read_bytes())
+        crc = held.pop("crc32c")
+        found = frozenset(held["subjects"]), held["check"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        held = crc = None
+    if held is None or crc != _crc_of(held):
+        raise ValueError(
+            f"{path}, which names who withdrew, is damaged: copy it again, or remove "
+            "it and build it from the indexes, `deemo pack --reindex=true`"
+        )
+    return found
+
+
+def _check_of(salt: bytes) -> str:
+    return records.pseudonym(salt, "check", "")
+
+
+def _crc_of(held: dict) -> int:
+    return crc32c(json.dumps(held).encode())
+
+
+def forgotten(shard: AnyPath, index: Index, withdrawn: Set[str]) -> str:
+    """What is wrong where an index names who withdrew, and nothing else does."""
+    lost = len(index.withdrawn.keys() - withdrawn)
+    if not lost:
         return ""
     return (
-        f"{shard.parent / WITHDRAWN} is missing: {index_path(shard)} leaves out "
-        f"{index.withdrawn} records of those whom it names: copy it again"
+        f"{shard.parent / WITHDRAWN} does not name {lost} of those who withdrew by "
+        f"{index_path(shard)}: {REBUILD}"
     )
 
 
-def miscounted(shard: AnyPath, found: int, stated: int) -> str:
+def miscounted(shard: AnyPath, found: int, stated: int, withdrawn: Set[str]) -> str:
     """What to say of a shard that has not the records that TFDS is told of.
 
     A purge that was interrupted leaves such ones: a copy would bring back whom it took
     out.
     """
     remedy = AGAIN
-    if found < stated and shard.with_name(WITHDRAWN).exists():
+    if found < stated and withdrawn:
         remedy = (
             "a purge was interrupted, give `deemo pack --purge --output="
             f"{shard.parent}` again"
         )
     return f"{shard} holds {found} records, dataset_info.json says {stated}: {remedy}"
-
-
-def write_withdrawn(folder: Path, subjects: Iterable[str], salt: bytes) -> None:
-    """Writes their pseudonyms, and a value that tells the salt of these by it."""
-    gone = {
-        "subjects": sorted(subjects),
-        "check": records.pseudonym(salt, "check", ""),
-    }
-    write_whole(folder / WITHDRAWN, json.dumps(gone, indent=1) + "\n")
 
 
 def entry_of(row: Record, data: bytes, offset: int) -> Entry:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import functools
 import hashlib
 import itertools
+import json
 import mmap
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from deemo_jax.data.shards import (
     Index,
     forgotten,
     format_of,
-    index_path,
     miscounted,
     read_index,
     read_splits,
@@ -47,7 +47,7 @@ class ShardSource:
         taxonomy: the label sets of the data set.
         classes: those of body language that occur, and how many records show each.
         encoding: of the features that its records hold in place of media, if they do.
-        manifest: SHA-256 over the indexes, which hold a checksum of every record.
+        manifest: SHA-256 over all entries, which hold a checksum of every record.
 
     Raises:
         ValueError: the folder, the split or the fold is not there, an index is damaged,
@@ -80,7 +80,7 @@ class ShardSource:
             self._place += [(len(self._shards), at) for at, _ in kept]
             self.entries += [entry for _, entry in kept]
             self._shards.append(shard)
-            digest.update(index_path(shard).read_bytes())
+            digest.update(json.dumps([shard.name, found.entries]).encode())
         self.manifest = digest.hexdigest()
         shown = collections.Counter(label for e in self.entries for label in e.nfbl)
         self.classes: Mapping[str, int] = dict(sorted(shown.items()))
@@ -156,10 +156,10 @@ def _read_indexes(
         found[split] = []
         for shard, count in shards:
             index = read_index(shard)
-            if lost := forgotten(shard, index, count, withdrawn):
+            if lost := forgotten(shard, index, withdrawn):
                 raise ValueError(lost)
-            if (there := len(index.entries) + index.withdrawn) != count:
-                raise ValueError(miscounted(shard, there, count))
+            if index.records != count:
+                raise ValueError(miscounted(shard, index.records, count, withdrawn))
             for entry in index.entries:
                 if entry.subject in withdrawn:
                     raise ValueError(

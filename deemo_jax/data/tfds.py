@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import json
 from pathlib import Path
+import shutil
 import tempfile
 from typing import Any
 
@@ -84,6 +85,8 @@ def write_metadata(
     """
     import tensorflow_datasets as tfds
 
+    for left in folder.glob(".metadata*"):  # of a call that was killed
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".metadata") as beside:
         template = tfds.core.ShardedFileTemplate(
             data_dir=beside,  # pyright: ignore[reportArgumentType]  it converts

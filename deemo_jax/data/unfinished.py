@@ -24,8 +24,9 @@ class Unfinished:
 
     That is an HMAC, with the salt of the pseudonyms, of all that the shard's bytes
     follow from, so that it says nothing of who is in it: of clips, or of the entries of
-    records, and of `made_with`. Closed, it leaves no trace; a packing that is
-    interrupted does not close it.
+    records, and of `made_with`. It is there before anything of an earlier data set is
+    removed, so that the folder is known for one that was packed to. Closed, it leaves
+    no trace; a packing that is interrupted does not close it.
     """
 
     def __init__(
@@ -35,8 +36,9 @@ class Unfinished:
         self._salt = salt
         self._made_with = dataclasses.asdict(made_with or FrameSampling())
         self._made_of: dict[str, str] = {}
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, TypeError):
             self._made_of = dict(json.loads(self._path.read_bytes()))
+        self._write()
 
     def entries(
         self, shard: Path, clips: Sequence[DeidentifiedClip | Entry]
@@ -56,11 +58,14 @@ class Unfinished:
     def enter(self, shard: Path, clips: Sequence[DeidentifiedClip | Entry]) -> None:
         """Notes that a shard is whole and holds all of the clips."""
         self._made_of[shard.name] = self._digest(clips)
-        write_whole(self._path, json.dumps(self._made_of))
+        self._write()
 
     def close(self) -> None:
         """All is packed."""
         self._path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        write_whole(self._path, json.dumps(self._made_of))
 
     def _digest(self, clips: Sequence[DeidentifiedClip | Entry]) -> str:
         of = [

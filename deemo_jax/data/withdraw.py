@@ -11,11 +11,11 @@ from deemo_jax.data.record import pseudonym
 from deemo_jax.data.shards import (
     AGAIN,
     Entry,
-    Index,
+    index_of,
     index_path,
     read_index,
     read_splits,
-    read_withdrawn,
+    who_withdrew,
     write_encoded,
     write_index,
     write_withdrawn,
@@ -42,15 +42,13 @@ def withdraw(folder: Path, subject: str, *, salt: bytes, is_known: bool = False)
     _, splits = read_splits(folder)
     shards = [shard for shards in splits.values() for shard, _ in shards]
     indexes = {shard: read_index(shard) for shard in shards}
-    before = read_withdrawn(folder)
+    before = who_withdrew(folder)
     having = [
         shard
         for shard, index in indexes.items()
         if any(entry.subject == name for entry in index.entries)
     ]
-    if not having and name in before:
-        return 0
-    if not (having or is_known):
+    if not (having or is_known or name in before):
         raise ValueError(
             f"no clip of subject {subject!r} is in {folder}: give the name that the "
             "annotations have, and the --salt_file that the folder was packed with"
@@ -59,10 +57,10 @@ def withdraw(folder: Path, subject: str, *, salt: bytes, is_known: bool = False)
     clips = 0
     for shard in having:
         index = indexes[shard]
-        kept = [entry for entry in index.entries if entry.subject != name]
-        left_out = len(index.entries) - len(kept)
-        write_index(shard, Index(kept, index.size, index.withdrawn + left_out))
-        clips += left_out
+        now = index_of(index.entries, index.size, before | {name})
+        counts = {n: index.withdrawn.get(n, 0) + k for n, k in now.withdrawn.items()}
+        write_index(shard, now._replace(withdrawn=counts))
+        clips += now.withdrawn[name]
     return clips
 
 
@@ -74,14 +72,16 @@ def purge(folder: Path, *, progress: Progress | None = None) -> int:
     left is none any more, unless it is the last.
 
     Raises:
-        ValueError: nobody has withdrawn, or a shard is damaged.
+        ValueError: nobody has withdrawn, or it cannot be told who, or a shard is
+            damaged.
     """
-    withdrawn = read_withdrawn(folder)
+    withdrawn = who_withdrew(folder)
     if not withdrawn:
         raise ValueError(
             f"nobody has withdrawn from {folder}: give --withdraw=SUBJECT first"
         )
     name, splits = read_splits(folder)
+    write_withdrawn(folder, withdrawn)
     total = sum(len(shards) for shards in splits.values())
     facts, done, gone = Facts(), 0, 0
     entries: dict[str, list[Entry]] = {}
@@ -135,4 +135,4 @@ def _rewrite(
             facts.count(found.row)
             yield found.data
 
-    return write_encoded(shard, kept()), left_out
+    return write_encoded(shard, kept(), withdrawn=withdrawn), left_out

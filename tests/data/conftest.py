@@ -15,7 +15,7 @@ from deemo_jax.clip import DeidentifiedClip, append_deidentified, file_digest
 from deemo_jax.config_data import DataConfig, SyntheticConfig
 from deemo_jax.data import prompt, tfds
 from deemo_jax.data.record import Record
-from deemo_jax.data.shards import FORMATS, shard_name, write_shard
+from deemo_jax.data.shards import FORMATS, shard_name, write_shard, write_withdrawn
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import train_tokenizer
 from deemo_jax.data.turns import Asker
@@ -70,6 +70,7 @@ def _pack(folder, rows, *, split="train", shards=2, name="tiny", format="tfrecor
         for k in range(shards)
     ]
     (folder / "taxonomy.json").write_text(json.dumps(load_taxonomy().to_json()))
+    write_withdrawn(folder, ())
     tfds.write_metadata(
         folder, name, {split: counts}, {split: 1}, "made by a test", format=format
     )

@@ -1,5 +1,8 @@
 import dataclasses
+import itertools
 import json
+from pathlib import Path
+import shutil
 import stat
 
 import pytest
@@ -10,7 +13,7 @@ from deemo_jax.config import ConfigError
 from deemo_jax.data import integrity
 from deemo_jax.data.pack import Summary, pack_folder, read_salt
 from deemo_jax.data.record import pseudonym
-from deemo_jax.data.shards import read_withdrawn
+from deemo_jax.data.shards import index_path
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.withdraw import purge, withdraw
 from tests.data.conftest import clip, contents
@@ -278,12 +281,62 @@ def test_packed_again_with_another_salt_nobody_comes_back(tmp_path, input):
     again = {"salt_file": tmp_path / "salt.txt"}
     summary = pack_folder(input, output, name="mer", shards=2, **again)
     assert sum(summary.subjects.values()) == 3
-    # What earlier versions wrote has nothing to tell the salt by.
-    gone = [pseudonym(salt, "subject", "subject0")]
-    (output / "withdrawn.json").write_text(json.dumps({"subjects": gone}))
-    summary = pack_folder(input, output, name="mer", shards=2, **again)
-    assert sum(summary.subjects.values()) == 3
+    # Built from the indexes, it does not tell the salt, until somebody gives it.
     withdraw(output, "subject1", salt=salt)
-    assert read_withdrawn(output, salt) > set(gone)
-    with pytest.raises(ValueError, match="another salt"):
-        read_withdrawn(output, salt[::-1])
+    (output / "withdrawn.json").unlink()
+    assert integrity.reindex(output)
+    with pytest.raises(ValueError, match="does not tell it.*--withdraw=SUBJECT"):
+        pack_folder(input, output, name="mer", shards=2, **again)
+    withdraw(output, "subject1", salt=salt)
+    summary = pack_folder(input, output, name="mer", shards=2, **again)
+    assert sum(summary.subjects.values()) == 2
+
+
+def test_packed_again_without_the_file_nobody_comes_back(input, tmp_path):
+    output = tmp_path / "packed"
+    pack_folder(input, output, name="mer", shards=2)
+    withdraw(output, "subject0", salt=read_salt(input / "salt.txt"))
+    (output / "withdrawn.json").unlink()
+    with pytest.raises(ValueError, match="does not tell it"):
+        pack_folder(input, output, name="mer", shards=2)
+    index_path(next(output.glob("mer-*-00000-of-00002"))).unlink()
+    with pytest.raises(ValueError, match="who withdrew cannot be told"):
+        pack_folder(input, output, name="mer", shards=2)
+
+
+def test_stopped_at_any_file_it_goes_on_and_nobody_comes_back(
+    input, tmp_path, monkeypatch
+):
+    """At each file that is renamed or removed while a folder is packed anew."""
+    output, before = tmp_path / "packed", tmp_path / "before"
+    pack_folder(input, before, name="mer", shards=2)
+    salt = read_salt(input / "salt.txt")
+    withdraw(before, "subject0", salt=salt)
+    gone = pseudonym(salt, "subject", "subject0")
+    for place in itertools.count():
+        left = itertools.count(place, -1)
+
+        def stopping(change, left=left):
+            def changed(*arguments, **options):
+                if next(left) <= 0:
+                    raise KeyboardInterrupt
+                return change(*arguments, **options)
+
+            return changed
+
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.copytree(before, output)
+        with monkeypatch.context() as patch:
+            for name in ("rename", "replace", "unlink"):
+                patch.setattr(Path, name, stopping(getattr(Path, name)))
+            try:
+                pack_folder(input, output, name="mer", shards=1)
+                break
+            except KeyboardInterrupt:
+                pass
+        pack_folder(input, output, name="mer", shards=1)
+        assert integrity.check(output) == []
+        held = {entry.subject for entry in ShardSource(output, "train").entries}
+        assert held
+        assert gone not in held
+    assert place > 10

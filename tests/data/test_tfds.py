@@ -10,7 +10,12 @@ from PIL import Image
 import pytest
 
 from deemo_jax.data import tfds
+from deemo_jax.data.builders import DeemoMer
+from deemo_jax.data.record import pseudonym
 from deemo_jax.data.source import ShardSource
+from deemo_jax.data.withdraw import purge, withdraw
+
+SALT = bytes(range(32))
 
 
 def test_tensorflow_datasets_reads_the_metadata(folder, source):
@@ -58,6 +63,7 @@ def test_the_two_files_are_all_that_is_left(folder):
         "tiny-train.tfrecord-00000-of-00002.index",
         "tiny-train.tfrecord-00001-of-00002",
         "tiny-train.tfrecord-00001-of-00002.index",
+        "withdrawn.json",
     ]
 
 
@@ -79,6 +85,29 @@ def test_the_files_depend_on_nothing_but_their_content(tmp_path, folder):
 
 def test_our_own_reader_agrees(folder):
     assert len(ShardSource(folder, "train")) == 13
+
+
+def test_the_builder_reads_nobody_who_withdrew(tmp_path, make_record, pack_records):
+    """TFDS reads shards whole, past the indexes."""
+    rows = [make_record(0, subject=pseudonym(SALT, "subject", "anna")), make_record(1)]
+    pack_records(tmp_path, rows, name="deemo_mer", format="array_record")
+    assert len(DeemoMer(tmp_path).as_data_source("train")) == 2
+    withdraw(tmp_path, "anna", salt=SALT)
+    builder = DeemoMer(tmp_path)
+    for read in (builder.as_data_source, builder.as_dataset):
+        with pytest.raises(ValueError, match="of subjects who withdrew: .*--purge"):
+            read("train")
+    assert list(builder.records("train")) == rows[1:]
+    purge(tmp_path)
+    assert len(DeemoMer(tmp_path).as_data_source("train")) == 1
+
+
+def test_what_a_killed_call_left_is_removed(tmp_path):
+    (tmp_path / ".metadata1234").mkdir()
+    tfds.write_metadata(tmp_path, "tiny", {"train": [6]}, {"train": 1}, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "dataset_info.json", "features.json",
+    ]  # fmt: skip
 
 
 READER = """

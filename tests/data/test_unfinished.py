@@ -41,11 +41,11 @@ def packing(monkeypatch, tmp_path, input, format):
         reads.clear()
         number = itertools.count()
 
-        def killed(path, rows):
+        def killed(path, rows, **options):
             if next(number) == fail:
                 (path.with_name(f".{path.name}.partial")).write_bytes(b"half")
                 raise Killed
-            return write(path, rows)
+            return write(path, rows, **options)
 
         monkeypatch.setattr(pack, "write_shard", killed)
         summary = pack_folder(input, output, name="mer", shards=4, **changes)

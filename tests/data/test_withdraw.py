@@ -68,7 +68,7 @@ def test_a_subject_that_is_not_there_is_refused(packed, subject, salt):
         ValueError, match=f"no clip of subject '{subject}' is in .*salt"
     ):
         withdraw(folder, subject, salt=salt)
-    assert not (folder / "withdrawn.json").exists()
+    assert not read_withdrawn(folder)
 
 
 def test_who_is_known_by_a_run_alone_is_not_packed_any_more(packed):
@@ -151,11 +151,11 @@ def test_an_interrupted_purge_is_finished(packed, names, monkeypatch):
 
     write, written = module.write_encoded, []
 
-    def interrupted(path, encoded):
+    def interrupted(path, encoded, **options):
         if written:
             raise KeyboardInterrupt
         written.append(path)
-        entries = write(path, encoded)
+        entries = write(path, encoded, **options)
         index_path(path).unlink()
         return entries
 
@@ -170,13 +170,24 @@ def test_an_interrupted_purge_is_finished(packed, names, monkeypatch):
     assert any("deemo pack --purge" in line for line in integrity.check(folder))
     shard = folder / names[0]
     kept = [found.entry for found in integrity.walk(shard) if found.entry]
-    write_index(shard, Index(kept, shard.stat().st_size))  # interrupted a bit later
+    write_index(shard, Index(kept, shard.stat().st_size, {}))  # interrupted a bit later
     with pytest.raises(ValueError, match="holds 4 .*a purge was interrupted"):
         ShardSource(folder, "train")
     assert purge(folder) == 2
     assert list(ShardSource(folder, "train")) == [
         row for row in rows if row.subject != of("bert")
     ]
+
+
+def test_a_withdrawal_forgets_nobody_of_before(packed):
+    folder, _ = packed
+    withdraw(folder, "bert", salt=SALT)
+    (folder / "withdrawn.json").unlink()
+    withdraw(folder, "cleo", salt=SALT)
+    assert read_withdrawn(folder) == {of("bert"), of("cleo")}
+    (folder / "withdrawn.json").unlink()
+    assert purge(folder) == 8
+    assert {row.subject for row in ShardSource(folder, "train")} == {of("anna")}
 
 
 def test_packed_again_they_stay_out(tmp_path):

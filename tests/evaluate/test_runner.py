@@ -23,7 +23,7 @@ from deemo_jax.data import tasks, tfds
 from deemo_jax.data.loader import evaluation_batches
 from deemo_jax.data.prompt import corpus_texts
 from deemo_jax.data.record import Record
-from deemo_jax.data.shards import shard_name, write_shard
+from deemo_jax.data.shards import shard_name, write_shard, write_withdrawn
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import train_tokenizer
 from deemo_jax.data.turns import Asker
@@ -91,6 +91,7 @@ def pack(folder, rows, taxonomy=None):
     count = len(write_shard(folder / shard_name("made_up", "test", 0, 1), rows))
     label_sets = load_taxonomy().to_json() | (taxonomy or {})
     (folder / "taxonomy.json").write_text(json.dumps(label_sets))
+    write_withdrawn(folder, ())
     tfds.write_metadata(folder, "made_up", {"test": [count]}, {"test": 1}, "a test")
     return ShardSource(folder, "test")
 

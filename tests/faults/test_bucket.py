@@ -9,7 +9,7 @@ import pytest
 
 from deemo_jax.checkpoint import MANIFEST, find_fault
 from deemo_jax.data import tfds
-from deemo_jax.data.shards import shard_name, write_shard
+from deemo_jax.data.shards import shard_name, write_shard, write_withdrawn
 from deemo_jax.data.source import ShardSource
 from deemo_jax.storage import copy_folder, files_below, locate
 from deemo_jax.train.lock import LOCK
@@ -41,6 +41,7 @@ def test_array_records_are_read_from_a_bucket_by_their_places(bucket, launch, tm
     write_shard(packed / shard_name("few", "train", 0, 1, "array_record"), rows)
     taxonomy = locate(launch.data["data__path"]) / "taxonomy.json"
     (packed / "taxonomy.json").write_bytes(taxonomy.read_bytes())
+    write_withdrawn(packed, ())
     tfds.write_metadata(
         packed, "few", {"train": [len(rows)]}, {"train": 1}, "", format="array_record"
     )
