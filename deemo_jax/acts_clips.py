@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from deemo_jax.annotation import one_name
 from deemo_jax.config import Config, ConfigError
 from deemo_jax.deidentify.settings import Settings
 from deemo_jax.exits import DONE, FAILED, SOME_REFUSED
@@ -185,7 +186,7 @@ def _withdraw(folder: Path, subject: str, salt_file: Path | None, runs: AnyPath)
             f"{'given' if salt_file is None else f'at {salt_file}'}: give "
             "--salt_file=FOLDER/salt.txt of the folder that was packed"
         )
-    salt = read_salt(salt_file)
+    salt, subject = read_salt(salt_file), one_name(subject)
     # First what may be wrong with the runs: to withdraw is not to be cut short by it.
     seen = who_saw(pseudonym(salt, "subject", subject), runs)
     is_known = any(each.trained for each in seen)

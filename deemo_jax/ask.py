@@ -6,13 +6,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from deemo_jax.annotation import (
-    Refusal,
-    Rejection,
-    reject,
-    write_lines,
-    write_rejections,
-)
 from deemo_jax.clip import DeidentifiedClip, read_deidentified
 from deemo_jax.config import ConfigError
 from deemo_jax.config_data import MODALITIES
@@ -20,6 +13,7 @@ from deemo_jax.data import loader, record
 from deemo_jax.data.reader import Loose, Reader, Row
 from deemo_jax.data.windows import Windowing
 from deemo_jax.generate import generate
+from deemo_jax.refusals import Refusal, Rejection, reject, write_lines, write_rejections
 from deemo_jax.workdir import Run
 
 

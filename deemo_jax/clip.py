@@ -10,20 +10,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from deemo_jax.annotation import (
-    Annotation,
-    Refusal,
-    Rejection,
-    Taxonomy,
-    check_inside,
-    folder_taxonomy,
-    parse_annotation,
-    parse_object,
-    reject,
-)
+from deemo_jax.annotation import Annotation, Taxonomy, folder_taxonomy, parse_annotation
+from deemo_jax.refusals import Refusal, Rejection, check_inside, parse_object, reject
 from deemo_jax.storage import write_whole
 
 MANIFEST = "deidentified.jsonl"
+MEASURE = "faces/5"  # of audits: when what their figures are changes, it counts up
 AGAIN = "run `deemo deidentify` again; only what it wrote can be packed"
 
 
@@ -104,6 +96,11 @@ class DeidentifiedClip:
             "audit": self.audit,
         }
 
+    @property
+    def has_passed(self) -> bool:
+        """Whether it did an audit by today's measure."""
+        return self.verdict == "passed" and self.audit.get("measure") == MEASURE
+
     @classmethod
     def from_json(
         cls, fields: dict[str, Any], folder: Path, taxonomy: Taxonomy
@@ -129,6 +126,9 @@ class DeidentifiedClip:
         parts = (clip.sha256, clip.faces, clip.words, clip.audit)
         if not all(isinstance(part, dict) for part in parts):
             raise Refusal("sha256, faces, words and audit are not all objects", AGAIN)
+        counts = [*clip.faces.values(), *clip.words.values()]
+        if not all(isinstance(count, int) for count in counts):
+            raise Refusal("what is counted of its faces or words is no number", AGAIN)
         reasons = clip.audit.get("reasons", [])
         texts = [clip.deidentification, clip.verdict, clip.source]
         texts += reasons if isinstance(reasons, list) else [None]

@@ -3,19 +3,17 @@ import json
 import pytest
 
 from deemo_jax.annotation import (
+    WITHDRAWN,
     Annotation,
     Interval,
-    Refusal,
-    Rejection,
-    check_inside,
     folder_taxonomy,
     load_taxonomy,
     parse_annotation,
     read_annotations,
     write_annotations,
-    write_rejections,
     write_taxonomy,
 )
+from deemo_jax.refusals import Refusal, write_rejections
 
 GOOD = {"clip_id": "a", "media": "a.mp4", "subject": "s"}
 TAXONOMY = load_taxonomy()
@@ -205,16 +203,19 @@ def test_written_lists_can_be_read(tmp_path):
     write_annotations(tmp_path / "annotations.jsonl", [annotation])
     read = read_annotations(tmp_path / "annotations.jsonl", TAXONOMY)
     assert read == ([annotation], [])
-    rejection = Rejection(line=3, reason="why", remedy="what")
-    write_rejections(tmp_path / "rejected.jsonl", [rejection])
-    written = json.loads((tmp_path / "rejected.jsonl").read_text())
-    assert written == {"line": 3, "reason": "why", "remedy": "what"}
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "a.mp4", "annotations.jsonl", "rejected.jsonl",
-    ]  # fmt: skip
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "annotations.jsonl"]
 
 
-def test_inside_is_the_resolved_file(tmp_path):
-    (tmp_path / "b").touch()
-    (tmp_path / "a").symlink_to("b")
-    assert check_inside(tmp_path, "a") == (tmp_path / "b").resolve()
+@pytest.mark.parametrize("consent", ["withdrawn", "Withdrawn", " WITHDRAWN\n"])
+def test_a_consent_is_withdrawn_however_it_is_written(tmp_path, consent):
+    (tmp_path / "a.mp4").touch()
+    path = tmp_path / "annotations.jsonl"
+    path.write_text(json.dumps(GOOD | {"consent": consent}))
+    [rejection] = read_annotations(path, TAXONOMY)[1]
+    assert (rejection.clip_id, rejection.reason) == ("a", WITHDRAWN)
+
+
+def test_a_subject_is_one_however_the_name_is_written():
+    names = ["Jos\u00e9", "Jose\u0301", " Jos\u00e9 ", "Jos\u00e9\n"]
+    rows = [parse_annotation(GOOD | {"subject": name}, TAXONOMY) for name in names]
+    assert {row.subject for row in rows} == {"Jos\u00e9"}

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from deemo_jax.annotation import Annotation, Interval, Refusal
+from deemo_jax.annotation import Annotation, Interval
 from deemo_jax.clip import (
     MANIFEST,
     Clip,
@@ -15,6 +15,7 @@ from deemo_jax.clip import (
     replace_deidentified,
 )
 from deemo_jax.media import write_audio, write_video
+from deemo_jax.refusals import Refusal
 
 
 def make(folder, clip_id: str, *, video=True, audio=True) -> DeidentifiedClip:
@@ -125,6 +126,8 @@ def test_an_edited_or_missing_file_is_refused_by_name(tmp_path, part):
         {"sha256": None},
         {"sha256": {"audio": "0"}},
         {"faces": []},
+        {"faces": {"boxes": "3"}},
+        {"words": {"NAME": None}},
         {"audit": None},
         {"audit": {"reasons": 5}},
         {"audit": {"reasons": [5]}},

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "deemo_jax"
 LINES = [
     ("exits", "packaged", "rendezvous"),
     ("storage",),
+    ("refusals",),
     ("architecture", "annotation", "spool", "progress", "fields", "weights", "page"),
     ("config_data", "container"),
     ("config", "media", "workers", "batch"),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from deemo_jax.annotate.lines import Line
 from deemo_jax.annotate.tables import column, read_table, refuse
-from deemo_jax.annotation import Refusal, Rejection
+from deemo_jax.refusals import Refusal, Rejection
 
 NAMES = ("name", "names")
 LANGUAGES = ("english", "chinese")

@@ -12,22 +12,25 @@ from deemo_jax.annotate.tables import read_pairs, refuse
 from deemo_jax.annotate.who import Who
 from deemo_jax.annotation import (
     Annotation,
-    Refusal,
-    Rejection,
     Taxonomy,
-    check_inside,
     load_taxonomy,
     parse_annotation,
-    reject,
     write_annotations,
-    write_rejections,
     write_taxonomy,
 )
 from deemo_jax.config import ConfigError
 from deemo_jax.media import frame_times
+from deemo_jax.refusals import (
+    Refusal,
+    Rejection,
+    check_inside,
+    reject,
+    write_rejections,
+)
 
 Progress = Callable[[str, int, int | None], None]
 FORMATS = ("imigue", "merr", "affectgpt")
+SLACK = 30  # frames that a last one may reach beyond the media
 TRANSCRIPTS = ("sentence", "subtitle")  # columns, besides those of the languages
 
 
@@ -276,9 +279,9 @@ def _in_seconds(
 
 def _shown(times: Sequence[float], first: int, last: int) -> tuple[float, float]:
     """When the first frame appears, and when the last one is gone."""
-    if first >= len(times):
+    if first >= len(times) or last >= len(times) + SLACK:
         raise Refusal(
-            f"frame {first} is beyond the {len(times)} of its media",
+            f"frames {first} to {last} reach beyond the {len(times)} of its media",
             "name the media that were annotated, or give their --fps",
         )
     ends = [*times[1:], 2 * times[-1] - times[-2]]

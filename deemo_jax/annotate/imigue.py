@@ -20,7 +20,8 @@ import re
 from deemo_jax.annotate.lines import Gesture, Line
 from deemo_jax.annotate.media_files import MediaFiles, plain, stem
 from deemo_jax.annotate.tables import Table, read_table, read_text, refuse
-from deemo_jax.annotation import Refusal, Rejection, load_taxonomy
+from deemo_jax.annotation import load_taxonomy
+from deemo_jax.refusals import Refusal, Rejection
 
 COLUMNS = ("video_id", "class", "start_frame", "end_frame")
 EMOTIONS = {"win": "positive", "lose": "negative"}  # as iMiGUE takes a match's end

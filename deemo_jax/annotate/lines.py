@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deemo_jax.annotate.media_files import stem
 from deemo_jax.annotate.tables import refuse
-from deemo_jax.annotation import Refusal, Rejection
+from deemo_jax.refusals import Refusal, Rejection
 
 TEXTS = ("subject", "emotion", "reasoning", "transcript")
 

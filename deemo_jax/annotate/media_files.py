@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deemo_jax.annotation import Refusal
+from deemo_jax.refusals import Refusal
 
 VIDEO = (
     ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg",

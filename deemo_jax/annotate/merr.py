@@ -16,7 +16,8 @@ from typing import Any
 from deemo_jax.annotate.lines import Line
 from deemo_jax.annotate.media_files import stem
 from deemo_jax.annotate.tables import read_text, refuse
-from deemo_jax.annotation import CLIP_ID, Refusal, Rejection, parse_object
+from deemo_jax.annotation import CLIP_ID
+from deemo_jax.refusals import Refusal, Rejection, parse_object
 
 REASONS = ("smp_reason_caption", "caption")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deemo_jax.annotate.media_files import plain, stem
-from deemo_jax.annotation import Refusal, Rejection, reject
 from deemo_jax.fields import ConfigError
+from deemo_jax.refusals import Refusal, Rejection, reject
 
 ENCODINGS = ("utf-8-sig", "gb18030")  # the second is what Chinese Excel writes
 SEPARATORS = ",;\t"
@@ -104,12 +104,12 @@ def read_pairs(
 ) -> tuple[dict[str, str], list[Rejection]]:
     """What a column says of a clip, by its plain name; the first column that there is.
 
-    Of two rows with one key and two values, the second is refused.
+    Of rows with one key and two values, all are left out: nobody knows which holds.
     """
     table = read_table(path)
     key, value = column(table, path, keys), column(table, path, values)
     pairs: dict[str, str] = {}
-    rejections = []
+    unclear, rejections = set(), []
     for line, row in table.rows:
         try:
             if isinstance(row, Refusal):
@@ -118,12 +118,13 @@ def read_pairs(
                 raise Refusal(f"{key} is empty", f"fill in {key!r}")
             name, said = plain(stem(row[key])), row.get(value, "")
             if (first := pairs.setdefault(name, said)) != said:
+                unclear.add(name)
                 raise Refusal(
                     f"{value} of {name!r} is {said!r}, and was {first!r}", "keep one"
                 )
         except Refusal as refusal:
             rejections.append(refuse(refusal, path, line))
-    return pairs, rejections
+    return {k: v for k, v in pairs.items() if k not in unclear}, rejections
 
 
 def refuse(

@@ -7,8 +7,8 @@ import re
 from deemo_jax.annotate.affectgpt import NAMES
 from deemo_jax.annotate.media_files import plain
 from deemo_jax.annotate.tables import read_pairs
-from deemo_jax.annotation import Refusal, Rejection
 from deemo_jax.config import ConfigError
+from deemo_jax.refusals import Refusal, Rejection
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,8 @@ import re
 import secrets
 
 from deemo_jax.annotation import (
-    Refusal,
-    Rejection,
     Taxonomy,
     folder_taxonomy,
-    reject,
-    write_rejections,
     write_whole,
 )
 from deemo_jax.clip import DeidentifiedClip, read_deidentified
@@ -26,6 +22,7 @@ from deemo_jax.data import tfds
 from deemo_jax.data.card import Facts, write_card
 from deemo_jax.data.encoded import MANIFEST
 from deemo_jax.data.integrity import walk
+from deemo_jax.data.packable import by_consent, by_verdict
 from deemo_jax.data.record import FrameSampling, Record, from_clip
 from deemo_jax.data.shards import (
     FORMATS,
@@ -39,6 +36,7 @@ from deemo_jax.data.shards import (
 from deemo_jax.data.splits import assign_splits
 from deemo_jax.data.unfinished import STATE, Unfinished
 from deemo_jax.data.windows import Windowing
+from deemo_jax.refusals import Refusal, Rejection, reject, write_rejections
 from deemo_jax.storage import alone_in
 
 Progress = Callable[[str, int, int | None], None]
@@ -104,8 +102,8 @@ def pack_folder(
 ) -> Summary:
     """Packs what `deemo deidentify` wrote to `input`; the same input, the same bytes.
 
-    Clips that failed their audit are refused, and those that nobody audited unless
-    they are allowed.
+    Clips that failed their audit are refused, those whose consent is withdrawn in
+    `input/annotations.jsonl`, and those that nobody audited unless they are allowed.
 
     The salt of the pseudonyms is read from `salt_file`, by default `input/salt.txt`,
     and made where there is none. What is refused stands in the owner's folder, in
@@ -120,8 +118,10 @@ def pack_folder(
     """
     input, output = Path(input), Path(output)
     clips, rejections = read_deidentified(input)
+    taxonomy = folder_taxonomy(input)
+    clips, withdrawn = by_consent(clips, input, taxonomy)
     clips, unfit = by_verdict(clips, allow_unaudited=allow_unaudited)
-    rejections += unfit
+    rejections += withdrawn + unfit
     loosely = sum(c.verdict == "passed" and bool(c.audit.get("looser")) for c in clips)
     salt_path = salt_file or input / SALT
     if salt_path.resolve().is_relative_to(output.resolve()):
@@ -138,7 +138,7 @@ def pack_folder(
             output,
             name=name,
             salt=read_salt(salt_path),
-            taxonomy=folder_taxonomy(input),
+            taxonomy=taxonomy,
             shards=shards,
             format=format,
             description=description,
@@ -189,30 +189,6 @@ def _check_asked(output: Path, name: str, shards: int, format: str) -> None:
                     f"{output / written} would be written over, and {output} holds no "
                     "data set: choose another --output"
                 )
-
-
-def by_verdict(
-    clips: Iterable[DeidentifiedClip], *, allow_unaudited: bool
-) -> tuple[list[DeidentifiedClip], list[Rejection]]:
-    """Clips that passed their audit or are generated, and a rejection for each other.
-
-    With `allow_unaudited`, those that nobody audited are among the former.
-    """
-    allowed = {"passed", "generated", *(["unaudited"] if allow_unaudited else [])}
-    sound, rejections = [], []
-    for clip in clips:
-        if clip.verdict in allowed:
-            sound.append(clip)
-            continue
-        why = "; ".join(map(str, clip.audit.get("reasons", ())))
-        refusal = Refusal(
-            f"its verdict is {clip.verdict!r}" + (f" ({why})" if why else ""),
-            "audit it with `deemo audit`, or pack with --allow_unaudited"
-            if clip.verdict == "unaudited"
-            else "look at it, and de-identify it with other settings, or leave it out",
-        )
-        rejections.append(reject(refusal, clip_id=clip.annotation.clip_id))
-    return sound, rejections
 
 
 def write_dataset(

@@ -2,20 +2,23 @@
 
 from collections.abc import Iterable
 import dataclasses
+import functools
 import hashlib
 import hmac
 import io
 import math
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import UInt8
 import numpy as np
 
 from deemo_jax import media
-from deemo_jax.annotation import Interval, Refusal
-from deemo_jax.clip import DeidentifiedClip
+from deemo_jax.annotation import Interval
+from deemo_jax.clip import DeidentifiedClip, file_digest
 from deemo_jax.data import example
 from deemo_jax.data.windows import Window, sound_of
+from deemo_jax.refusals import Refusal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,8 @@ def from_clip(
 
     Raises:
         TypeError: `clip` is no `DeidentifiedClip`.
-        Refusal: its media cannot be read, or its length is not known.
+        Refusal: its media cannot be read or are no longer those that were listed, or
+            its length is not known.
     """
     if not isinstance(clip, DeidentifiedClip):
         raise TypeError(
@@ -101,13 +105,19 @@ def from_clip(
         for time, pixels in kept:
             frames.append(encode_jpeg(pixels, sampling or FrameSampling()))
             times.append(time)
+    sound = sound_of(clip)
+    for part, path in (("video", clip.video), ("audio", clip.audio)):
+        if path is not None and _digest_now(path) != clip.sha256[part]:
+            raise Refusal(
+                f"{path.name} was changed while it was packed", "pack it again"
+            )
     return Record(
         clip_id=pseudonym(salt, "clip", annotation.clip_id),
         subject=pseudonym(salt, "subject", annotation.subject),
         duration=duration,
         frames=tuple(frames),
         frame_times=tuple(times),
-        audio=sound_of(clip),
+        audio=sound,
         transcript=annotation.transcript,
         emotion=annotation.emotion,
         reasoning=annotation.reasoning,
@@ -115,6 +125,18 @@ def from_clip(
         verdict=clip.verdict,
         deidentification=clip.deidentification,
     )
+
+
+def _digest_now(path: Path) -> str:
+    """SHA-256 of a file: hours may lie between its first check and its reading."""
+    about = path.stat()
+    return _digest_of(path, about.st_ino, about.st_size, about.st_ctime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _digest_of(path: Path, *identity: int) -> str:
+    """Not once for each window of a long file, unless that was written to."""
+    return file_digest(path)
 
 
 def sample_frames(

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from deemo_jax.annotation import Refusal, Rejection, reject
 from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.data.record import pseudonym
+from deemo_jax.refusals import Refusal, Rejection, reject
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}  # of subjects without a split
 

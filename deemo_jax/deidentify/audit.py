@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 import numpy as np
 from PIL import Image, ImageDraw
 
-from deemo_jax.annotation import Annotation, Refusal
+from deemo_jax.annotation import Annotation
 from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.deidentify import speakers
 from deemo_jax.deidentify.audit_faces import SAME_PERSON, are_known, embed_faces
@@ -26,9 +26,9 @@ from deemo_jax.deidentify.mtcnn import find_faces
 from deemo_jax.deidentify.settings import Audit, Bridging
 from deemo_jax.deidentify.tracks import Moment, bridge
 from deemo_jax.media import iter_frames
+from deemo_jax.refusals import Refusal
 from deemo_jax.workers import in_threads
 
-MEASURE = "faces/5"  # a change of what the figures are counts up
 # Scores from which the auditing detector found a face in an original, and in a masked
 # frame. In 216 frames faces had 0.98 and more, masked ones 0.94 at most.
 FOUND, LEFT = 0.9, 0.97

@@ -6,14 +6,10 @@ import functools
 from pathlib import Path
 
 from deemo_jax.annotation import (
+    WITHDRAWN,
     Annotation,
-    Refusal,
-    Rejection,
-    check_inside,
     folder_taxonomy,
     read_annotations,
-    reject,
-    write_rejections,
 )
 from deemo_jax.clip import (
     Clip,
@@ -48,6 +44,13 @@ from deemo_jax.deidentify.verdicts import (
     judge,
     judged,
     known_figures,
+)
+from deemo_jax.refusals import (
+    Refusal,
+    Rejection,
+    check_inside,
+    reject,
+    write_rejections,
 )
 
 FOLDER = "audit"  # in the de-identified folder; nothing of it is packed
@@ -117,15 +120,18 @@ def audit_folder(
         raise ValueError(lacking)
     mend_deidentified(output)  # what an interruption tore says of no clip that it is so
     clips, rejections = read_deidentified(output)
-    annotations, _ = read_annotations(
+    annotations, unread = read_annotations(
         input / "annotations.jsonl", folder_taxonomy(input)
     )
     if not clips and not rejections:
         raise ValueError(f"{output} lists no clip: `deemo deidentify` writes it")
+    withdrawn = {each.clip_id for each in unread if each.reason == WITHDRAWN}
     raw = {annotation.clip_id: annotation for annotation in annotations}
     jobs: list[_Job] = []
     for clip in clips:
         try:
+            if clip.annotation.clip_id in withdrawn:
+                raise Refusal(WITHDRAWN, "run `deemo deidentify`, which deletes it")
             jobs.append(_job(clip, raw, input, settings.audit))
         except Refusal as refusal:
             rejections.append(reject(refusal, clip_id=clip.annotation.clip_id))

@@ -12,15 +12,9 @@ import shutil
 from deemo_jax.annotation import (
     WITHDRAWN,
     Annotation,
-    Refusal,
-    Rejection,
-    check_inside,
     folder_taxonomy,
     read_annotations,
-    reject,
     write_annotations,
-    write_lines,
-    write_rejections,
     write_taxonomy,
 )
 from deemo_jax.clip import (
@@ -57,6 +51,14 @@ from deemo_jax.deidentify.verdicts import (
     unjudged,
 )
 from deemo_jax.deidentify.words import REDACTED, check_redactable, installed
+from deemo_jax.refusals import (
+    Refusal,
+    Rejection,
+    check_inside,
+    reject,
+    write_lines,
+    write_rejections,
+)
 from deemo_jax.storage import alone_in
 
 NAMED = 5  # clips that a summary names

@@ -6,8 +6,8 @@ import functools
 import traceback
 from typing import Protocol, TypeVar, runtime_checkable
 
-from deemo_jax.annotation import Refusal, Rejection, reject
 from deemo_jax.config import ConfigError
+from deemo_jax.refusals import Refusal, Rejection, reject
 from deemo_jax.workers import cores, in_processes
 
 Progress = Callable[[str, int, int | None], None]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deemo_jax.annotation import Annotation, Refusal
+from deemo_jax.annotation import Annotation
 from deemo_jax.architecture import SAMPLE_RATE
 from deemo_jax.clip import Clip, DeidentifiedClip, file_digest
 from deemo_jax.container import MediaError
@@ -27,6 +27,7 @@ from deemo_jax.media import (
     write_audio,
     write_video,
 )
+from deemo_jax.refusals import Refusal
 from deemo_jax.workers import in_threads
 
 VERSION = "5"  # a change of methods or their settings counts up

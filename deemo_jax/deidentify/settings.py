@@ -107,8 +107,8 @@ class Audit:
     `alike`: share of the masked faces that may be taken for their originals.
     `voice`: likeness up to which a voice is not taken for its original's, a cosine of
     CAM++; `configs/deidentify.md` says what it is of the same and of other speakers.
-    `seen`: share of the frames with a masked face in which the audit must have seen
-    one, too; below it, it cannot tell, and the clip stays unaudited.
+    `seen`: share of the masked faces that the audit must have seen, too; below it, it
+    cannot tell, and the clip stays unaudited. Of two people both must be seen.
     `longest_side`: pixels that larger frames are scaled down to; in these, faces of 20
     pixels and more are seen.
     `every`: of so many frames one is looked at; faces of those between are put between
@@ -120,7 +120,7 @@ class Audit:
     gap_frames: int = 0
     alike: float = 0.0
     voice: float = 0.5
-    seen: float = 0.5
+    seen: float = 0.7
     longest_side: int = 960
     every: int = 3
 
@@ -133,7 +133,8 @@ class Audit:
             _require(0 <= value <= 1, f"audit.{name}", value, "from 0 to 1")
         enough = self.longest_side >= 32
         _require(enough, "audit.longest_side", self.longest_side, "32 pixels or more")
-        _require(self.every >= 1, "audit.every", self.every, "1 or more")
+        some = 1 <= self.every <= 15
+        _require(some, "audit.every", self.every, "from 1 to 15 frames")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,15 +3,15 @@
 from collections.abc import Iterable
 import dataclasses
 
-from deemo_jax.clip import DeidentifiedClip
+from deemo_jax.clip import MEASURE, DeidentifiedClip
 from deemo_jax.deidentify import speakers
-from deemo_jax.deidentify.audit import MEASURE, Figures
+from deemo_jax.deidentify.audit import Figures
 from deemo_jax.deidentify.settings import Audit
 from deemo_jax.fields import ConfigError, read_group
 
 PASSED, FAILED, UNAUDITED = "passed", "failed", "unaudited"
-THRESHOLDS = ("faces_left", "gap_frames", "alike", "voice", "seen")
-USUAL = Audit()
+USUAL = dataclasses.asdict(Audit())
+THE_MORE_THE_STRICTER = ("seen", "longest_side")
 NO_FIGURES = ("reasons", "measure", "thresholds", "looser")
 
 
@@ -21,7 +21,7 @@ def judge(
     """The verdict on a clip, and the reasons, if it is not that it passed.
 
     `faces` are the counts of `DeidentifiedClip.faces`: where the auditing detector sees
-    hardly any of the faces that were masked, it can say nothing of them. A clip passes
+    too few of the faces that were masked, it can say nothing of them. A clip passes
     if all that it has, pictures and voice, could be audited and is well.
     """
     wrong = []
@@ -51,11 +51,11 @@ def judge(
 def judged(clip: DeidentifiedClip, figures: Figures, audit: Audit) -> DeidentifiedClip:
     """The clip with the verdict, with the figures and thresholds it follows from.
 
-    `looser` are those thresholds that let pass what the defaults would not.
+    `looser` are those settings that let pass what the defaults might not.
     """
     verdict, reasons = judge(figures, audit, clip.faces)
     found = dataclasses.asdict(figures)
-    thresholds = {name: getattr(audit, name) for name in THRESHOLDS}
+    thresholds = dataclasses.asdict(audit)
     found |= {
         "reasons": list(reasons),
         "measure": MEASURE,
@@ -63,7 +63,8 @@ def judged(clip: DeidentifiedClip, figures: Figures, audit: Audit) -> Deidentifi
         "looser": [
             name
             for name, value in thresholds.items()
-            if (value < USUAL.seen if name == "seen" else value > getattr(USUAL, name))
+            if value != USUAL[name]
+            and (value < USUAL[name]) == (name in THE_MORE_THE_STRICTER)
         ],
     }
     return dataclasses.replace(clip, verdict=verdict, audit=found)
@@ -128,18 +129,16 @@ def _recognised(figures: Figures, audit: Audit) -> bool:
 
 def _unseen(figures: Figures, audit: Audit, faces: dict[str, int]) -> list[str]:
     """Why nothing can be said of a clip's pictures, if there are any."""
-    masked = faces.get("frames_with_face", 0)
     if not figures.frames:
         return []
-    if not masked and not figures.frames_with_face:
+    boxes = faces.get("boxes", 0)
+    if not boxes and not figures.frames_with_face:
         return ["no detector sees a face in it"]
-    if figures.frames_with_face < audit.seen * masked:
-        seen = figures.frames_with_face
-        return [f"it sees a face in {seen} of {masked} masked frames"]
+    masked = boxes / figures.frames * figures.looked  # in the frames that it looks at
+    if figures.faces < audit.seen * masked:
+        return [f"it sees {figures.faces} of about {masked:.0f} faces that were masked"]
     if not figures.compared:
-        return [
-            "none of its faces can be compared: the verifier knows upright ones alone"
-        ]
+        return ["none of its faces can be compared: the verifier knows none of them"]
     return []
 
 

@@ -6,9 +6,10 @@ import dataclasses
 from jaxtyping import Float
 import numpy as np
 
-from deemo_jax.annotation import Annotation, Refusal
+from deemo_jax.annotation import Annotation
 from deemo_jax.deidentify import redaction, transcript
 from deemo_jax.deidentify.settings import Words
+from deemo_jax.refusals import Refusal
 
 REDACTED = "+words/1"  # of `deidentification`; a change of how they are counts up
 
@@ -60,8 +61,8 @@ def reworded(
 ) -> tuple[Annotation, dict[str, int]]:
     """The annotation with a transcript, if there is a voice, and its texts redacted.
 
-    A transcript that was given is never overwritten, not even an empty one. Labels are
-    of closed sets and stay.
+    A transcript that was given is never overwritten; a blank one is none. Labels are of
+    closed sets and stay.
 
     Args:
         annotation: as people gave it.

@@ -9,7 +9,6 @@ from typing import Any
 from jaxtyping import Int
 import numpy as np
 
-from deemo_jax.annotation import write_lines
 from deemo_jax.config_data import MODALITIES
 from deemo_jax.evaluate.answers import parse_labels
 from deemo_jax.evaluate.judge import Lexical, LexicalMeans, average
@@ -22,6 +21,7 @@ from deemo_jax.evaluate.nfbl import (
     when_figures,
     which_figures,
 )
+from deemo_jax.refusals import write_lines
 from deemo_jax.storage import AnyPath, write_whole
 
 METRICS, PREDICTIONS, REPORT = "metrics.json", "predictions.jsonl", "report.html"

@@ -93,8 +93,15 @@ def test_frames_become_seconds_by_the_media(tmp_path, labels):
     assert (summary.subjects, summary.gestures, summary.rejected) == (2, 4, 2)
     beyond, missing = lines(videos / "rejected.jsonl")
     assert (beyond["line"], beyond["clip_id"]) == (5, "7")
-    assert "frame 40 is beyond the 40 of its media" in beyond["reason"]
+    assert "reach beyond the 40 of its media" in beyond["reason"]
     assert "no media are named '9'" in missing["reason"]
+
+
+def test_frames_far_beyond_the_media_are_of_other_media(tmp_path, labels):
+    labels.write_text(labels.read_text().replace("1,39,60", "1,39,70"))
+    annotate_folder([labels], tmp_path / "videos", format="imigue", who=Who())
+    refused = [line["reason"] for line in lines(tmp_path / "videos" / "rejected.jsonl")]
+    assert "frames 39 to 70 reach beyond the 40 of its media" in refused[0]
 
 
 def test_frames_become_seconds_by_the_rate_that_is_given(tmp_path, labels):

@@ -3,7 +3,7 @@ import pytest
 from deemo_jax.annotate import imigue
 from deemo_jax.annotate.lines import Line
 from deemo_jax.annotate.media_files import MediaFiles, plain
-from deemo_jax.annotation import Rejection
+from deemo_jax.refusals import Rejection
 from tests.annotate.conftest import filmed
 
 LABELS = """video_id,class,start_frame,end_frame,subject_id,win_or_lose,remark

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from deemo_jax.annotate.lines import Gesture, Line, gather
-from deemo_jax.annotation import Rejection
+from deemo_jax.refusals import Rejection
 
 ONE, TWO = Path("one.txt"), Path("two.json")
 NOD = Gesture(label="nod", start=1.0, end=2.0)

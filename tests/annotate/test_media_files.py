@@ -1,7 +1,7 @@
 import pytest
 
 from deemo_jax.annotate.media_files import MediaFiles, stem
-from deemo_jax.annotation import Refusal
+from deemo_jax.refusals import Refusal
 
 
 @pytest.fixture

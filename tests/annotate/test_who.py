@@ -1,8 +1,8 @@
 import pytest
 
 from deemo_jax.annotate.who import Who, read_who
-from deemo_jax.annotation import Refusal
 from deemo_jax.config import ConfigError
+from deemo_jax.refusals import Refusal
 
 
 def test_a_name_tells_its_subject():

@@ -7,11 +7,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from deemo_jax.annotation import Annotation, Interval, Refusal
-from deemo_jax.clip import Clip, DeidentifiedClip
+from deemo_jax.annotation import Annotation, Interval
+from deemo_jax.clip import Clip, DeidentifiedClip, file_digest
 from deemo_jax.data import example, record
 from deemo_jax.data.record import FrameSampling, sample_frames
 from deemo_jax.media import write_audio, write_video
+from deemo_jax.refusals import Refusal
 
 SALT = bytes(32)
 
@@ -33,8 +34,10 @@ def deidentified(folder, *, seconds=2.0, audio=True, frames=20, **fields):
         **{"clip_id": "a", "media": "clip.mp4", "subject": "anna", "end": seconds}
         | fields
     )
+    files = {"video": video, "audio": sound}
+    digests = {part: file_digest(path) for part, path in files.items() if path}
     return DeidentifiedClip(
-        annotation=annotation, video=video, audio=sound, sha256={},
+        annotation=annotation, video=video, audio=sound, sha256=digests,
         deidentification="generated/1", verdict="generated", faces={},
     )  # fmt: skip
 

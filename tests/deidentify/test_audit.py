@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from deemo_jax.annotation import Annotation, Refusal
+from deemo_jax.annotation import Annotation
 from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.deidentify import audit as room
 from deemo_jax.deidentify import speakers
@@ -18,6 +18,7 @@ from deemo_jax.deidentify.settings import Audit, Mask, Voice
 from deemo_jax.deidentify.verdicts import judge
 from deemo_jax.deidentify.voice import another_voice
 from deemo_jax.media import iter_frames, write_audio, write_video
+from deemo_jax.refusals import Refusal
 
 SMALL = Audit(longest_side=352)
 

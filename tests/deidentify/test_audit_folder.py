@@ -203,6 +203,17 @@ def test_what_cannot_be_audited_is_listed_and_keeps_its_verdict(copied, monkeypa
         audit_folder.audit_folder(raw, output)
 
 
+def test_whose_consent_is_withdrawn_is_told_so(copied, monkeypatch):
+    raw, output = copied
+    monkeypatch.setattr(audit_folder, "audit_clip", None)  # it comes to none
+    row = {"clip_id": "a", "media": "a.mp4", "subject": "a", "consent": "withdrawn"}
+    (raw / "annotations.jsonl").write_text(json.dumps(row))
+    audit_folder.audit_folder(raw, output, settings=SETTINGS, workers=1)
+    first = (output / "audit" / "rejected.jsonl").read_text().splitlines()[0]
+    assert "consent is withdrawn" in first
+    assert "run `deemo deidentify`" in first
+
+
 @pytest.mark.parametrize(
     ("input", "output", "words"),
     [

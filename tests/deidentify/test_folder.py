@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from deemo_jax.annotation import Annotation, Rejection
+from deemo_jax.annotation import Annotation
 from deemo_jax.clip import read_deidentified
 from deemo_jax.config import ConfigError
 from deemo_jax.deidentify import audit_faces, redaction
@@ -17,6 +17,7 @@ from deemo_jax.deidentify.pipeline import VERSION
 from deemo_jax.deidentify.settings import Mask, Settings, Words
 from deemo_jax.deidentify.words import REDACTED
 from deemo_jax.media import read_audio, write_audio, write_video
+from deemo_jax.refusals import Rejection
 from deemo_jax.storage import StorageError
 from tests.deidentify.folders import GOOD, annotate, deidentify_folder, read_lines
 

@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from deemo_jax.annotation import Annotation, Interval, Refusal
+from deemo_jax.annotation import Annotation, Interval
 from deemo_jax.clip import Clip
 from deemo_jax.deidentify import transcript
 from deemo_jax.deidentify.faces import FaceDetector
@@ -19,6 +19,7 @@ from deemo_jax.media import (
     write_audio,
     write_video,
 )
+from deemo_jax.refusals import Refusal
 
 
 @pytest.fixture(scope="module")

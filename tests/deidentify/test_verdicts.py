@@ -41,15 +41,17 @@ def of_faces(**faces: int) -> DeidentifiedClip:
         ({}, []),
         ({"alike": 1.0, "faces_left": 99}, ["faces_left", "alike"]),
         ({"seen": 0.4}, ["seen"]),
+        ({"every": 4, "longest_side": 959}, ["longest_side", "every"]),
+        ({"every": 1, "longest_side": 1920}, []),
         ({"seen": 0.9, "voice": 0.4}, []),
     ],
 )
 def test_a_verdict_tells_its_thresholds(changes, looser):
-    audit = dataclasses.replace(SMALL, **changes)
-    told = judged(of_faces(frames_with_face=100), SOUND, audit)
+    audit = Audit(**changes)
+    how = {"longest_side": audit.longest_side, "every": audit.every}
+    told = judged(of_faces(boxes=90), dataclasses.replace(SOUND, **how), audit)
     assert told.audit["looser"] == looser
-    names = ("faces_left", "gap_frames", "alike", "voice", "seen")
-    assert told.audit["thresholds"] == {name: getattr(audit, name) for name in names}
+    assert told.audit["thresholds"] == dataclasses.asdict(audit)
     assert judged_again(told, audit) == told
 
 
@@ -70,16 +72,18 @@ def test_a_verdict_tells_its_thresholds(changes, looser):
         ({"voice": None, "unheard": "no CAM++"}, {}, 100, "unaudited"),
         ({"compared": 0}, {}, 100, "unaudited"),
         ({"compared": 0, "faces_left": 1}, {}, 100, "failed"),
-        ({"frames_with_face": 9}, {}, 100, "unaudited"),
-        ({"frames_with_face": 9}, {"seen": 0.09}, 100, "passed"),
-        ({"frames_with_face": 9, "faces_left": 1}, {}, 100, "failed"),
-        ({"frames_with_face": 9, "voice": 0.83}, {}, 100, "failed"),
-        ({"frames_with_face": 0}, {}, 0, "unaudited"),  # both may have missed one
+        ({"faces": 9}, {}, 100, "unaudited"),
+        ({"faces": 9}, {"seen": 0.09}, 100, "passed"),
+        ({"faces": 9, "faces_left": 1}, {}, 100, "failed"),
+        ({"faces": 9, "voice": 0.83}, {}, 100, "failed"),
+        ({"faces": 34}, {}, 200, "unaudited"),  # one of two, in every frame
+        ({"faces": 68}, {}, 200, "passed"),
+        ({"faces": 0, "frames_with_face": 0}, {}, 0, "unaudited"),  # both may miss one
     ],
 )
 def test_verdicts_on_pictures_and_voice(changes, audit, faces, verdict):
     figures = dataclasses.replace(SOUND, **changes)
-    found, reasons = judge(figures, Audit(**audit), {"frames_with_face": faces})
+    found, reasons = judge(figures, Audit(**audit), {"boxes": faces})
     assert found == verdict
     assert bool(reasons) == (verdict != "passed")
 
@@ -112,7 +116,7 @@ def test_verdicts_on_sound_alone(changes, verdict, reason):
 
 def test_a_verdict_is_passed_again_on_the_figures_that_are_there():
     figures = dataclasses.replace(SOUND, faces_left=3)
-    clip = judged(of_faces(frames_with_face=90), figures, SMALL)
+    clip = judged(of_faces(boxes=90), figures, SMALL)
     assert clip.verdict == "failed"
     assert failures([clip]) == ("a failed: 3 of 31 faces are left",)
     lenient = judged_again(clip, Audit(faces_left=3, longest_side=640))
@@ -124,7 +128,7 @@ def test_a_verdict_is_passed_again_on_the_figures_that_are_there():
 
 
 def test_a_verdict_of_another_measure_is_kept_only_if_it_failed():
-    passed = judged(of_faces(frames_with_face=90), SOUND, SMALL)
+    passed = judged(of_faces(boxes=90), SOUND, SMALL)
     assert judged_again(passed, SMALL) == passed
     earlier = dataclasses.replace(passed, audit=passed.audit | {"measure": "faces/2"})
     assert judged_again(earlier, SMALL) is None
@@ -135,7 +139,7 @@ def test_a_verdict_of_another_measure_is_kept_only_if_it_failed():
 
 def test_a_voice_is_compared_once_there_is_something_to_compare_it_by(monkeypatch):
     figures = dataclasses.replace(SOUND, voice=None, unheard="CAM++ is not installed")
-    clip = judged(of_faces(frames_with_face=90), figures, SMALL)
+    clip = judged(of_faces(boxes=90), figures, SMALL)
     monkeypatch.setattr(speakers, "missing", lambda: "CAM++ is not installed")
     assert judged_again(clip, SMALL) == clip
     monkeypatch.setattr(speakers, "missing", lambda: None)

@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 
-from deemo_jax.annotation import Annotation, Refusal
+from deemo_jax.annotation import Annotation
 from deemo_jax.deidentify import redaction, transcript
 from deemo_jax.deidentify.settings import Words
 from deemo_jax.deidentify.words import check_redactable, installed, reworded
 from deemo_jax.media import read_audio
+from deemo_jax.refusals import Refusal
 
 NOTHING = dict.fromkeys((*redaction.TYPES, "transcribed"), 0)
 

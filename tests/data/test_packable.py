@@ -1,0 +1,59 @@
+import dataclasses
+import json
+
+import pytest
+
+from deemo_jax.clip import MEASURE, append_deidentified, read_deidentified
+from deemo_jax.data.pack import pack_folder
+from deemo_jax.data.source import ShardSource
+
+VERDICTS = ("passed", "failed", "unaudited", "splendid", "generated")
+
+
+@pytest.mark.parametrize(
+    ("allow", "packed"), [(False, {"passed", "generated"}), (True, {*VERDICTS[::2]})]
+)
+def test_clips_that_no_audit_passed_are_refused(tmp_path, input, allow, packed):
+    clips, _ = read_deidentified(input)
+    for one, verdict in zip(clips, VERDICTS, strict=False):
+        audit: dict = {"measure": MEASURE}
+        audit |= {"reasons": ["3 faces are left"]} if verdict == "failed" else {}
+        append_deidentified(
+            input, dataclasses.replace(one, verdict=verdict, audit=audit)
+        )
+    folder = tmp_path / "packed"
+    summary = pack_folder(input, folder, name="mer", allow_unaudited=allow)
+    rows = [row for split in summary.records for row in ShardSource(folder, split)]
+    assert {row.verdict for row in rows} == packed | {"generated"}
+    found = map(json.loads, (input / "rejected_by_pack.jsonl").read_text().splitlines())
+    refused = {line["clip_id"]: line for line in found}
+    assert summary.rejected == len(refused) == len(VERDICTS) - len(packed)
+    assert refused["clip1"]["reason"] == "its verdict is 'failed' (3 faces are left)"
+    assert "clip3" in refused
+    if not allow:
+        assert "--allow_unaudited" in refused["clip2"]["remedy"]
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_what_passed_an_audit_of_long_ago_is_unaudited(input, tmp_path, allow):
+    one = read_deidentified(input)[0][0]
+    for audit in ({}, {"measure": "faces/1"}):
+        append_deidentified(
+            input, dataclasses.replace(one, verdict="passed", audit=audit)
+        )
+        pack_folder(input, tmp_path / "packed", name="mer", allow_unaudited=allow)
+        refused = (input / "rejected_by_pack.jsonl").read_text()
+        assert ("by another version" in refused) != allow
+        card = (tmp_path / "packed" / "README.md").read_text()
+        assert "passed" not in card
+        assert ("| verdict | unaudited | 1 |" in card) == allow
+
+
+def test_whose_consent_is_withdrawn_beside_the_media_is_not_packed(input, tmp_path):
+    row = {"clip_id": "clip0", "media": "gone.mp4", "subject": "subject0"}
+    (input / "annotations.jsonl").write_text(json.dumps(row | {"consent": "withdrawn"}))
+    summary = pack_folder(input, tmp_path / "packed", name="mer")
+    assert (summary.rejected, sum(summary.records.values())) == (1, 11)
+    [line] = (input / "rejected_by_pack.jsonl").read_text().splitlines()
+    assert json.loads(line)["clip_id"] == "clip0"
+    assert "consent is withdrawn" in line
