@@ -19,6 +19,7 @@ from deemo_jax.config import Config, ConfigError
 from deemo_jax.config_data import MODALITIES, DataConfig
 from deemo_jax.data import tfds, video
 from deemo_jax.data.card import Facts, write_card
+from deemo_jax.data.consent import read_withdrawn, who_withdrew, write_withdrawn
 from deemo_jax.data.encoded import (
     ABOUT,
     DTYPES,
@@ -35,11 +36,8 @@ from deemo_jax.data.shards import (
     Entry,
     check_shards,
     read_splits,
-    read_withdrawn,
     shard_name,
-    who_withdrew,
     write_shard,
-    write_withdrawn,
 )
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.unfinished import Unfinished

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deemo_jax import cli
-from deemo_jax.data.shards import read_withdrawn
+from deemo_jax.data.consent import read_withdrawn
 from deemo_jax.media import write_video
 from tests.small import make_corpus
 

@@ -8,6 +8,12 @@ from typing import NamedTuple
 
 from deemo_jax.annotation import load_taxonomy
 from deemo_jax.data import record as records
+from deemo_jax.data.consent import (
+    forgotten,
+    read_withdrawn,
+    who_withdrew,
+    write_withdrawn,
+)
 from deemo_jax.data.encoded import MANIFEST, read_encoding
 from deemo_jax.data.record import Record
 from deemo_jax.data.shards import (
@@ -16,17 +22,13 @@ from deemo_jax.data.shards import (
     Entry,
     Index,
     entry_of,
-    forgotten,
     format_of,
     index_of,
     index_path,
     miscounted,
     read_index,
     read_splits,
-    read_withdrawn,
-    who_withdrew,
     write_index,
-    write_withdrawn,
 )
 
 Progress = Callable[[str, int, int | None], None]

@@ -20,19 +20,12 @@ from deemo_jax.clip import DeidentifiedClip, read_deidentified
 from deemo_jax.config import ConfigError
 from deemo_jax.data import tfds
 from deemo_jax.data.card import Facts, write_card
+from deemo_jax.data.consent import who_withdrew, write_withdrawn
 from deemo_jax.data.encoded import MANIFEST
 from deemo_jax.data.integrity import walk
 from deemo_jax.data.packable import by_consent, by_verdict
 from deemo_jax.data.record import FrameSampling, Record, from_clip
-from deemo_jax.data.shards import (
-    FORMATS,
-    Entry,
-    check_shards,
-    shard_name,
-    who_withdrew,
-    write_shard,
-    write_withdrawn,
-)
+from deemo_jax.data.shards import FORMATS, Entry, check_shards, shard_name, write_shard
 from deemo_jax.data.splits import assign_splits
 from deemo_jax.data.unfinished import STATE, Unfinished
 from deemo_jax.data.windows import Windowing

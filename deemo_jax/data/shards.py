@@ -18,8 +18,6 @@ INDEX_FORMAT = "deemo-index/4"
 FORMATS = {"tfrecord": tfrecord, "array_record": array_record}  # by names of TFDS
 AGAIN = "copy it again from where it was packed, or run `deemo pack` again"
 REINDEX = "copy it again, or build it from the shard, `deemo pack --reindex=true`"
-WITHDRAWN = "withdrawn.json"  # pseudonyms of those who took their consent back
-REBUILD = "copy it again, or build it from the indexes, `deemo pack --reindex=true`"
 
 
 class Entry(NamedTuple):
@@ -177,103 +175,6 @@ def read_index(shard: AnyPath) -> Index:
     if (there := size_of(shard)) != size:
         raise ValueError(f"{shard} has {there} bytes, not {size}: {AGAIN}")
     return Index(entries, size, withdrawn)
-
-
-def read_withdrawn(folder: AnyPath) -> frozenset[str]:
-    """The pseudonyms of those whose consent to a packed folder was withdrawn.
-
-    Raises:
-        ValueError: the file that holds them is missing or damaged.
-    """
-    return _read_withdrawn(folder)[0]
-
-
-def who_withdrew(folder: Path, salt: bytes | None = None) -> frozenset[str]:
-    """Those whom `withdrawn.json` names, or an index leaves out; for who writes either.
-
-    Raises:
-        ValueError: the file is damaged; or missing, and an index, too, which may have
-            left out others; or it was written with another salt than `salt`, whose
-            pseudonyms match none of them.
-    """
-    there = [
-        path
-        for path in folder.glob("*-of-*")
-        if path.suffix != ".index" and not path.name.startswith(".")
-    ]
-    told = (folder / WITHDRAWN).exists()
-    subjects, check = _read_withdrawn(folder) if told else (frozenset(), None)
-    for shard in there:
-        try:
-            subjects = subjects.union(read_index(shard).withdrawn)
-        except ValueError as error:
-            if not told:
-                raise ValueError(
-                    f"{folder / WITHDRAWN} is missing and {index_path(shard)} is not "
-                    "sound: who withdrew cannot be told. Copy one of them again, or "
-                    "pack again to another folder"
-                ) from error
-    if subjects and salt is not None and check != _check_of(salt):
-        raise ValueError(
-            f"{folder / WITHDRAWN} was written with another salt, or does not tell it, "
-            "and who withdrew would come back under a new pseudonym: give the "
-            "--salt_file that it was packed with, or --withdraw=SUBJECT of one of them "
-            "again"
-        )
-    return subjects
-
-
-def write_withdrawn(
-    folder: Path, subjects: Iterable[str], salt: bytes | None = None
-) -> None:
-    """Writes their pseudonyms, and a value that tells the salt of these by it.
-
-    Without `salt`, the value stays as it is.
-    """
-    check = None if salt is None else _check_of(salt)
-    if salt is None and (folder / WITHDRAWN).exists():
-        check = _read_withdrawn(folder)[1]
-    held = {"subjects": sorted(subjects), "check": check}
-    held |= {"crc32c": _crc_of(held)}
-    write_whole(folder / WITHDRAWN, json.dumps(held, indent=1) + "\n")
-
-
-def _read_withdrawn(folder: AnyPath) -> tuple[frozenset[str], str | None]:
-    """Subjects and the value that tells their salt."""
-    path = folder / WITHDRAWN
-    if not path.exists():
-        raise ValueError(f"{path}, which names who withdrew, is missing: {REBUILD}")
-    try:
-        held = json.loads(path.read_bytes())
-        crc = held.pop("crc32c")
-        found = frozenset(held["subjects"]), held["check"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        held = crc = None
-    if held is None or crc != _crc_of(held):
-        raise ValueError(
-            f"{path}, which names who withdrew, is damaged: copy it again, or remove "
-            "it and build it from the indexes, `deemo pack --reindex=true`"
-        )
-    return found
-
-
-def _check_of(salt: bytes) -> str:
-    return records.pseudonym(salt, "check", "")
-
-
-def _crc_of(held: dict) -> int:
-    return crc32c(json.dumps(held).encode())
-
-
-def forgotten(shard: AnyPath, index: Index, withdrawn: Set[str]) -> str:
-    """What is wrong where an index names who withdrew, and nothing else does."""
-    lost = len(index.withdrawn.keys() - withdrawn)
-    if not lost:
-        return ""
-    return (
-        f"{shard.parent / WITHDRAWN} does not name {lost} of those who withdrew by "
-        f"{index_path(shard)}: {REBUILD}"
-    )
 
 
 def miscounted(shard: AnyPath, found: int, stated: int, withdrawn: Set[str]) -> str:

@@ -12,20 +12,18 @@ from typing import Any
 
 from deemo_jax.annotation import Taxonomy, load_taxonomy
 from deemo_jax.data import record as records
+from deemo_jax.data.consent import WITHDRAWN, forgotten, read_withdrawn
 from deemo_jax.data.encoded import read_encoding
 from deemo_jax.data.record import Record
 from deemo_jax.data.shards import (
     AGAIN,
     FORMATS,
-    WITHDRAWN,
     Entry,
     Index,
-    forgotten,
     format_of,
     miscounted,
     read_index,
     read_splits,
-    read_withdrawn,
 )
 from deemo_jax.data.tfrecord import crc32c
 from deemo_jax.storage import AnyPath, locate, read_range

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deemo_jax.data import integrity, tfds
 from deemo_jax.data.card import Facts, write_card
+from deemo_jax.data.consent import who_withdrew, write_withdrawn
 from deemo_jax.data.record import pseudonym
 from deemo_jax.data.shards import (
     AGAIN,
@@ -15,10 +16,8 @@ from deemo_jax.data.shards import (
     index_path,
     read_index,
     read_splits,
-    who_withdrew,
     write_encoded,
     write_index,
-    write_withdrawn,
 )
 
 Progress = Callable[[str, int, int | None], None]

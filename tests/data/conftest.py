@@ -14,8 +14,9 @@ from deemo_jax.annotation import Annotation, Interval, load_taxonomy
 from deemo_jax.clip import DeidentifiedClip, append_deidentified, file_digest
 from deemo_jax.config_data import DataConfig, SyntheticConfig
 from deemo_jax.data import prompt, tfds
+from deemo_jax.data.consent import write_withdrawn
 from deemo_jax.data.record import Record
-from deemo_jax.data.shards import FORMATS, shard_name, write_shard, write_withdrawn
+from deemo_jax.data.shards import FORMATS, shard_name, write_shard
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import train_tokenizer
 from deemo_jax.data.turns import Asker

@@ -5,13 +5,13 @@ import json
 import pytest
 
 from deemo_jax.data import integrity, tfds
+from deemo_jax.data.consent import read_withdrawn
 from deemo_jax.data.pack import read_salt
 from deemo_jax.data.record import pseudonym
 from deemo_jax.data.shards import (
     Index,
     index_path,
     read_index,
-    read_withdrawn,
     shard_name,
     write_index,
     write_shard,

@@ -20,10 +20,11 @@ from deemo_jax.annotation import Interval, load_taxonomy
 from deemo_jax.config import ConfigError, MeshConfig, from_config_dict
 from deemo_jax.config_data import MODALITIES, NFBL_TASKS
 from deemo_jax.data import tasks, tfds
+from deemo_jax.data.consent import write_withdrawn
 from deemo_jax.data.loader import evaluation_batches
 from deemo_jax.data.prompt import corpus_texts
 from deemo_jax.data.record import Record
-from deemo_jax.data.shards import shard_name, write_shard, write_withdrawn
+from deemo_jax.data.shards import shard_name, write_shard
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import train_tokenizer
 from deemo_jax.data.turns import Asker

@@ -9,7 +9,8 @@ import pytest
 
 from deemo_jax.checkpoint import MANIFEST, find_fault
 from deemo_jax.data import tfds
-from deemo_jax.data.shards import shard_name, write_shard, write_withdrawn
+from deemo_jax.data.consent import write_withdrawn
+from deemo_jax.data.shards import shard_name, write_shard
 from deemo_jax.data.source import ShardSource
 from deemo_jax.storage import copy_folder, files_below, locate
 from deemo_jax.train.lock import LOCK
