@@ -37,6 +37,7 @@ from deemo_jax.data.shards import (
     check_shards,
     read_splits,
     shard_name,
+    shards_in,
     write_shard,
 )
 from deemo_jax.data.source import ShardSource
@@ -45,6 +46,7 @@ from deemo_jax.models.deemo_llama import PARTS
 from deemo_jax.models.towers import Features
 from deemo_jax.progress import bars
 from deemo_jax.sharding import check_rows, make_mesh, place
+from deemo_jax.storage import alone_in
 from deemo_jax.train.frozen import TOWERS, check_frozen, digests, settings
 from deemo_jax.train.initial import initial_params
 from deemo_jax.train.step import abstract_batch, make_model
@@ -89,7 +91,7 @@ def encode_folder(
       ConfigError: the run trains its towers, cannot start, or does not fit the devices;
         there is no such dtype, or `shards` is less than 1.
       ValueError: `input` holds no data set or one without media, `output` another one,
-        or a feature is beyond `dtype`.
+        or a feature is beyond `dtype`, or all subjects withdrew.
     """
     if dtype not in DTYPES:
         raise ConfigError(
@@ -103,17 +105,27 @@ def encode_folder(
     size = config.evaluate.batch_size
     check_rows(size, mesh, key="evaluate.batch_size")
     output.mkdir(parents=True, exist_ok=True)
-    withdrawn = read_withdrawn(input) | who_withdrew(output)
     written: dict[str, list[list[Entry]]] = {}
     facts, done = Facts(), 0
     sources = {split: ShardSource(input, split) for split in splits}
-    total = sum(map(len, sources.values()))
-    with jax.set_mesh(mesh), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with (
+        alone_in(output),
+        jax.set_mesh(mesh),
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        withdrawn = read_withdrawn(input) | who_withdrew(output)
+        kept = {
+            split: [i for i, e in enumerate(s.entries) if e.subject not in withdrawn]
+            for split, s in sources.items()
+        }
+        total = sum(map(len, kept.values()))
+        if not total:
+            raise ValueError(f"all subjects of {input} withdrew: nothing is left of it")
         params = initial_params(config, mesh, TOWERS)
         encoding = _encoding(config, mesh, dtype, digests(params))
         encode = _encoder(config, mesh, params, dtype)
-        unfinished = Unfinished(output, b"", encoding)
         write_withdrawn(output, withdrawn)
+        unfinished = Unfinished(output, b"", encoding)
         (output / "dataset_info.json").unlink(missing_ok=True)
         write_encoding(output, encoding)
 
@@ -127,12 +139,10 @@ def encode_folder(
                 yield row
 
         for split, source in sources.items():
-            kept = [
-                i for i, e in enumerate(source.entries) if e.subject not in withdrawn
-            ]
-            count = min(shards, len(kept))
+            own = kept[split]
+            count = min(shards, len(own))
             for k in range(count):
-                part = kept[len(kept) * k // count : len(kept) * (k + 1) // count]
+                part = own[len(own) * k // count : len(own) * (k + 1) // count]
                 shard = output / shard_name(name, split, k, count)
                 of = [source.entries[i] for i in part]
                 rows = unfinished.entries(shard, of)
@@ -148,9 +158,9 @@ def encode_folder(
                     rows_there = (found.row for found in walk(shard))
                     deque(told(row for row in rows_there if row), maxlen=0)
                 written.setdefault(split, []).append(rows)
-    _remove_others(output, written, name)
-    unfinished.close()
-    return _finish(input, output, name, written, facts)
+        _remove_others(output, written, name)
+        unfinished.close()
+        return _finish(input, output, name, written, facts)
 
 
 def _check_folders(input: Path, output: Path, name: str) -> None:
@@ -158,11 +168,12 @@ def _check_folders(input: Path, output: Path, name: str) -> None:
         raise ValueError(
             f"{input} holds features, not media: give the folder that it was made of"
         )
-    holds = tfds.dataset_name(output)
-    media = any(output.glob("*-of-*")) and read_encoding(output) is None
-    if media or holds not in (None, name):
+    shards = shards_in(output) if output.exists() else {}
+    media = any(shards) and read_encoding(output) is None
+    others = {tfds.dataset_name(output), *shards.values()} - {None, name}
+    if media or others:
         raise ValueError(
-            f"{output} holds the data set {holds or name}"
+            f"{output} holds the data set {others.pop() if others else name}"
             f"{' with its media' if media else ''}: choose another --output"
         )
 

@@ -13,6 +13,8 @@ from deemo_jax import features
 from deemo_jax.ask import ask
 from deemo_jax.config import ConfigError
 from deemo_jax.data import integrity
+from deemo_jax.data.consent import write_withdrawn
+from deemo_jax.data.record import pseudonym
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.withdraw import purge
 from deemo_jax.data.withdraw import withdraw as withdraw_consent
@@ -217,6 +219,12 @@ def test_who_withdrew_is_left_out_and_stays_out(encode, packed, media, top):
     assert integrity.check(top / "withdrawn") == []
     encode("withdrawn")
     assert len(ShardSource(top / "withdrawn", "train")) == 12 - gone
+    pseudonyms = {pseudonym(salt, "subject", row["subject"]) for row in rows}
+    write_withdrawn(top / "withdrawn", pseudonyms)
+    named = contents(top / "withdrawn")
+    with pytest.raises(ValueError, match="all subjects of .* withdrew"):
+        encode("withdrawn")
+    assert contents(top / "withdrawn") == named
 
 
 def test_folders_that_are_not_meant_are_left_alone(

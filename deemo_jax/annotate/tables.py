@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deemo_jax.annotate.media_files import plain, stem
+from deemo_jax.annotation import one_name
 from deemo_jax.fields import ConfigError
 from deemo_jax.refusals import Refusal, Rejection, reject
 
@@ -117,7 +118,7 @@ def read_pairs(
             if key not in row:
                 raise Refusal(f"{key} is empty", f"fill in {key!r}")
             name, said = plain(stem(row[key])), row.get(value, "")
-            if (first := pairs.setdefault(name, said)) != said:
+            if one_name(first := pairs.setdefault(name, said)) != one_name(said):
                 unclear.add(name)
                 raise Refusal(
                     f"{value} of {name!r} is {said!r}, and was {first!r}", "keep one"

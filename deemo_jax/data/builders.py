@@ -17,8 +17,8 @@ from typing import Any
 from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
 
 from deemo_jax.annotation import Taxonomy, load_taxonomy
-from deemo_jax.data.shards import read_index, read_splits
-from deemo_jax.data.source import ShardSource
+from deemo_jax.data.shards import read_splits
+from deemo_jax.data.source import ShardSource, read_indexes
 from deemo_jax.data.tfds import dataset_name
 
 
@@ -48,7 +48,8 @@ class _Packed(ReadOnlyBuilder, skip_registration=True):
         """See `tfds.core.DatasetBuilder`.
 
         Raises:
-            ValueError: the shards hold records of somebody who withdrew.
+            ValueError: the shards hold records of somebody who withdrew, or it cannot
+                be told.
         """
         self._check_purged()
         return super().as_dataset(*args, **kwargs)
@@ -57,16 +58,17 @@ class _Packed(ReadOnlyBuilder, skip_registration=True):
         """See `tfds.core.DatasetBuilder`.
 
         Raises:
-            ValueError: the shards hold records of somebody who withdrew.
+            ValueError: the shards hold records of somebody who withdrew, or it cannot
+                be told.
         """
         self._check_purged()
         return super().as_data_source(*args, **kwargs)
 
     def _check_purged(self) -> None:
         """TFDS reads shards whole, past the indexes."""
-        _, splits = read_splits(self._folder)
-        for shard, _ in itertools.chain.from_iterable(splits.values()):
-            if any(read_index(shard).withdrawn.values()):
+        indexes = read_indexes(self._folder, read_splits(self._folder)[1])
+        for shard, index in itertools.chain.from_iterable(indexes.values()):
+            if any(index.withdrawn.values()):
                 raise ValueError(
                     f"{shard} holds records of subjects who withdrew: take them out, "
                     f"`deemo pack --purge=true --output={self._folder}`, or read "

@@ -1,15 +1,17 @@
 """Who took consent to a packed folder back: a file names them, and so do its indexes.
 
-The file is there from the first packing on, with a checksum. Either tells of whom the
-other has lost or does not know yet; where neither can, nobody is read or packed.
+The file is there from the first packing on, with a checksum; each index names them all,
+too. Either tells of whom the other has lost or does not know yet; where neither can,
+nobody is read or packed. What is not noticed is an older file beside no index at all.
 """
 
 from collections.abc import Iterable, Set
+import contextlib
 import json
 from pathlib import Path
 
 from deemo_jax.data.record import pseudonym
-from deemo_jax.data.shards import Index, index_path, read_index
+from deemo_jax.data.shards import PACKING, Index, index_path, read_index, shards_in
 from deemo_jax.data.tfrecord import crc32c
 from deemo_jax.storage import AnyPath, write_whole
 
@@ -27,38 +29,44 @@ def read_withdrawn(folder: AnyPath) -> frozenset[str]:
 
 
 def who_withdrew(folder: Path, salt: bytes | None = None) -> frozenset[str]:
-    """Those whom `withdrawn.json` names, or an index leaves out; for who writes either.
+    """Those whom `withdrawn.json` or an index names; for who writes either.
 
     Raises:
-        ValueError: the file is damaged; or missing, and an index, too, which may have
-            left out others; or it was written with another salt than `salt`, whose
-            pseudonyms match none of them.
+        ValueError: neither can tell; or the pseudonyms are of another salt than `salt`,
+            whose own match none of them.
     """
-    there = [
-        path
-        for path in folder.glob("*-of-*")
-        if path.suffix != ".index" and not path.name.startswith(".")
-    ]
-    told = (folder / WITHDRAWN).exists()
-    subjects, check = _read_withdrawn(folder) if told else (frozenset(), None)
-    for shard in there:
+    path, shards, unsound = folder / WITHDRAWN, shards_in(folder), ""
+    subjects, check = frozenset(), None
+    try:
+        subjects, check = _read_withdrawn(folder)
+    except ValueError as error:
+        unsound = str(error)
+    for shard in shards:
         try:
             subjects = subjects.union(read_index(shard).withdrawn)
         except ValueError as error:
-            if not told:
-                raise ValueError(
-                    f"{folder / WITHDRAWN} is missing and {index_path(shard)} is not "
-                    "sound: who withdrew cannot be told. Copy one of them again, or "
-                    "pack again to another folder"
-                ) from error
+            if unsound:
+                why = f"nor is {index_path(shard)}"
+                raise ValueError(_untold(path, why)) from error
+    if unsound and (folder / PACKING).exists():
+        raise ValueError(_untold(path, "and a packing was interrupted"))
+    if unsound and (subjects or path.exists()) and (salt is not None or not shards):
+        raise ValueError(unsound)
     if subjects and salt is not None and check != _check_of(salt):
         raise ValueError(
-            f"{folder / WITHDRAWN} was written with another salt, or does not tell it, "
-            "and who withdrew would come back under a new pseudonym: give the "
-            "--salt_file that it was packed with, or --withdraw=SUBJECT of one of them "
-            "again"
+            f"{path} was written with another salt, or does not tell it, and who "
+            "withdrew would come back under a new pseudonym: give the --salt_file that "
+            "it was packed with, or --withdraw=SUBJECT of one of them again"
         )
     return subjects
+
+
+def _untold(path: Path, why: str) -> str:
+    return (
+        f"{path} is not there and sound, {why}: who withdrew cannot be told. Copy "
+        "either again; or pack to a new folder, and give --withdraw there for all who "
+        "did"
+    )
 
 
 def write_withdrawn(
@@ -68,9 +76,12 @@ def write_withdrawn(
 
     Without `salt`, the value stays as it is.
     """
-    check = None if salt is None else _check_of(salt)
-    if salt is None and (folder / WITHDRAWN).exists():
-        check = _read_withdrawn(folder)[1]
+    check = None
+    if salt is not None:
+        check = _check_of(salt)
+    else:
+        with contextlib.suppress(ValueError):
+            check = _read_withdrawn(folder)[1]
     held = {"subjects": sorted(subjects), "check": check}
     held |= {"crc32c": _crc_of(held)}
     write_whole(folder / WITHDRAWN, json.dumps(held, indent=1) + "\n")
@@ -88,10 +99,7 @@ def _read_withdrawn(folder: AnyPath) -> tuple[frozenset[str], str | None]:
     except (ValueError, KeyError, TypeError, AttributeError):
         held = crc = None
     if held is None or crc != _crc_of(held):
-        raise ValueError(
-            f"{path}, which names who withdrew, is damaged: copy it again, or remove "
-            "it and build it from the indexes, `deemo pack --reindex=true`"
-        )
+        raise ValueError(f"{path}, which names who withdrew, is damaged: {REBUILD}")
     return found
 
 

@@ -1,7 +1,7 @@
 """A packed folder looked through from the first byte to the last, and indexed anew."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from deemo_jax.data.shards import (
     miscounted,
     read_index,
     read_splits,
+    shards_in,
     write_index,
 )
 
@@ -64,7 +65,7 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
     Raises:
         ValueError: it holds no data set.
     """
-    name, splits = read_splits(folder)
+    _, splits = read_splits(folder)
     problems: list[str] = []
     withdrawn: frozenset[str] = frozenset()
     try:
@@ -89,12 +90,7 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
     except ValueError as error:
         problems.append(str(error))
     shards = [(split, *each) for split, all_ in splits.items() for each in all_]
-    listed = {path for _, shard, _ in shards for path in (shard, index_path(shard))}
-    problems += [
-        f"{path} is of no split, and no --purge rewrites it: delete it"
-        for path in sorted(folder.glob(f"{name}-*-of-*"))
-        if path not in listed
-    ]
+    problems += strays(folder, splits)
     homes: dict[str, str] = {}
     clips: dict[str, Path] = {}
     for done, (split, shard, count) in enumerate(shards):
@@ -144,6 +140,18 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
     if progress:
         progress("checking shards", len(shards), len(shards))
     return problems
+
+
+def strays(folder: Path, splits: Mapping[str, Sequence[tuple[Path, int]]]) -> list[str]:
+    """A line for each shard that is of no split; an interrupted packing leaves such."""
+    listed = {shard for shards in splits.values() for shard, _ in shards}
+    return [
+        f"{path} is of no split, and no --purge rewrites it: delete it"
+        for shard in shards_in(folder)
+        if shard not in listed
+        for path in (shard, index_path(shard))
+        if path.exists()
+    ]
 
 
 def _differs(index: Index, entries: list[Entry], gone: Set[str]) -> bool:

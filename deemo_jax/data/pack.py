@@ -20,14 +20,22 @@ from deemo_jax.clip import DeidentifiedClip, read_deidentified
 from deemo_jax.config import ConfigError
 from deemo_jax.data import tfds
 from deemo_jax.data.card import Facts, write_card
-from deemo_jax.data.consent import who_withdrew, write_withdrawn
+from deemo_jax.data.consent import WITHDRAWN, who_withdrew, write_withdrawn
 from deemo_jax.data.encoded import MANIFEST
 from deemo_jax.data.integrity import walk
 from deemo_jax.data.packable import by_consent, by_verdict
 from deemo_jax.data.record import FrameSampling, Record, from_clip
-from deemo_jax.data.shards import FORMATS, Entry, check_shards, shard_name, write_shard
+from deemo_jax.data.shards import (
+    FORMATS,
+    PACKING,
+    Entry,
+    check_shards,
+    shard_name,
+    shards_in,
+    write_shard,
+)
 from deemo_jax.data.splits import assign_splits
-from deemo_jax.data.unfinished import STATE, Unfinished
+from deemo_jax.data.unfinished import Unfinished
 from deemo_jax.data.windows import Windowing
 from deemo_jax.refusals import Refusal, Rejection, reject, write_rejections
 from deemo_jax.storage import alone_in
@@ -165,17 +173,18 @@ def _check_asked(output: Path, name: str, shards: int, format: str) -> None:
     check_shards(shards)
     if format not in FORMATS:
         raise ConfigError(f"format is {format!r}: give {' or '.join(FORMATS)}")
-    if (there := tfds.dataset_name(output)) not in (None, name):
+    held = set(shards_in(output).values()) if output.exists() else set()
+    if others := (held | {tfds.dataset_name(output)}) - {None, name}:
         raise ValueError(
-            f"{output} holds the data set {there}: "
+            f"{output} holds the data set {others.pop()}, or part of it: "
             "choose another --output, or remove it"
         )
     if (output / MANIFEST).exists():
         raise ValueError(
             f"{output} holds features, not media: choose another --output, or remove it"
         )
-    ours = ("dataset_info.json", STATE, f"{name}-*-of-*")  # or what is left of one
-    if not any(path for pattern in ours for path in output.glob(pattern)):
+    ours = ("dataset_info.json", PACKING, WITHDRAWN)  # or what is left of one
+    if not held and not any((output / each).exists() for each in ours):
         for written in ("README.md", "taxonomy.json"):
             if (output / written).exists():
                 raise ValueError(
@@ -220,8 +229,8 @@ def write_dataset(
     )
     if not splits:
         return {}, rejections
-    unfinished = Unfinished(output, salt, sampling)
     write_withdrawn(output, withdrawn, salt)
+    unfinished = Unfinished(output, salt, sampling)
     (output / "dataset_info.json").unlink(missing_ok=True)
     plan = _plan(output, name, splits, shards, format)
     kept = {shard: unfinished.entries(shard, part) for _, shard, part in plan}

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 import dataclasses
 from pathlib import Path
 
-from deemo_jax.annotation import WITHDRAWN, Taxonomy, read_annotations
+from deemo_jax.annotation import Taxonomy, read_annotations
 from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.refusals import Refusal, Rejection, reject
 
@@ -14,10 +14,13 @@ EARLIER = "what it passed was an audit by another version"
 def by_consent(
     clips: Iterable[DeidentifiedClip], input: Path, taxonomy: Taxonomy
 ) -> tuple[list[DeidentifiedClip], list[Rejection]]:
-    """Leaves out whose consent was withdrawn in the annotations beside their media."""
+    """Leaves out whose line beside the media is refused: consent may be withdrawn.
+
+    Or it may be unclear, or the line is no longer one.
+    """
     path = input / "annotations.jsonl"
     refused = read_annotations(path, taxonomy)[1] if path.exists() else []
-    gone = {each.clip_id: each for each in refused if each.reason == WITHDRAWN}
+    gone = {each.clip_id: each for each in refused}
     ids = [(clip, clip.annotation.clip_id) for clip in clips]
     return (
         [clip for clip, clip_id in ids if clip_id not in gone],

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Set
 import json
 from pathlib import Path
+import re
 from typing import NamedTuple, TypeVar
 
 from deemo_jax.data import array_record, tfrecord
@@ -17,6 +18,8 @@ Folder = TypeVar("Folder", bound=AnyPath)
 INDEX_FORMAT = "deemo-index/4"
 FORMATS = {"tfrecord": tfrecord, "array_record": array_record}  # by names of TFDS
 AGAIN = "copy it again from where it was packed, or run `deemo pack` again"
+SHARD = re.compile(r"([a-z][a-z0-9_]*)-[a-z]+\.[a-z_]+-\d{5}-of-\d{5}")
+PACKING = ".packing.json"  # stands in a folder while it is packed
 REINDEX = "copy it again, or build it from the shard, `deemo pack --reindex=true`"
 
 
@@ -75,6 +78,12 @@ def shard_name(
 ) -> str:
     """The file name that TFDS expects."""
     return f"{name}-{split}.{format}-{shard:05d}-of-{shards:05d}"
+
+
+def shards_in(folder: Path) -> dict[Path, str]:
+    """The shards that stand in a folder, whatever describes it, and their data sets."""
+    named = ((path, SHARD.fullmatch(path.name)) for path in sorted(folder.iterdir()))
+    return {path: match[1] for path, match in named if match}
 
 
 def check_shards(count: int) -> None:

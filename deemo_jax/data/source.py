@@ -63,7 +63,7 @@ class ShardSource:
                 "choose one of these (--config.evaluate.split), or annotate some "
                 f'subjects with "split": "{split}" and pack again'
             )
-        indexes = _read_indexes(folder, splits)
+        indexes = read_indexes(folder, splits)
         self.taxonomy: Taxonomy = load_taxonomy(folder / "taxonomy.json")
         self.encoding = read_encoding(folder)
         own, number_of = _divide(folder, indexes, split, folds, fold)
@@ -143,10 +143,14 @@ class ShardSource:
         return self.__dict__ | {"_maps": {}}
 
 
-def _read_indexes(
+def read_indexes(
     folder: AnyPath, splits: dict[str, list[tuple[AnyPath, int]]]
 ) -> dict[str, list[tuple[AnyPath, Index]]]:
-    """Those of every split, which say of no subject that it stands in two of them."""
+    """The indexes of every split, which name nobody who withdrew or is in two splits.
+
+    Raises:
+        ValueError: one of them is damaged, or does.
+    """
     withdrawn = read_withdrawn(folder)
     found: dict[str, list[tuple[AnyPath, Index]]] = {}
     homes: dict[str, str] = {}

@@ -12,10 +12,9 @@ from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.data.encoded import Encoding
 from deemo_jax.data.integrity import walk
 from deemo_jax.data.record import FrameSampling
-from deemo_jax.data.shards import Entry, read_index
+from deemo_jax.data.shards import PACKING, Entry, read_index
 from deemo_jax.storage import write_whole
 
-STATE = ".packing.json"
 FORMAT = "deemo-pack/2"  # another one when the same clips come to other bytes
 
 
@@ -32,7 +31,7 @@ class Unfinished:
     def __init__(
         self, folder: Path, salt: bytes, made_with: FrameSampling | Encoding | None
     ):
-        self._path = folder / STATE
+        self._path = folder / PACKING
         self._salt = salt
         self._made_with = dataclasses.asdict(made_with or FrameSampling())
         self._made_of: dict[str, str] = {}

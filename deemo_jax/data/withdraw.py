@@ -42,20 +42,15 @@ def withdraw(folder: Path, subject: str, *, salt: bytes, is_known: bool = False)
     shards = [shard for shards in splits.values() for shard, _ in shards]
     indexes = {shard: read_index(shard) for shard in shards}
     before = who_withdrew(folder)
-    having = [
-        shard
-        for shard, index in indexes.items()
-        if any(entry.subject == name for entry in index.entries)
-    ]
-    if not (having or is_known or name in before):
+    is_there = any(e.subject == name for i in indexes.values() for e in i.entries)
+    if not (is_there or is_known or name in before):
         raise ValueError(
             f"no clip of subject {subject!r} is in {folder}: give the name that the "
             "annotations have, and the --salt_file that the folder was packed with"
         )
     write_withdrawn(folder, before | {name}, salt)
     clips = 0
-    for shard in having:
-        index = indexes[shard]
+    for shard, index in indexes.items():
         now = index_of(index.entries, index.size, before | {name})
         counts = {n: index.withdrawn.get(n, 0) + k for n, k in now.withdrawn.items()}
         write_index(shard, now._replace(withdrawn=counts))
@@ -71,15 +66,17 @@ def purge(folder: Path, *, progress: Progress | None = None) -> int:
     left is none any more, unless it is the last.
 
     Raises:
-        ValueError: nobody has withdrawn, or it cannot be told who, or a shard is
-            damaged.
+        ValueError: nobody has withdrawn, or it cannot be told who; a shard is damaged,
+            or stands there and is of no split.
     """
+    name, splits = read_splits(folder)
+    if strays := integrity.strays(folder, splits):
+        raise ValueError(strays[0])
     withdrawn = who_withdrew(folder)
     if not withdrawn:
         raise ValueError(
             f"nobody has withdrawn from {folder}: give --withdraw=SUBJECT first"
         )
-    name, splits = read_splits(folder)
     write_withdrawn(folder, withdrawn)
     total = sum(len(shards) for shards in splits.values())
     facts, done, gone = Facts(), 0, 0

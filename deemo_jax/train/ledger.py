@@ -112,7 +112,8 @@ def check_records(workdir: AnyPath, manifest: str) -> None:
             raise ConfigError(
                 f"the steps up to {entry.steps[1]} in {workdir} were trained on "
                 f"other records (manifest {before}, now {manifest}); give the old data "
-                f"back, or use a new --workdir with config.init_from"
+                f"back, or, as after a withdrawal, use a new --workdir with "
+                f"config.init_from"
             )
 
 

@@ -290,11 +290,20 @@ def test_packed_again_without_the_file_nobody_comes_back(input, tmp_path):
     pack_folder(input, output, name="mer", shards=2)
     withdraw(output, "subject0", salt=read_salt(input / "salt.txt"))
     (output / "withdrawn.json").unlink()
-    with pytest.raises(ValueError, match="does not tell it"):
+    with pytest.raises(ValueError, match="missing: .*--reindex"):
         pack_folder(input, output, name="mer", shards=2)
     index_path(next(output.glob("mer-*-00000-of-00002"))).unlink()
     with pytest.raises(ValueError, match="who withdrew cannot be told"):
         pack_folder(input, output, name="mer", shards=2)
+
+
+def test_beside_shards_of_another_name_nothing_is_packed(input, tmp_path):
+    output = tmp_path / "packed"
+    pack_folder(input, output, name="mer", shards=2)
+    (output / "dataset_info.json").unlink()  # as an interrupted packing leaves it
+    with pytest.raises(ValueError, match="holds the data set mer, or part of it"):
+        pack_folder(input, output, name="nfbl", shards=1)
+    assert not any(output.glob("nfbl*"))
 
 
 def test_stopped_at_any_file_it_goes_on_and_nobody_comes_back(

@@ -49,11 +49,14 @@ def test_what_passed_an_audit_of_long_ago_is_unaudited(input, tmp_path, allow):
         assert ("| verdict | unaudited | 1 |" in card) == allow
 
 
-def test_whose_consent_is_withdrawn_beside_the_media_is_not_packed(input, tmp_path):
-    row = {"clip_id": "clip0", "media": "gone.mp4", "subject": "subject0"}
-    (input / "annotations.jsonl").write_text(json.dumps(row | {"consent": "withdrawn"}))
+@pytest.mark.parametrize("consent", ["withdrawn", "revoked", "", False])
+def test_whose_consent_is_not_clear_beside_the_media_is_not_packed(
+    input, tmp_path, consent
+):
+    row = {"clip_id": "clip0", "media": "media/clip0.mp4", "subject": "subject0"}
+    (input / "annotations.jsonl").write_text(json.dumps(row | {"consent": consent}))
     summary = pack_folder(input, tmp_path / "packed", name="mer")
     assert (summary.rejected, sum(summary.records.values())) == (1, 11)
     [line] = (input / "rejected_by_pack.jsonl").read_text().splitlines()
     assert json.loads(line)["clip_id"] == "clip0"
-    assert "consent is withdrawn" in line
+    assert "consent" in json.loads(line)["reason"]

@@ -9,8 +9,7 @@ import pytest
 from deemo_jax.data import pack
 from deemo_jax.data.pack import pack_folder
 from deemo_jax.data.record import FrameSampling
-from deemo_jax.data.shards import index_path, read_index, shard_name
-from deemo_jax.data.unfinished import STATE
+from deemo_jax.data.shards import PACKING, index_path, read_index, shard_name
 from tests.data.conftest import contents
 
 
@@ -107,7 +106,7 @@ def without_index(folder, output):
 
 
 def torn(folder, output):
-    (output / STATE).write_bytes(b'{"a": ')
+    (output / PACKING).write_bytes(b'{"a": ')
 
 
 @pytest.mark.parametrize(
@@ -155,7 +154,7 @@ def test_those_that_are_refused_are_told_again(packing, tmp_path, input):
 def test_while_it_is_packed_no_name_shows(packing, tmp_path, shards):
     with pytest.raises(Killed):
         packing(fail=4)
-    text = (tmp_path / "packed" / STATE).read_text()
+    text = (tmp_path / "packed" / PACKING).read_text()
     assert set(json.loads(text)) == set(shards[:4])
     assert "clip" not in text
     assert "subject" not in text

@@ -113,6 +113,16 @@ def test_purged_their_bytes_are_gone(packed, names):
     assert "| train | 8 | 2 | 8 | 8 |" in (folder / "README.md").read_text()
 
 
+def test_nothing_is_purged_beside_shards_that_it_does_not_know(packed, names):
+    folder, _ = packed
+    withdraw(folder, "bert", salt=SALT)
+    stray = folder / names[0].replace("tiny", "other")
+    stray.write_bytes((folder / names[0]).read_bytes())
+    with pytest.raises(ValueError, match=f"{stray.name} is of no split.*delete it"):
+        purge(folder)
+    assert f"{stray} is of no split" in "".join(integrity.check(folder))
+
+
 def test_what_a_purge_leaves_in_it_leaves_as_it_is(packed, names, make_record, format):
     """Records of an earlier form, too: `features.json` goes on to describe them."""
     folder, _ = packed
