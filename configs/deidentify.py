@@ -39,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
         gap_frames=0,  # frames on end that show a face without mask
         alike=0.0,  # share of the masked faces that are taken for their originals
         voice=0.5,  # likeness of the voice to its original's, a cosine of CAM++
-        seen=0.5,  # share of the masked frames in which the audit must see a face
+        seen=0.7,  # share of the masked faces that the audit must see, too
         longest_side=960,  # pixels that it scales frames down to, to see 20 and more
         every=3,  # of so many frames, one is looked at, by the masks' detector, too
     )

@@ -168,7 +168,7 @@ def _check_folders(input: Path, output: Path, name: str) -> None:
         raise ValueError(
             f"{input} holds features, not media: give the folder that it was made of"
         )
-    shards = shards_in(output) if output.exists() else {}
+    shards = shards_in(output)
     media = any(shards) and read_encoding(output) is None
     others = {tfds.dataset_name(output), *shards.values()} - {None, name}
     if media or others:

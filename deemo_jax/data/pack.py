@@ -173,7 +173,7 @@ def _check_asked(output: Path, name: str, shards: int, format: str) -> None:
     check_shards(shards)
     if format not in FORMATS:
         raise ConfigError(f"format is {format!r}: give {' or '.join(FORMATS)}")
-    held = set(shards_in(output).values()) if output.exists() else set()
+    held = set(shards_in(output).values())
     if others := (held | {tfds.dataset_name(output)}) - {None, name}:
         raise ValueError(
             f"{output} holds the data set {others.pop()}, or part of it: "

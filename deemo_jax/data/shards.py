@@ -82,7 +82,9 @@ def shard_name(
 
 def shards_in(folder: Path) -> dict[Path, str]:
     """The shards that stand in a folder, whatever describes it, and their data sets."""
-    named = ((path, SHARD.fullmatch(path.name)) for path in sorted(folder.iterdir()))
+    named = (
+        (path, SHARD.fullmatch(path.name)) for path in sorted(folder.glob("*-of-*"))
+    )
     return {path: match[1] for path, match in named if match}
 
 

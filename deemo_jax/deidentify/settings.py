@@ -134,8 +134,8 @@ class Audit:
             _require(0 <= value <= 1, f"audit.{name}", value, "from 0 to 1")
         enough = self.longest_side >= 32
         _require(enough, "audit.longest_side", self.longest_side, "32 pixels or more")
-        some = 1 <= self.every <= 15
-        _require(some, "audit.every", self.every, "from 1 to 15 frames")
+        some = 1 <= self.every <= 30
+        _require(some, "audit.every", self.every, "from 1 to 30 frames")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
