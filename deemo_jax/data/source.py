@@ -144,7 +144,7 @@ class ShardSource:
 
 
 def read_indexes(
-    folder: AnyPath, splits: dict[str, list[tuple[AnyPath, int]]]
+    folder: AnyPath, splits: Mapping[str, Sequence[tuple[AnyPath, int]]]
 ) -> dict[str, list[tuple[AnyPath, Index]]]:
     """The indexes of every split, which name nobody who withdrew or is in two splits.
 
