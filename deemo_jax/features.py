@@ -29,7 +29,7 @@ from deemo_jax.data.encoded import (
     write_encoding,
 )
 from deemo_jax.data.integrity import walk
-from deemo_jax.data.pack import Progress, Summary
+from deemo_jax.data.pack import ELSEWHERE, Progress, Summary
 from deemo_jax.data.reader import Row, fit_media
 from deemo_jax.data.record import Record
 from deemo_jax.data.shards import (
@@ -159,8 +159,9 @@ def encode_folder(
                     deque(told(row for row in rows_there if row), maxlen=0)
                 written.setdefault(split, []).append(rows)
         _remove_others(output, written, name)
+        summary = _finish(input, output, name, written, facts)
         unfinished.close()
-        return _finish(input, output, name, written, facts)
+        return summary
 
 
 def _check_folders(input: Path, output: Path, name: str) -> None:
@@ -174,7 +175,7 @@ def _check_folders(input: Path, output: Path, name: str) -> None:
     if media or others:
         raise ValueError(
             f"{output} holds the data set {others.pop() if others else name}"
-            f"{' with its media' if media else ''}: choose another --output"
+            f"{' with its media' if media else ''}: {ELSEWHERE}"
         )
 
 

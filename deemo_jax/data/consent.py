@@ -52,13 +52,31 @@ def who_withdrew(folder: Path, salt: bytes | None = None) -> frozenset[str]:
         raise ValueError(_untold(path, "and a packing was interrupted"))
     if unsound and (subjects or path.exists()) and (salt is not None or not shards):
         raise ValueError(unsound)
-    if subjects and salt is not None and check != _check_of(salt):
+    if subjects and salt is not None and check is None:
         raise ValueError(
-            f"{path} was written with another salt, or does not tell it, and who "
-            "withdrew would come back under a new pseudonym: give the --salt_file that "
-            "it was packed with, or --withdraw=SUBJECT of one of them again"
+            f"{path} does not tell its salt, and who withdrew may come back under a "
+            "new pseudonym: give --withdraw=SUBJECT of one of them again"
         )
+    if subjects and salt is not None:
+        check_salt(folder, salt)
     return subjects
+
+
+def check_salt(folder: Path, salt: bytes) -> bool:
+    """Whether it is the salt of a folder's pseudonyms, where the folder tells.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    check = None
+    with contextlib.suppress(ValueError):
+        check = _read_withdrawn(folder)[1]
+    if check not in (None, _check_of(salt)):
+        raise ValueError(
+            f"{folder / WITHDRAWN} was written with another salt, whose pseudonyms are "
+            "others: give the --salt_file that the folder was packed with"
+        )
+    return check is not None
 
 
 def _untold(path: Path, why: str) -> str:
@@ -96,7 +114,7 @@ def _read_withdrawn(folder: AnyPath) -> tuple[frozenset[str], str | None]:
         held = json.loads(path.read_bytes())
         crc = held.pop("crc32c")
         found = frozenset(held["subjects"]), held["check"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError):
         held = crc = None
     if held is None or crc != _crc_of(held):
         raise ValueError(f"{path}, which names who withdrew, is damaged: {REBUILD}")

@@ -19,6 +19,7 @@ from deemo_jax.data.record import Record
 from deemo_jax.data.shards import (
     AGAIN,
     FORMATS,
+    REINDEX,
     Entry,
     Index,
     entry_of,
@@ -112,7 +113,10 @@ def check(folder: Path, *, progress: Progress | None = None) -> list[str]:
             if len(found) != count:
                 said.append(miscounted(shard, len(found), count, withdrawn))
             if index and not said and _differs(index, entries, gone):
-                said.append(f"{shard}: its index says something else than its records")
+                said.append(
+                    f"{shard}: its index says something else than its records: "
+                    f"{REINDEX}"
+                )
             held = Counter(holds for entry, holds, *_ in found if entry is not None)
             said += [
                 f"{shard}: {number} records hold {holds or 'media'}, {MANIFEST} "

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -19,6 +20,7 @@ from deemo_jax.annotation import (
 from deemo_jax.clip import DeidentifiedClip, read_deidentified
 from deemo_jax.config import ConfigError
 from deemo_jax.data import tfds
+from deemo_jax.data.audio import count_samples
 from deemo_jax.data.card import Facts, write_card
 from deemo_jax.data.consent import WITHDRAWN, who_withdrew, write_withdrawn
 from deemo_jax.data.encoded import MANIFEST
@@ -43,6 +45,7 @@ from deemo_jax.storage import alone_in
 Progress = Callable[[str, int, int | None], None]
 SALT = "salt.txt"  # in the owner's folder, never in the packed one
 REJECTED = "rejected_by_pack.jsonl"  # likewise
+ELSEWHERE = "choose another --output, and --withdraw there who withdrew from this one"
 AT_ONCE = 32  # clips that are read together; bounds the memory
 
 
@@ -131,6 +134,13 @@ def pack_folder(
             "the pseudonyms: choose another --output or --salt_file"
         )
     _check_asked(output, name, shards, format)  # before anything is made
+    try:
+        write_rejections(input / REJECTED, rejections)
+    except OSError as error:
+        raise ValueError(
+            f"{input / REJECTED}, which tells what is refused, cannot be written "
+            f"({error.strerror}): make {input} writable, or pack a copy of it"
+        ) from error
     new_salt = None if salt_path.exists() else salt_path
     output.mkdir(parents=True, exist_ok=True)
     with alone_in(output):
@@ -176,13 +186,10 @@ def _check_asked(output: Path, name: str, shards: int, format: str) -> None:
     held = set(shards_in(output).values())
     if others := (held | {tfds.dataset_name(output)}) - {None, name}:
         raise ValueError(
-            f"{output} holds the data set {others.pop()}, or part of it: "
-            "choose another --output, or remove it"
+            f"{output} holds the data set {others.pop()}, or part of it: {ELSEWHERE}"
         )
     if (output / MANIFEST).exists():
-        raise ValueError(
-            f"{output} holds features, not media: choose another --output, or remove it"
-        )
+        raise ValueError(f"{output} holds features, not media: {ELSEWHERE}")
     ours = ("dataset_info.json", PACKING, WITHDRAWN)  # or what is left of one
     if not held and not any((output / each).exists() for each in ours):
         for written in ("README.md", "taxonomy.json"):
@@ -286,7 +293,9 @@ def read_salt(path: Path) -> bytes:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "w") as file:
             file.write(secrets.token_hex(32) + "\n")
-        beside.rename(path)
+        with contextlib.suppress(FileExistsError):  # of another process, just now
+            os.link(beside, path)
+        beside.unlink()
     text = path.read_text(errors="replace").strip()
     if not re.fullmatch(r"[0-9a-f]{64}", text):
         raise ValueError(
@@ -359,7 +368,10 @@ def _read(
     clip: DeidentifiedClip, *, salt: bytes, sampling: FrameSampling | None
 ) -> Record | Rejection:
     try:
-        return from_clip(clip, salt, sampling)
-    except (Refusal, OSError) as error:
+        row = from_clip(clip, salt, sampling)
+        if row.audio:
+            count_samples(row.audio)  # the index will have them
+        return row
+    except (Refusal, OSError, RuntimeError) as error:  # the last is libsndfile's
         refusal = error if isinstance(error, Refusal) else Refusal(str(error), "repair")
         return reject(refusal, clip_id=clip.annotation.clip_id)

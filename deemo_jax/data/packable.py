@@ -8,24 +8,34 @@ from deemo_jax.annotation import Taxonomy, read_annotations
 from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.refusals import Refusal, Rejection, reject
 
+UNLISTED = "mend it there, or run `deemo deidentify` again, to its end"
 EARLIER = "what it passed was an audit by another version"
 
 
 def by_consent(
     clips: Iterable[DeidentifiedClip], input: Path, taxonomy: Taxonomy
 ) -> tuple[list[DeidentifiedClip], list[Rejection]]:
-    """Leaves out whose line beside the media is refused: consent may be withdrawn.
+    """Clips with a sound line in the annotations beside their media, if there are any.
 
-    Or it may be unclear, or the line is no longer one.
+    Consent is withdrawn there, and a line that is gone or torn may have said so.
     """
     path = input / "annotations.jsonl"
-    refused = read_annotations(path, taxonomy)[1] if path.exists() else []
-    gone = {each.clip_id: each for each in refused}
-    ids = [(clip, clip.annotation.clip_id) for clip in clips]
-    return (
-        [clip for clip, clip_id in ids if clip_id not in gone],
-        [gone[clip_id] for _, clip_id in ids if clip_id in gone],
-    )
+    if not path.exists():
+        return list(clips), []
+    annotations, refused = read_annotations(path, taxonomy)
+    listed = {annotation.clip_id for annotation in annotations}
+    why = {each.clip_id: each for each in refused}
+    sound, rejections = [], []
+    for clip in clips:
+        clip_id = clip.annotation.clip_id
+        if clip_id in listed:
+            sound.append(clip)
+        elif clip_id in why:
+            rejections.append(why[clip_id])
+        else:
+            unlisted = Refusal(f"{path} has no sound line of it", UNLISTED)
+            rejections.append(reject(unlisted, clip_id=clip_id))
+    return sound, rejections
 
 
 def by_verdict(

@@ -44,15 +44,17 @@ class Unfinished:
     ) -> list[Entry] | None:
         """The index of a shard that holds all of the clips, each byte as written.
 
-        None if there is none such.
+        None if there is none such; then what is known of the shard is forgotten, since
+        it is to be written anew.
         """
-        if self._made_of.get(shard.name) != self._digest(clips):
-            return None
-        try:
-            entries = read_index(shard).entries
-        except ValueError:
-            return None
-        return entries if [found.entry for found in walk(shard)] == entries else None
+        if self._made_of.get(shard.name) == self._digest(clips):
+            with contextlib.suppress(ValueError):
+                entries = read_index(shard).entries
+                if [found.entry for found in walk(shard)] == entries:
+                    return entries
+        if self._made_of.pop(shard.name, None):
+            self._write()
+        return None
 
     def enter(self, shard: Path, clips: Sequence[DeidentifiedClip | Entry]) -> None:
         """Notes that a shard is whole and holds all of the clips."""

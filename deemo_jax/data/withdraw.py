@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deemo_jax.data import integrity, tfds
 from deemo_jax.data.card import Facts, write_card
-from deemo_jax.data.consent import who_withdrew, write_withdrawn
+from deemo_jax.data.consent import check_salt, who_withdrew, write_withdrawn
 from deemo_jax.data.record import pseudonym
 from deemo_jax.data.shards import (
     AGAIN,
@@ -35,20 +35,21 @@ def withdraw(folder: Path, subject: str, *, salt: bytes, is_known: bool = False)
 
     Raises:
         ValueError: no clip of that subject is in the folder, nor was any, nor is the
-            name known.
+            name known; or the folder was packed with another salt.
     """
     name = pseudonym(salt, "subject", subject)
     _, splits = read_splits(folder)
     shards = [shard for shards in splits.values() for shard, _ in shards]
     indexes = {shard: read_index(shard) for shard in shards}
-    before = who_withdrew(folder)
+    is_salt, before = check_salt(folder, salt), who_withdrew(folder)
     is_there = any(e.subject == name for i in indexes.values() for e in i.entries)
     if not (is_there or is_known or name in before):
         raise ValueError(
             f"no clip of subject {subject!r} is in {folder}: give the name that the "
             "annotations have, and the --salt_file that the folder was packed with"
         )
-    write_withdrawn(folder, before | {name}, salt)
+    is_salt = is_salt or is_there or name in before  # a run may know another one
+    write_withdrawn(folder, before | {name}, salt if is_salt else None)
     clips = 0
     for shard, index in indexes.items():
         now = index_of(index.entries, index.size, before | {name})

@@ -142,6 +142,26 @@ def test_who_passed_by_looser_thresholds_is_told(input, tmp_path):
     assert "1 clips passed an audit of looser thresholds than the defaults" in said
 
 
+def test_a_sound_that_is_none_is_refused(input, tmp_path):
+    bad = input / "media" / "bad.flac"
+    bad.write_bytes(b"no sound")
+    append_deidentified(
+        input, clip("bad", audio=bad, sha256={"audio": file_digest(bad)})
+    )
+    summary = pack_folder(input, tmp_path / "packed", name="mer")
+    assert (summary.rejected, sum(summary.records.values())) == (1, 12)
+    assert '"bad"' in (input / "rejected_by_pack.jsonl").read_text()
+
+
+def test_where_nothing_can_be_written_beside_the_clips_nothing_is_packed(
+    input, tmp_path
+):
+    (input / "rejected_by_pack.jsonl").mkdir()
+    with pytest.raises(ValueError, match="make .* writable, or pack a copy"):
+        pack_folder(input, tmp_path / "packed", name="mer")
+    assert not (tmp_path / "packed").exists()
+
+
 def test_what_is_written_to_while_it_is_packed_is_refused(input, tmp_path, monkeypatch):
     clips, _ = read_deidentified(input)
     [path] = [clip.video for clip in clips if clip.annotation.clip_id == "clip0"]

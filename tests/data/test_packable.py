@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from deemo_jax.annotation import write_annotations
 from deemo_jax.clip import MEASURE, append_deidentified, read_deidentified
 from deemo_jax.data.pack import pack_folder
 from deemo_jax.data.source import ShardSource
@@ -49,14 +50,33 @@ def test_what_passed_an_audit_of_long_ago_is_unaudited(input, tmp_path, allow):
         assert ("| verdict | unaudited | 1 |" in card) == allow
 
 
-@pytest.mark.parametrize("consent", ["withdrawn", "revoked", "", False])
+CLIP0 = '{"clip_id": "clip0", "media": "media/clip0.mp4", "subject": "s"'
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (CLIP0 + ', "consent": "withdrawn"}', "consent is withdrawn"),
+        (CLIP0 + ', "consent": "revoked"}', "consent 'revoked' is none"),
+        (CLIP0 + ', "consent": ""}', "consent is empty"),
+        (CLIP0 + ', "consent": false}', "consent is False"),
+        (CLIP0 + ', "consent": "withdrawn",}', "has no sound line of it"),
+        (CLIP0 + ', "consent": "granted", "consent": "withdrawn"}', "no sound line"),
+        (CLIP0.replace("clip0", " clip0", 1) + "}", "no sound line"),
+        ("", "no sound line"),
+    ],
+)
 def test_whose_consent_is_not_clear_beside_the_media_is_not_packed(
-    input, tmp_path, consent
+    input, tmp_path, line, words
 ):
-    row = {"clip_id": "clip0", "media": "media/clip0.mp4", "subject": "subject0"}
-    (input / "annotations.jsonl").write_text(json.dumps(row | {"consent": consent}))
+    clips, _ = read_deidentified(input)
+    write_annotations(input / "annotations.jsonl", [c.annotation for c in clips])
+    path = input / "annotations.jsonl"
+    first, _, others = path.read_text().partition("\n")
+    assert '"clip0"' in first
+    path.write_text(line + "\n" + others)
     summary = pack_folder(input, tmp_path / "packed", name="mer")
     assert (summary.rejected, sum(summary.records.values())) == (1, 11)
-    [line] = (input / "rejected_by_pack.jsonl").read_text().splitlines()
-    assert json.loads(line)["clip_id"] == "clip0"
-    assert "consent" in json.loads(line)["reason"]
+    [refused] = (input / "rejected_by_pack.jsonl").read_text().splitlines()
+    assert json.loads(refused)["clip_id"] == "clip0"
+    assert words in json.loads(refused)["reason"]

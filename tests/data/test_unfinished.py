@@ -6,10 +6,18 @@ import os
 
 import pytest
 
+from deemo_jax.clip import read_deidentified
 from deemo_jax.data import pack
 from deemo_jax.data.pack import pack_folder
-from deemo_jax.data.record import FrameSampling
-from deemo_jax.data.shards import PACKING, index_path, read_index, shard_name
+from deemo_jax.data.record import FrameSampling, from_clip
+from deemo_jax.data.shards import (
+    PACKING,
+    index_path,
+    read_index,
+    shard_name,
+    write_shard,
+)
+from deemo_jax.data.unfinished import Unfinished
 from tests.data.conftest import contents
 
 
@@ -58,6 +66,23 @@ def whole(packing, tmp_path):
     summary, reads = packing(tmp_path / "whole")
     assert len(reads) == 12
     return summary, contents(tmp_path / "whole")
+
+
+def test_what_is_written_anew_is_not_taken_for_what_it_was(tmp_path, input):
+    """A kill between a shard and its note: the note of what stood there is gone."""
+    clips, _ = read_deidentified(input)
+    shard = tmp_path / shard_name("mer", "train", 0, 1)
+    salt = bytes(32)
+
+    def write(held):
+        return write_shard(shard, [from_clip(one, salt) for one in held])
+
+    entries = write(clips[:2])
+    Unfinished(tmp_path, salt, None).enter(shard, clips[:2])
+    assert Unfinished(tmp_path, salt, None).entries(shard, clips[:2]) == entries
+    assert Unfinished(tmp_path, salt, None).entries(shard, clips[:3]) is None
+    write(clips[:3])  # and no note
+    assert Unfinished(tmp_path, salt, None).entries(shard, clips[:2]) is None
 
 
 @pytest.mark.parametrize("fail", [0, 1, 3, 4, 6])

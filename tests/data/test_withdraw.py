@@ -5,7 +5,7 @@ import json
 import pytest
 
 from deemo_jax.data import integrity, tfds
-from deemo_jax.data.consent import read_withdrawn
+from deemo_jax.data.consent import read_withdrawn, who_withdrew
 from deemo_jax.data.pack import read_salt
 from deemo_jax.data.record import pseudonym
 from deemo_jax.data.shards import (
@@ -19,7 +19,7 @@ from deemo_jax.data.shards import (
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.splits import assign_splits
 from deemo_jax.data.withdraw import purge, withdraw
-from tests.data.conftest import clip
+from tests.data.conftest import clip, contents
 
 SALT = bytes(range(32))
 
@@ -79,6 +79,20 @@ def test_who_is_known_by_a_run_alone_is_not_packed_any_more(packed):
     assert read_withdrawn(folder) == {of("dora")}
     assert withdraw(folder, "dora", salt=SALT) == 0
     assert len(ShardSource(folder, "train").entries) == 12
+
+
+def test_another_salt_withdraws_nobody(packed):
+    folder, _ = packed
+    other = SALT[::-1]
+    withdraw(folder, "dora", salt=other, is_known=True)  # nothing tells the salt yet
+    withdraw(folder, "bert", salt=SALT)
+    before = contents(folder)
+    with pytest.raises(ValueError, match="written with another salt"):
+        withdraw(folder, "cleo", salt=other, is_known=True)
+    assert contents(folder) == before
+    assert who_withdrew(folder, SALT) > {of("bert")}
+    with pytest.raises(ValueError, match="written with another salt"):
+        who_withdrew(folder, other)
 
 
 def test_an_interrupted_withdrawal_lets_nobody_read(packed, names):
