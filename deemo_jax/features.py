@@ -19,7 +19,13 @@ from deemo_jax.config import Config, ConfigError
 from deemo_jax.config_data import MODALITIES, DataConfig
 from deemo_jax.data import tfds, video
 from deemo_jax.data.card import Facts, write_card
-from deemo_jax.data.consent import read_withdrawn, who_withdrew, write_withdrawn
+from deemo_jax.data.consent import (
+    check_salt,
+    read_mark,
+    read_withdrawn,
+    who_withdrew,
+    write_withdrawn,
+)
 from deemo_jax.data.encoded import (
     ABOUT,
     DTYPES,
@@ -113,7 +119,10 @@ def encode_folder(
         jax.set_mesh(mesh),
         ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        withdrawn = read_withdrawn(input) | who_withdrew(output)
+        gone, there = read_withdrawn(input), who_withdrew(output)
+        mark, withdrawn = read_mark(input, gone), gone | there
+        if there:
+            check_salt(output, there, mark)
         kept = {
             split: [i for i, e in enumerate(s.entries) if e.subject not in withdrawn]
             for split, s in sources.items()
@@ -124,7 +133,7 @@ def encode_folder(
         params = initial_params(config, mesh, TOWERS)
         encoding = _encoding(config, mesh, dtype, digests(params))
         encode = _encoder(config, mesh, params, dtype)
-        write_withdrawn(output, withdrawn)
+        write_withdrawn(output, withdrawn, mark)
         unfinished = Unfinished(output, b"", encoding)
         (output / "dataset_info.json").unlink(missing_ok=True)
         write_encoding(output, encoding)
@@ -287,9 +296,10 @@ def _remove_others(
         for split, shards in written.items()
         for k in range(len(shards))
     }
-    for old in output.glob(f"{name}-*.*-of-*"):
-        if old.name.removesuffix(".index") not in whole:
-            old.unlink()
+    for pattern in (f"{name}-*.*-of-*", ".*-of-*.partial"):
+        for old in output.glob(pattern):
+            if old.name.removesuffix(".index") not in whole:
+                old.unlink()
 
 
 def _finish(

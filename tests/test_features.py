@@ -13,7 +13,7 @@ from deemo_jax import features
 from deemo_jax.ask import ask
 from deemo_jax.config import ConfigError
 from deemo_jax.data import integrity
-from deemo_jax.data.consent import write_withdrawn
+from deemo_jax.data.consent import mark_of, write_withdrawn
 from deemo_jax.data.record import pseudonym
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.withdraw import purge
@@ -219,8 +219,12 @@ def test_who_withdrew_is_left_out_and_stays_out(encode, packed, media, top):
     assert integrity.check(top / "withdrawn") == []
     encode("withdrawn")
     assert len(ShardSource(top / "withdrawn", "train")) == 12 - gone
+    other = shutil.copytree(media, top / "salted")
+    write_withdrawn(other, frozenset(), mark_of(salt[::-1]))
+    with pytest.raises(ValueError, match="another salt, whose pseudonyms are others"):
+        encode("withdrawn", input=other)
     pseudonyms = {pseudonym(salt, "subject", row["subject"]) for row in rows}
-    write_withdrawn(top / "withdrawn", pseudonyms)
+    write_withdrawn(top / "withdrawn", pseudonyms, mark_of(salt))
     named = contents(top / "withdrawn")
     with pytest.raises(ValueError, match="all subjects of .* withdrew"):
         encode("withdrawn")

@@ -5,7 +5,7 @@ too. Either tells of whom the other has lost or does not know yet; where neither
 nobody is read or packed. What is not noticed is an older file beside no index at all.
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Set
 import contextlib
 import json
 from pathlib import Path
@@ -36,9 +36,9 @@ def who_withdrew(folder: Path, salt: bytes | None = None) -> frozenset[str]:
             whose own match none of them.
     """
     path, shards, unsound = folder / WITHDRAWN, shards_in(folder), ""
-    subjects, check = frozenset(), None
+    subjects: frozenset[str] = frozenset()
     try:
-        subjects, check = _read_withdrawn(folder)
+        subjects = read_withdrawn(folder)
     except ValueError as error:
         unsound = str(error)
     for shard in shards:
@@ -52,31 +52,44 @@ def who_withdrew(folder: Path, salt: bytes | None = None) -> frozenset[str]:
         raise ValueError(_untold(path, "and a packing was interrupted"))
     if unsound and (subjects or path.exists()) and (salt is not None or not shards):
         raise ValueError(unsound)
-    if subjects and salt is not None and check is None:
-        raise ValueError(
-            f"{path} does not tell its salt, and who withdrew may come back under a "
-            "new pseudonym: give --withdraw=SUBJECT of one of them again"
-        )
     if subjects and salt is not None:
-        check_salt(folder, salt)
+        check_salt(folder, subjects, mark_of(salt))
     return subjects
 
 
-def check_salt(folder: Path, salt: bytes) -> bool:
-    """Whether it is the salt of a folder's pseudonyms, where the folder tells.
+def check_salt(folder: Path, subjects: Set[str], mark: str | None) -> None:
+    """Refuses a salt, by its mark, under which these would come back.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: `withdrawn.json` has the mark of another one, or of none.
     """
-    check = None
-    with contextlib.suppress(ValueError):
-        check = _read_withdrawn(folder)[1]
-    if check not in (None, _check_of(salt)):
+    known = read_mark(folder, subjects)
+    if known is None or mark is None:
+        raise ValueError(
+            f"{folder / WITHDRAWN} does not tell its salt, and who withdrew may come "
+            "back under a new pseudonym: give --withdraw=SUBJECT of one of them again"
+        )
+    if known != mark:
         raise ValueError(
             f"{folder / WITHDRAWN} was written with another salt, whose pseudonyms are "
             "others: give the --salt_file that the folder was packed with"
         )
-    return check is not None
+
+
+def mark_of(salt: bytes) -> str:
+    """What tells a salt, and not how it reads."""
+    return pseudonym(salt, "check", "")
+
+
+def read_mark(folder: Path, subjects: Set[str]) -> str | None:
+    """That of the salt by which these are named, if `withdrawn.json` knows them all.
+
+    One that does not is of before, when the folder may have had another salt.
+    """
+    with contextlib.suppress(ValueError):
+        named, mark = _read_withdrawn(folder)
+        return mark if named >= subjects else None
+    return None
 
 
 def _untold(path: Path, why: str) -> str:
@@ -87,26 +100,18 @@ def _untold(path: Path, why: str) -> str:
     )
 
 
-def write_withdrawn(
-    folder: Path, subjects: Iterable[str], salt: bytes | None = None
-) -> None:
-    """Writes their pseudonyms, and a value that tells the salt of these by it.
+def write_withdrawn(folder: Path, subjects: Set[str], mark: str | None = None) -> None:
+    """Writes their pseudonyms, and the mark of the salt of these.
 
-    Without `salt`, the value stays as it is.
+    Without one, that which is there stays, if it is theirs.
     """
-    check = None
-    if salt is not None:
-        check = _check_of(salt)
-    else:
-        with contextlib.suppress(ValueError):
-            check = _read_withdrawn(folder)[1]
-    held = {"subjects": sorted(subjects), "check": check}
+    held = {"subjects": sorted(subjects), "check": mark or read_mark(folder, subjects)}
     held |= {"crc32c": _crc_of(held)}
     write_whole(folder / WITHDRAWN, json.dumps(held, indent=1) + "\n")
 
 
 def _read_withdrawn(folder: AnyPath) -> tuple[frozenset[str], str | None]:
-    """Subjects and the value that tells their salt."""
+    """Subjects, and the mark of the salt that they are named by."""
     path = folder / WITHDRAWN
     if not path.exists():
         raise ValueError(f"{path}, which names who withdrew, is missing: {REBUILD}")
@@ -119,10 +124,6 @@ def _read_withdrawn(folder: AnyPath) -> tuple[frozenset[str], str | None]:
     if held is None or crc != _crc_of(held):
         raise ValueError(f"{path}, which names who withdrew, is damaged: {REBUILD}")
     return found
-
-
-def _check_of(salt: bytes) -> str:
-    return pseudonym(salt, "check", "")
 
 
 def _crc_of(held: dict) -> int:

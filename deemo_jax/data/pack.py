@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -22,7 +21,7 @@ from deemo_jax.config import ConfigError
 from deemo_jax.data import tfds
 from deemo_jax.data.audio import count_samples
 from deemo_jax.data.card import Facts, write_card
-from deemo_jax.data.consent import WITHDRAWN, who_withdrew, write_withdrawn
+from deemo_jax.data.consent import WITHDRAWN, mark_of, who_withdrew, write_withdrawn
 from deemo_jax.data.encoded import MANIFEST
 from deemo_jax.data.integrity import walk
 from deemo_jax.data.packable import by_consent, by_verdict
@@ -107,7 +106,8 @@ def pack_folder(
     """Packs what `deemo deidentify` wrote to `input`; the same input, the same bytes.
 
     Clips that failed their audit are refused, those whose consent is withdrawn in
-    `input/annotations.jsonl`, and those that nobody audited unless they are allowed.
+    `input/annotations.jsonl` or unclear, or that lack a sound line there, and those
+    that nobody audited unless they are allowed.
 
     The salt of the pseudonyms is read from `salt_file`, by default `input/salt.txt`,
     and made where there is none. What is refused stands in the owner's folder, in
@@ -236,13 +236,13 @@ def write_dataset(
     )
     if not splits:
         return {}, rejections
-    write_withdrawn(output, withdrawn, salt)
+    write_withdrawn(output, withdrawn, mark_of(salt))
     unfinished = Unfinished(output, salt, sampling)
     (output / "dataset_info.json").unlink(missing_ok=True)
     plan = _plan(output, name, splits, shards, format)
     kept = {shard: unfinished.entries(shard, part) for _, shard, part in plan}
     whole = {shard.name for shard, rows in kept.items() if rows is not None}
-    for pattern in (f"{name}-*.*-of-*", f".{name}-*.partial"):
+    for pattern in (f"{name}-*.*-of-*", ".*-of-*.partial"):
         for old in output.glob(pattern):
             if old.name.removesuffix(".index") not in whole:
                 old.unlink()
@@ -293,9 +293,13 @@ def read_salt(path: Path) -> bytes:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "w") as file:
             file.write(secrets.token_hex(32) + "\n")
-        with contextlib.suppress(FileExistsError):  # of another process, just now
-            os.link(beside, path)
-        beside.unlink()
+        try:
+            os.link(beside, path)  # not over that of another process, written just now
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            beside.rename(path)
+        beside.unlink(missing_ok=True)
     text = path.read_text(errors="replace").strip()
     if not re.fullmatch(r"[0-9a-f]{64}", text):
         raise ValueError(
@@ -372,6 +376,8 @@ def _read(
         if row.audio:
             count_samples(row.audio)  # the index will have them
         return row
-    except (Refusal, OSError, RuntimeError) as error:  # the last is libsndfile's
+    except RuntimeError:  # libsndfile's
+        refusal = Refusal("its sound file is damaged", "de-identify it again")
+    except (Refusal, OSError) as error:
         refusal = error if isinstance(error, Refusal) else Refusal(str(error), "repair")
-        return reject(refusal, clip_id=clip.annotation.clip_id)
+    return reject(refusal, clip_id=clip.annotation.clip_id)

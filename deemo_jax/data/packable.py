@@ -17,21 +17,30 @@ def by_consent(
 ) -> tuple[list[DeidentifiedClip], list[Rejection]]:
     """Clips with a sound line in the annotations beside their media, if there are any.
 
-    Consent is withdrawn there, and a line that is gone or torn may have said so.
+    Consent is withdrawn there, and a line that is gone may have said so.
+
+    Raises:
+        ValueError: a line that is no clip's may say so, too.
     """
     path = input / "annotations.jsonl"
     if not path.exists():
         return list(clips), []
     annotations, refused = read_annotations(path, taxonomy)
+    for each in refused:
+        if each.clip_id is None:
+            raise ValueError(
+                f"{path}, line {each.line}, may withdraw a consent and cannot be read, "
+                f"{each.reason}: {each.remedy}"
+            )
     listed = {annotation.clip_id for annotation in annotations}
     why = {each.clip_id: each for each in refused}
     sound, rejections = [], []
     for clip in clips:
         clip_id = clip.annotation.clip_id
-        if clip_id in listed:
-            sound.append(clip)
-        elif clip_id in why:
+        if clip_id in why:  # one of two lines may say so
             rejections.append(why[clip_id])
+        elif clip_id in listed:
+            sound.append(clip)
         else:
             unlisted = Refusal(f"{path} has no sound line of it", UNLISTED)
             rejections.append(reject(unlisted, clip_id=clip_id))

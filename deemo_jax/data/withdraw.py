@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deemo_jax.data import integrity, tfds
 from deemo_jax.data.card import Facts, write_card
-from deemo_jax.data.consent import check_salt, who_withdrew, write_withdrawn
+from deemo_jax.data.consent import mark_of, read_mark, who_withdrew, write_withdrawn
 from deemo_jax.data.record import pseudonym
 from deemo_jax.data.shards import (
     AGAIN,
@@ -41,15 +41,20 @@ def withdraw(folder: Path, subject: str, *, salt: bytes, is_known: bool = False)
     _, splits = read_splits(folder)
     shards = [shard for shards in splits.values() for shard, _ in shards]
     indexes = {shard: read_index(shard) for shard in shards}
-    is_salt, before = check_salt(folder, salt), who_withdrew(folder)
+    before = who_withdrew(folder)
     is_there = any(e.subject == name for i in indexes.values() for e in i.entries)
     if not (is_there or is_known or name in before):
         raise ValueError(
             f"no clip of subject {subject!r} is in {folder}: give the name that the "
             "annotations have, and the --salt_file that the folder was packed with"
         )
-    is_salt = is_salt or is_there or name in before  # a run may know another one
-    write_withdrawn(folder, before | {name}, salt if is_salt else None)
+    mark = mark_of(salt)
+    if not (is_there or name in before) and read_mark(folder, before) != mark:
+        raise ValueError(
+            f"nobody in {folder} has the name {subject!r} by this salt, by which a run "
+            "knows it: give the --salt_file that the folder was packed with"
+        )
+    write_withdrawn(folder, before | {name}, mark)
     clips = 0
     for shard, index in indexes.items():
         now = index_of(index.entries, index.size, before | {name})
@@ -79,6 +84,8 @@ def purge(folder: Path, *, progress: Progress | None = None) -> int:
             f"nobody has withdrawn from {folder}: give --withdraw=SUBJECT first"
         )
     write_withdrawn(folder, withdrawn)
+    for partial in folder.glob(".*-of-*.partial"):  # of an interrupted packing
+        partial.unlink()
     total = sum(len(shards) for shards in splits.values())
     facts, done, gone = Facts(), 0, 0
     entries: dict[str, list[Entry]] = {}

@@ -71,7 +71,7 @@ def _pack(folder, rows, *, split="train", shards=2, name="tiny", format="tfrecor
         for k in range(shards)
     ]
     (folder / "taxonomy.json").write_text(json.dumps(load_taxonomy().to_json()))
-    write_withdrawn(folder, ())
+    write_withdrawn(folder, frozenset())
     tfds.write_metadata(
         folder, name, {split: counts}, {split: 1}, "made by a test", format=format
     )

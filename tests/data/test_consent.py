@@ -4,7 +4,12 @@ import re
 
 import pytest
 
-from deemo_jax.data.consent import read_withdrawn, who_withdrew, write_withdrawn
+from deemo_jax.data.consent import (
+    mark_of,
+    read_withdrawn,
+    who_withdrew,
+    write_withdrawn,
+)
 from deemo_jax.data.integrity import check, reindex
 from deemo_jax.data.record import pseudonym
 from deemo_jax.data.shards import PACKING, index_path
@@ -21,7 +26,7 @@ def copy(tmp_path, rows, pack_records, format):
 
 
 def of_long_ago(folder):
-    write_withdrawn(folder, ["subject2"])
+    write_withdrawn(folder, {"subject2"})
 
 
 def without_a_digit(folder):
@@ -39,7 +44,7 @@ def lost(folder):
 
 @pytest.mark.parametrize("harm", [lost, of_long_ago, without_a_digit, written_by_hand])
 def test_those_who_withdrew_do_not_come_back_where_they_are_forgotten(copy, harm):
-    write_withdrawn(copy, ["subject1", "subject2"])
+    write_withdrawn(copy, {"subject1", "subject2"})
     reindex(copy)
     assert check(copy) == []
     named = (copy / "withdrawn.json").read_bytes()
@@ -58,7 +63,7 @@ def test_those_who_withdrew_do_not_come_back_where_they_are_forgotten(copy, harm
 
 def test_where_an_index_is_lost_too_nobody_is_listed(copy):
     index = index_path(next(copy.glob("tiny-train.*-00000-of-00002")))
-    write_withdrawn(copy, ["subject1"])
+    write_withdrawn(copy, {"subject1"})
     reindex(copy)
     lost(copy)
     index.unlink()
@@ -70,9 +75,10 @@ def test_where_an_index_is_lost_too_nobody_is_listed(copy):
 
 def test_an_index_is_as_good_as_another(copy):
     """Each names all who withdrew, those of whom its shard has nothing, too."""
+    write_withdrawn(copy, frozenset(), mark_of(SALT))
     withdraw(copy, "dora", salt=SALT, is_known=True)
     for kept in copy.glob("*.index"):
-        write_withdrawn(copy, ())  # of long ago
+        write_withdrawn(copy, frozenset(), mark_of(SALT))  # of long ago
         held = {path: path.read_bytes() for path in copy.glob("*.index")}
         for path in held.keys() - {kept}:
             path.unlink()
@@ -86,6 +92,20 @@ def test_where_a_packing_was_interrupted_the_file_is_needed(copy):
     (copy / PACKING).write_text("{}")
     with pytest.raises(ValueError, match="a packing was interrupted: who withdrew"):
         who_withdrew(copy)
+
+
+def test_a_file_of_before_does_not_tell_the_salt(copy):
+    """It may have been another one, under which they would come back."""
+    write_withdrawn(copy, {"subject1"})
+    reindex(copy)
+    write_withdrawn(copy, frozenset(), mark_of(SALT[::-1]))  # of long ago
+    for salt in (SALT, SALT[::-1]):
+        with pytest.raises(ValueError, match="does not tell its salt"):
+            who_withdrew(copy, salt)
+    reindex(copy)
+    for salt in (SALT, SALT[::-1]):
+        with pytest.raises(ValueError, match="does not tell its salt.*--withdraw"):
+            who_withdrew(copy, salt)
 
 
 def test_a_folder_that_was_never_packed_to_needs_no_file(tmp_path):

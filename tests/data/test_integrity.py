@@ -229,7 +229,7 @@ def test_a_damaged_shard_is_not_indexed(copy):
 
 
 def test_those_who_withdrew_do_not_come_back_with_an_index(copy):
-    write_withdrawn(copy, ["subject1"])
+    write_withdrawn(copy, {"subject1"})
     assert len(check(copy)) == 2
     assert reindex(copy) == 9
     assert {entry.subject for entry in ShardSource(copy, "train").entries} == {

@@ -60,8 +60,8 @@ CLIP0 = '{"clip_id": "clip0", "media": "media/clip0.mp4", "subject": "s"'
         (CLIP0 + ', "consent": "revoked"}', "consent 'revoked' is none"),
         (CLIP0 + ', "consent": ""}', "consent is empty"),
         (CLIP0 + ', "consent": false}', "consent is False"),
-        (CLIP0 + ', "consent": "withdrawn",}', "has no sound line of it"),
-        (CLIP0 + ', "consent": "granted", "consent": "withdrawn"}', "no sound line"),
+        (CLIP0 + "}\n" + CLIP0 + ', "consent": "revoked"}', "stands on line 1"),
+        (CLIP0 + "}\n" + CLIP0 + ', "consent": "withdrawn"}', "is withdrawn"),
         (CLIP0.replace("clip0", " clip0", 1) + "}", "no sound line"),
         ("", "no sound line"),
     ],
@@ -80,3 +80,16 @@ def test_whose_consent_is_not_clear_beside_the_media_is_not_packed(
     [refused] = (input / "rejected_by_pack.jsonl").read_text().splitlines()
     assert json.loads(refused)["clip_id"] == "clip0"
     assert words in json.loads(refused)["reason"]
+
+
+@pytest.mark.parametrize(
+    "line", [', "consent": "withdrawn",}', ', "consent": "", "consent": "withdrawn"}']
+)
+def test_a_line_that_cannot_be_read_may_withdraw_a_consent(input, tmp_path, line):
+    clips, _ = read_deidentified(input)
+    path = input / "annotations.jsonl"
+    write_annotations(path, [c.annotation for c in clips])
+    path.write_text(path.read_text() + CLIP0 + line + "\n")
+    with pytest.raises(ValueError, match="line 13, may withdraw a consent"):
+        pack_folder(input, tmp_path / "packed", name="mer")
+    assert not (tmp_path / "packed").exists()

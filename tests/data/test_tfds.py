@@ -99,10 +99,10 @@ def test_the_builder_reads_nobody_who_withdrew(tmp_path, make_record, pack_recor
         with pytest.raises(ValueError, match="of subjects who withdrew: .*--purge"):
             read("train")
     assert list(builder.records("train")) == rows[1:]
-    write_withdrawn(tmp_path, [row.subject for row in rows])  # no index knows it yet
+    write_withdrawn(tmp_path, {row.subject for row in rows})  # no index knows it yet
     with pytest.raises(ValueError, match="still lists a subject"):
         builder.as_data_source("train")
-    write_withdrawn(tmp_path, [rows[0].subject])
+    write_withdrawn(tmp_path, {rows[0].subject})
     purge(tmp_path)
     assert len(DeemoMer(tmp_path).as_data_source("train")) == 1
 

@@ -92,7 +92,7 @@ def pack(folder, rows, taxonomy=None):
     count = len(write_shard(folder / shard_name("made_up", "test", 0, 1), rows))
     label_sets = load_taxonomy().to_json() | (taxonomy or {})
     (folder / "taxonomy.json").write_text(json.dumps(label_sets))
-    write_withdrawn(folder, ())
+    write_withdrawn(folder, frozenset())
     tfds.write_metadata(folder, "made_up", {"test": [count]}, {"test": 1}, "a test")
     return ShardSource(folder, "test")
 

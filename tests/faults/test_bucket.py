@@ -42,7 +42,7 @@ def test_array_records_are_read_from_a_bucket_by_their_places(bucket, launch, tm
     write_shard(packed / shard_name("few", "train", 0, 1, "array_record"), rows)
     taxonomy = locate(launch.data["data__path"]) / "taxonomy.json"
     (packed / "taxonomy.json").write_bytes(taxonomy.read_bytes())
-    write_withdrawn(packed, ())
+    write_withdrawn(packed, frozenset())
     tfds.write_metadata(
         packed, "few", {"train": [len(rows)]}, {"train": 1}, "", format="array_record"
     )
