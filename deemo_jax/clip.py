@@ -96,11 +96,6 @@ class DeidentifiedClip:
             "audit": self.audit,
         }
 
-    @property
-    def has_passed(self) -> bool:
-        """Whether it did an audit by today's measure."""
-        return self.verdict == "passed" and self.audit.get("measure") == MEASURE
-
     @classmethod
     def from_json(
         cls, fields: dict[str, Any], folder: Path, taxonomy: Taxonomy
