@@ -23,6 +23,8 @@ DEFAULT_TAXONOMY = Path(__file__).with_name("taxonomy.json")
 SPLITS = ("train", "val", "test")
 CONSENTS = ("granted", "withdrawn")
 NONE = "none"  # what a clip without body language is answered by
+# Spaces of no width, the mark of byte order, the word joiner, those of direction.
+UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
 WITHDRAWN = "consent is withdrawn"  # the reason of a rejection
 # An id names files, so it holds nothing that a file system reads otherwise.
 CLIP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -228,9 +230,10 @@ def parse_annotation(fields: dict[str, Any], taxonomy: Taxonomy) -> Annotation:
 def one_name(subject: str) -> str:
     """A subject's name as all of its spellings in Unicode are written, without edges.
 
-    "José" with one character for é or two, typed or read off a list, is one person.
+    "José" with one character for é or two, typed or read off a list, is one person, and
+    so it is with characters in it that nobody sees.
     """
-    return unicodedata.normalize("NFC", subject).strip()
+    return unicodedata.normalize("NFC", UNSEEN.sub("", subject)).strip()
 
 
 def write_annotations(path: Path, annotations: list[Annotation]) -> None:

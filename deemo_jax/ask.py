@@ -6,10 +6,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from deemo_jax.clip import DeidentifiedClip, read_deidentified
+from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.config import ConfigError
 from deemo_jax.config_data import MODALITIES
 from deemo_jax.data import loader, record
+from deemo_jax.data.packable import packable_clips
 from deemo_jax.data.reader import Loose, Reader, Row
 from deemo_jax.data.windows import Windowing
 from deemo_jax.generate import generate
@@ -26,6 +27,9 @@ def ask(
 ) -> tuple[dict[str, str], list[Rejection]]:
     """The model's answer for every clip of a de-identified folder, by clip id.
 
+    Of people whose consent is withdrawn, and of clips that failed their audit, nothing
+    is asked.
+
     `task` is one of `TASKS`, or any question in words; `label` is the class of body
     language that `nfbl_when` asks for. With `windowing`, long clips are asked about in
     windows, each by its own id.
@@ -36,11 +40,12 @@ def ask(
     Raises:
         ValueError: the folder holds no de-identified clip.
     """
-    clips, rejected = read_deidentified(folder)
+    clips, rejected = packable_clips(folder, allow_unaudited=True)
     if not clips:
+        why = "; ".join(sorted({each.reason for each in rejected})) or "it lists none"
         raise ValueError(
-            f"{folder} holds no de-identified clip: see its rejected.jsonl, or write "
-            "it with `deemo deidentify`"
+            f"{folder} holds no de-identified clip that may be asked about ({why}): "
+            "write it with `deemo deidentify`"
         )
     if windowing is not None:
         clips = list(windowing.cut(clips))

@@ -124,6 +124,9 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
     found = None if resolved is None else read_config_dict(resolved, verb.settings)
     if len(rest) > 1:
         raise _UsageError(f"{rest[1]!r} is not a flag; flags look like --workdir=DIR")
+    for mode in filter(None, verb.modes):
+        if values[mode].present and values[mode].value == "":  # of an unset variable
+            raise _UsageError(f"--{mode} is empty; leave it out, or give what it takes")
     if verb.modes:
         _check_mode(
             verb,
@@ -135,7 +138,7 @@ def parse(name: str, verb: verbs.Verb, arguments: list[str]) -> dict:
         value = values[flag.name].value
         if value is None and flag.required:
             raise _UsageError(f"--{flag.name} is missing; try: {verb.example}")
-        if flag.is_path and value == "":  # as an unset variable of a script leaves it
+        if flag.is_path and value == "":  # likewise
             raise _UsageError(f"--{flag.name} is empty; name a folder or a file")
         if flag.is_path and value is not None:
             value = locate(str(value))

@@ -122,6 +122,7 @@ def encode_folder(
         gone, there = read_withdrawn(input), who_withdrew(output)
         mark, withdrawn = read_mark(input, gone), gone | there
         if there:
+            check_salt(input, gone, mark)  # its file may not tell one
             check_salt(output, there, mark)
         kept = {
             split: [i for i, e in enumerate(s.entries) if e.subject not in withdrawn]
@@ -134,7 +135,7 @@ def encode_folder(
         encoding = _encoding(config, mesh, dtype, digests(params))
         encode = _encoder(config, mesh, params, dtype)
         write_withdrawn(output, withdrawn, mark)
-        unfinished = Unfinished(output, b"", encoding)
+        unfinished = Unfinished(output, b"", encoding, withdrawn)
         (output / "dataset_info.json").unlink(missing_ok=True)
         write_encoding(output, encoding)
 
@@ -168,6 +169,10 @@ def encode_folder(
                     deque(told(row for row in rows_there if row), maxlen=0)
                 written.setdefault(split, []).append(rows)
         _remove_others(output, written, name)
+        if read_withdrawn(input) != gone:
+            raise ValueError(
+                f"somebody withdrew from {input} meanwhile: give the same command again"
+            )
         summary = _finish(input, output, name, written, facts)
         unfinished.close()
         return summary

@@ -65,8 +65,11 @@ def probe(path: Path) -> MediaInfo:
                 ends[packet.stream.index] = max(ends[packet.stream.index], end - origin)
         duration = max(ends.values(), default=0.0)
         declared = (container.duration or 0) / MICROSECONDS
-        if container.format.name.split(",")[0] in DECLARES_DURATION:
-            missing = declared - duration
+        name = container.format.name.split(",")[0]
+        if name in DECLARES_DURATION:
+            # Matroska may count what it declares from 0, and not from the first frame.
+            late = max(0.0, origin) if name == "matroska" else 0.0
+            missing = declared - duration - late
             if missing > max(0.5, 0.02 * declared) or is_cut(path):
                 raise MediaError(
                     f"{path.name} is cut off: it declares {declared:.2f} s and "

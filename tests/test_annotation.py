@@ -216,6 +216,12 @@ def test_a_consent_is_withdrawn_however_it_is_written(tmp_path, consent):
 
 
 def test_a_subject_is_one_however_the_name_is_written():
-    names = ["Jos\u00e9", "Jose\u0301", " Jos\u00e9 ", "Jos\u00e9\n"]
+    names = [
+        "Jos\u00e9",
+        "Jose\u0301",
+        " Jos\u00e9 ",
+        "Jos\u00e9\n",
+        "\ufeffJo\u200bs\u00e9",
+    ]
     rows = [parse_annotation(GOOD | {"subject": name}, TAXONOMY) for name in names]
     assert {row.subject for row in rows} == {"Jos\u00e9"}

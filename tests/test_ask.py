@@ -45,6 +45,24 @@ def test_every_clip_of_a_folder_is_answered(run):
     assert {r["clip_id"]: r["answer"] for r in map(json.loads, written)} == answers
 
 
+def test_who_withdrew_and_what_failed_its_audit_is_not_asked_about(run, tmp_path):
+    folder = shutil.copytree(run.workdir / "corpus", tmp_path / "corpus")
+    for name, change in (
+        ("annotations", {"consent": "withdrawn"}),
+        ("deidentified", {"verdict": "failed"}),
+    ):
+        path = folder / f"{name}.jsonl"
+        first, *others = path.read_text().splitlines()
+        line = others[-1] if name == "annotations" else first
+        changed = json.dumps(json.loads(line) | change)
+        path.write_text(path.read_text().replace(line, changed))
+    answers, rejected = ask(run, folder, "recognition")
+    assert len(answers) == 12
+    assert sorted(each.reason for each in rejected) == [
+        "consent is withdrawn", "its verdict is 'failed'"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("task", "label"), [("nfbl_when", "folding arms"), ("Are the arms folded?", "")]
 )

@@ -45,6 +45,10 @@ def test_help_of_a_verb_shows_its_flags_and_an_example_that_parses(name, capsys)
         ([*TRAIN, "--wrokdir=y"], "'wrokdir'. Did you mean: workdir"),
         ([*TRAIN, "oops"], "'oops' is not a flag"),
         (["pack", "--check", "--output="], "--output is empty; name a folder"),
+        (
+            ["pack", "--withdraw=", "--input=.", "--output=x", "--name=y"],
+            "--withdraw is empty; leave it out",
+        ),
         ([*TRAIN, "--config.train.stpes=3"], "did you mean config.train.steps?"),
         ([*TRAIN, "--config.train.steps=three"], "--config.train.steps=three"),
         ([*TRAIN, "--config.train.steps=0"], "config.train.steps is 0; it must be"),

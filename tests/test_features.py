@@ -15,6 +15,7 @@ from deemo_jax.config import ConfigError
 from deemo_jax.data import integrity
 from deemo_jax.data.consent import mark_of, write_withdrawn
 from deemo_jax.data.record import pseudonym
+from deemo_jax.data.shards import index_alone
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.withdraw import purge
 from deemo_jax.data.withdraw import withdraw as withdraw_consent
@@ -202,6 +203,31 @@ def test_it_goes_on_after_a_kill_to_the_same_bytes(encode, packed, top, monkeypa
     assert next(number) == 5  # four shards, one of them begun twice
     whole = {n: d for n, d in contents(packed).items() if not n.startswith("lengths")}
     assert contents(top / "killed") == whole
+
+
+def test_who_withdraws_meanwhile_is_left_out(encode, media, top, monkeypatch):
+    source = shutil.copytree(media, top / "source")
+    salt = bytes.fromhex((media.parent / "corpus" / "salt.txt").read_text().strip())
+    rows = (media.parent / "corpus" / "annotations.jsonl").read_text().splitlines()
+    subject = next(r["subject"] for r in map(json.loads, rows) if r["split"] == "train")
+    finish = features._remove_others
+
+    def withdrawing(*arguments):
+        withdraw_consent(source, subject, salt=salt)
+        finish(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "_remove_others", withdrawing)
+        with pytest.raises(ValueError, match="meanwhile: give the same command again"):
+            encode("meanwhile", input=source)
+    assert not (top / "meanwhile" / "dataset_info.json").exists()
+    encode("meanwhile", input=source)
+    name = pseudonym(salt, "subject", subject)
+    read = {e.subject for e in ShardSource(top / "meanwhile", "train").entries}
+    assert name not in read
+    # What was kept of before names them, too: the file alone may be lost.
+    for index in (top / "meanwhile").glob("*.index"):
+        assert name in index_alone(index).withdrawn
 
 
 def test_who_withdrew_is_left_out_and_stays_out(encode, packed, media, top):

@@ -159,6 +159,24 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "webm", "mp4"])
+def test_pictures_that_begin_late_are_whole(tmp_path, suffix):
+    """As stream copies do, and recordings of what was running."""
+    path = tmp_path / f"late.{suffix}"
+    with av.open(str(path), "w") as out:
+        codec = "libvpx-vp9" if suffix == "webm" else "libx264"
+        stream = out.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i in range(5):
+            frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
+            frame.pts, frame.time_base = 3000 + 100 * i, Fraction(1, 1000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    assert probe(path).duration == pytest.approx(0.5, abs=0.11)
+    assert [t for t, _ in iter_frames(path)] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
 @pytest.mark.parametrize(
     ("codec", "pixels", "suffix"),
     [

@@ -38,7 +38,8 @@ TRANSCRIPTS = ("sentence", "subtitle")  # columns, besides those of the language
 class Summary:
     """What was written: clips, of how many subjects, with how many gestures.
 
-    `per_clip` of them count as a subject each, `unmet` transcripts are of no clip.
+    `per_clip` of them count as a subject each, of `partial` a line was refused, `unmet`
+    transcripts are of no clip.
     """
 
     output: Path
@@ -47,6 +48,7 @@ class Summary:
     gestures: int
     without_emotion: int
     rejected: int
+    partial: int
     per_clip: int
     unmet: int
 
@@ -57,6 +59,11 @@ class Summary:
             f"{self.subjects} subjects, {self.gestures} instances of body language, "
             f"{self.without_emotion} clips without emotion"
         )
+        if self.partial:
+            text += (
+                f"\nclips of which a line was refused: {self.partial}; what it says is "
+                f"not asked for in training: see {self.output / 'rejected.jsonl'}"
+            )
         if self.unmet:
             text += (
                 f"\ntranscripts that met no clip: {self.unmet}; if they are of clips "
@@ -200,6 +207,10 @@ def annotate_folder(
         gestures=sum(len(annotation.nfbl or ()) for annotation in annotations),
         without_emotion=sum(a.emotion is None for a in annotations),
         rejected=len(rejections),
+        partial=len(
+            {plain(annotation.clip_id) for annotation in annotations}
+            & {plain(each.clip_id) for each in rejections if each.clip_id}
+        ),
         per_clip=per_clip,
         unmet=len({name for name, text in said.items() if text} - named),
     )

@@ -1,4 +1,4 @@
-"""Texts and tables in the encodings and with the separators that people have them."""
+"""Texts and tables as people have them: quoted, separated by whatever."""
 
 from collections.abc import Sequence
 import csv
@@ -11,7 +11,6 @@ from deemo_jax.annotation import one_name
 from deemo_jax.fields import ConfigError
 from deemo_jax.refusals import Refusal, Rejection, reject
 
-ENCODINGS = ("utf-8-sig", "gb18030")  # the second is what Chinese Excel writes
 SEPARATORS = ",;\t"
 
 
@@ -26,33 +25,37 @@ class Table(NamedTuple):
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, with or without a mark at its start, or in GBK.
+    """The text of a file in UTF-8, with or without a mark at its start.
+
+    Another encoding is never guessed: what Excel writes in Europe can be read as what
+    it writes in China, and is another text then.
 
     Raises:
         ConfigError: it cannot be read.
-        ValueError: it is in neither.
+        ValueError: it is in another encoding.
     """
     try:
-        data = path.read_bytes()
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(
             f"cannot read {path} ({error.strerror}): correct the path"
         ) from error
-    for encoding in ENCODINGS:
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            return text
-    raise ValueError(f"{path} is neither in UTF-8 nor in GBK: save it as UTF-8")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise ValueError(
+            f"{path} is not in UTF-8: save it so, or convert it, as by `iconv -f "
+            "GB18030 -t UTF-8` (Excel in China; CP1252 in Western Europe)"
+        )
+    return text
 
 
 def read_table(path: Path) -> Table:
     """Reads a CSV file, separated as its first line is; blank lines are passed over.
 
     Raises:
-        ValueError: it is empty, or a quote is not closed: what follows is unclear.
+        ValueError: it is empty, two columns have one name, or a quote is not closed:
+            what follows is unclear.
     """
     text = read_text(path)
     separator = max(SEPARATORS, key=text.lstrip().partition("\n")[0].count)
@@ -68,6 +71,12 @@ def read_table(path: Path) -> Table:
                 continue
             if not columns:
                 columns = tuple(cell.lower() for cell in cells)
+                named = [name for name in columns if name]
+                if twice := {name for name in named if named.count(name) > 1}:
+                    raise ValueError(
+                        f"{path} has several columns {' and '.join(sorted(twice))}: "
+                        "keep one, or rename the others"
+                    )
             elif len(cells) != len(columns):
                 reason = f"{len(cells)} cells, the columns are {len(columns)}"
                 remedy = "quote cells that hold a separator"

@@ -1,8 +1,9 @@
 """Who took consent to a packed folder back: a file names them, and so do its indexes.
 
 The file is there from the first packing on, with a checksum; each index names them all,
-too. Either tells of whom the other has lost or does not know yet; where neither can,
-nobody is read or packed. What is not noticed is an older file beside no index at all.
+too, whatever became of its shard. Either tells of whom the other has lost or does not
+know yet; where neither can, nobody is read or packed. What is not noticed is an older
+file beside no index at all.
 """
 
 from collections.abc import Set
@@ -11,7 +12,14 @@ import json
 from pathlib import Path
 
 from deemo_jax.data.record import pseudonym
-from deemo_jax.data.shards import PACKING, Index, index_path, read_index, shards_in
+from deemo_jax.data.shards import (
+    PACKING,
+    Index,
+    index_alone,
+    index_path,
+    indexes_in,
+    shards_in,
+)
 from deemo_jax.data.tfrecord import crc32c
 from deemo_jax.storage import AnyPath, write_whole
 
@@ -36,20 +44,22 @@ def who_withdrew(folder: Path, salt: bytes | None = None) -> frozenset[str]:
             whose own match none of them.
     """
     path, shards, unsound = folder / WITHDRAWN, shards_in(folder), ""
+    indexes = {*indexes_in(folder), *map(index_path, shards)}
     subjects: frozenset[str] = frozenset()
     try:
         subjects = read_withdrawn(folder)
     except ValueError as error:
         unsound = str(error)
-    for shard in shards:
+    for index in sorted(indexes):
         try:
-            subjects = subjects.union(read_index(shard).withdrawn)
+            subjects = subjects.union(index_alone(index).withdrawn)
         except ValueError as error:
             if unsound:
-                why = f"nor is {index_path(shard)}"
-                raise ValueError(_untold(path, why)) from error
+                raise ValueError(_untold(path, f"nor is {index}")) from error
     if unsound and (folder / PACKING).exists():
         raise ValueError(_untold(path, "and a packing was interrupted"))
+    if unsound and not indexes and (folder / "dataset_info.json").exists():
+        raise ValueError(_untold(path, "nor is any index of the data set"))
     if unsound and (subjects or path.exists()) and (salt is not None or not shards):
         raise ValueError(unsound)
     if subjects and salt is not None:
@@ -119,7 +129,14 @@ def _read_withdrawn(folder: AnyPath) -> tuple[frozenset[str], str | None]:
         held = json.loads(path.read_bytes())
         crc = held.pop("crc32c")
         found = frozenset(held["subjects"]), held["check"]
-    except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError):
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IsADirectoryError,
+        RecursionError,
+    ):
         held = crc = None
     if held is None or crc != _crc_of(held):
         raise ValueError(f"{path}, which names who withdrew, is damaged: {REBUILD}")

@@ -150,7 +150,8 @@ def strays(folder: Path, splits: Mapping[str, Sequence[tuple[Path, int]]]) -> li
     """A line for each shard that is of no split; an interrupted packing leaves such."""
     listed = {shard for shards in splits.values() for shard, _ in shards}
     return [
-        f"{path} is of no split, and no --purge rewrites it: delete it"
+        f"{path} is of no split of dataset_info.json, and no --purge rewrites it: "
+        "delete it, or copy that file again, if it is an old one"
         for shard in shards_in(folder)
         if shard not in listed
         for path in (shard, index_path(shard))

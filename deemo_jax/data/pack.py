@@ -16,7 +16,7 @@ from deemo_jax.annotation import (
     folder_taxonomy,
     write_whole,
 )
-from deemo_jax.clip import DeidentifiedClip, read_deidentified
+from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.config import ConfigError
 from deemo_jax.data import tfds
 from deemo_jax.data.audio import count_samples
@@ -24,7 +24,7 @@ from deemo_jax.data.card import Facts, write_card
 from deemo_jax.data.consent import WITHDRAWN, mark_of, who_withdrew, write_withdrawn
 from deemo_jax.data.encoded import MANIFEST
 from deemo_jax.data.integrity import walk
-from deemo_jax.data.packable import by_consent, by_verdict
+from deemo_jax.data.packable import packable_clips
 from deemo_jax.data.record import FrameSampling, Record, from_clip
 from deemo_jax.data.shards import (
     FORMATS,
@@ -121,11 +121,7 @@ def pack_folder(
             by another salt; nothing is left to pack.
     """
     input, output = Path(input), Path(output)
-    clips, rejections = read_deidentified(input)
-    taxonomy = folder_taxonomy(input)
-    clips, withdrawn = by_consent(clips, input, taxonomy)
-    clips, unfit = by_verdict(clips, allow_unaudited=allow_unaudited)
-    rejections += withdrawn + unfit
+    clips, rejections = packable_clips(input, allow_unaudited=allow_unaudited)
     loosely = sum(c.verdict == "passed" and bool(c.audit.get("looser")) for c in clips)
     salt_path = salt_file or input / SALT
     if salt_path.resolve().is_relative_to(output.resolve()):
@@ -133,7 +129,18 @@ def pack_folder(
             f"the salt {salt_path} would lie in the packed folder, where it undoes "
             "the pseudonyms: choose another --output or --salt_file"
         )
+    if input.resolve().is_relative_to(output.resolve()):
+        raise ValueError(
+            f"{input} would lie in the packed folder, which is handed on, and names "
+            "people as their owner does: choose another --output"
+        )
     _check_asked(output, name, shards, format)  # before anything is made
+    new_salt = None if salt_path.exists() else salt_path
+    if new_salt and who_withdrew(output):
+        raise ValueError(
+            f"{salt_path} is not there, and by a new salt who withdrew from {output} "
+            "would come back: give the --salt_file that it was packed with"
+        )
     try:
         write_rejections(input / REJECTED, rejections)
     except OSError as error:
@@ -141,7 +148,6 @@ def pack_folder(
             f"{input / REJECTED}, which tells what is refused, cannot be written "
             f"({error.strerror}): make {input} writable, or pack a copy of it"
         ) from error
-    new_salt = None if salt_path.exists() else salt_path
     output.mkdir(parents=True, exist_ok=True)
     with alone_in(output):
         entries, refused = write_dataset(
@@ -149,7 +155,7 @@ def pack_folder(
             output,
             name=name,
             salt=read_salt(salt_path),
-            taxonomy=taxonomy,
+            taxonomy=folder_taxonomy(input),
             shards=shards,
             format=format,
             description=description,
@@ -160,8 +166,9 @@ def pack_folder(
     write_rejections(input / REJECTED, rejections + refused)
     if not entries:
         raise ValueError(
-            f"nothing is left to pack, {len(rejections + refused)} clips were refused: "
-            f"see {input / REJECTED}"
+            f"nothing is left to pack, {len(rejections + refused)} clips were refused "
+            f"(see {input / REJECTED}), and what {output} holds is as it was: withdraw "
+            "there whom it should not have"
         )
     return Summary(
         name=name,
@@ -237,7 +244,7 @@ def write_dataset(
     if not splits:
         return {}, rejections
     write_withdrawn(output, withdrawn, mark_of(salt))
-    unfinished = Unfinished(output, salt, sampling)
+    unfinished = Unfinished(output, salt, sampling, withdrawn)
     (output / "dataset_info.json").unlink(missing_ok=True)
     plan = _plan(output, name, splits, shards, format)
     kept = {shard: unfinished.entries(shard, part) for _, shard, part in plan}

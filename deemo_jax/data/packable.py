@@ -1,36 +1,72 @@
-"""Which clips may be packed: by the consent of who they show, and by their verdict."""
+"""Which clips may be used: by the consent of who they show, and by their verdict."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 import dataclasses
 from pathlib import Path
 
-from deemo_jax.annotation import Taxonomy, read_annotations
-from deemo_jax.clip import MEASURE, DeidentifiedClip
+from deemo_jax.annotation import Taxonomy, folder_taxonomy, read_annotations
+from deemo_jax.clip import AGAIN, MANIFEST, MEASURE, DeidentifiedClip, read_deidentified
 from deemo_jax.refusals import Refusal, Rejection, reject
 
 UNLISTED = "mend it there, or run `deemo deidentify` again, to its end"
 EARLIER = "what it passed was an audit by another version"
 
 
-def by_consent(
-    clips: Iterable[DeidentifiedClip], input: Path, taxonomy: Taxonomy
+def packable_clips(
+    input: Path, *, allow_unaudited: bool
 ) -> tuple[list[DeidentifiedClip], list[Rejection]]:
-    """Clips with a sound line in the annotations beside their media, if there are any.
-
-    Consent is withdrawn there, and a line that is gone may have said so.
+    """Those of a de-identified folder that may be used, and a rejection for each other.
 
     Raises:
-        ValueError: a line that is no clip's may say so, too.
+        ValueError: it is no such folder; or what it says of consents and verdicts is
+            not there, or cannot be read: any clip may be meant.
+    """
+    clips, rejections = read_deidentified(input)
+    for each in rejections:
+        if each.clip_id is None:
+            raise ValueError(
+                f"{input / MANIFEST}, line {each.line}, may be of a clip that failed "
+                f"its audit and cannot be read, {each.reason}: {AGAIN}"
+            )
+    known = {each.clip_id for each in rejections if each.clip_id}
+    known |= {clip.annotation.clip_id for clip in clips}
+    clips, withdrawn = by_consent(clips, input, folder_taxonomy(input), known)
+    clips, unfit = by_verdict(clips, allow_unaudited=allow_unaudited)
+    return clips, rejections + withdrawn + unfit
+
+
+def by_consent(
+    clips: Iterable[DeidentifiedClip],
+    input: Path,
+    taxonomy: Taxonomy,
+    known: Collection[str],
+) -> tuple[list[DeidentifiedClip], list[Rejection]]:
+    """Clips with a sound line in the annotations beside their media.
+
+    Consent is withdrawn there, and a line that is gone may have said so. `known` are
+    the ids of all clips, be they sound or not.
+
+    Raises:
+        ValueError: all lines are gone, or one that may say so is of no clip.
     """
     path = input / "annotations.jsonl"
     if not path.exists():
-        return list(clips), []
+        raise ValueError(
+            f"{path}, where consents are withdrawn, is missing: copy it again, or run "
+            "`deemo deidentify` again, to its end"
+        )
     annotations, refused = read_annotations(path, taxonomy)
     for each in refused:
         if each.clip_id is None:
             raise ValueError(
                 f"{path}, line {each.line}, may withdraw a consent and cannot be read, "
                 f"{each.reason}: {each.remedy}"
+            )
+        if each.clip_id not in known:
+            raise ValueError(
+                f"{path}, line {each.line}, may withdraw the consent to a clip, and "
+                f"none has the id {each.clip_id!r} ({each.reason}): correct it, or "
+                "remove the line if its clip is gone"
             )
     listed = {annotation.clip_id for annotation in annotations}
     why = {each.clip_id: each for each in refused}

@@ -88,6 +88,15 @@ def shards_in(folder: Path) -> dict[Path, str]:
     return {path: match[1] for path, match in named if match}
 
 
+def indexes_in(folder: Path) -> list[Path]:
+    """The indexes that stand in a folder, be their shards there or not."""
+    return [
+        path
+        for path in sorted(folder.glob("*-of-*.index"))
+        if SHARD.fullmatch(path.stem)
+    ]
+
+
 def check_shards(count: int) -> None:
     """Refuses a number of shards that no split can be divided into.
 
@@ -158,9 +167,20 @@ def read_index(shard: AnyPath) -> Index:
     Raises:
         ValueError: shard or index is missing, too short, or they contradict.
     """
-    path = index_path(shard)
     if not shard.exists():
         raise ValueError(f"{shard} is missing: {AGAIN}")
+    index = index_alone(index_path(shard))
+    if (there := size_of(shard)) != index.size:
+        raise ValueError(f"{shard} has {there} bytes, not {index.size}: {AGAIN}")
+    return index
+
+
+def index_alone(path: AnyPath) -> Index:
+    """Reads and checks an index by itself, whether its shard is there or not.
+
+    Raises:
+        ValueError: it is missing, damaged, or of a shard of another name.
+    """
     if not path.exists():
         raise ValueError(f"{path}, the index of a shard, is missing: {REINDEX}")
     first, _, rest = path.read_bytes().partition(b"\n")
@@ -176,15 +196,13 @@ def read_index(shard: AnyPath) -> Index:
         )
     if crc32c(rest) != crc:
         raise ValueError(f"{path} is damaged or cut short: {REINDEX}")
-    if of != shard.name:
+    if path.name != f"{of}.index":
         raise ValueError(f"{path} is the index of {of}: {REINDEX}")
     withdrawn, *lines = map(json.loads, rest.splitlines())
     made = map(Entry._make, lines)
     entries = [e._replace(tasks=tuple(e.tasks), nfbl=tuple(e.nfbl)) for e in made]
     if len(entries) != count:
         raise ValueError(f"{path} lists {len(entries)} of {count} records: {REINDEX}")
-    if (there := size_of(shard)) != size:
-        raise ValueError(f"{shard} has {there} bytes, not {size}: {AGAIN}")
     return Index(entries, size, withdrawn)
 
 

@@ -1,6 +1,6 @@
 """Shards that an interrupted packing has written, which need not be written again."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 import contextlib
 import dataclasses
 import hashlib
@@ -12,7 +12,7 @@ from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.data.encoded import Encoding
 from deemo_jax.data.integrity import walk
 from deemo_jax.data.record import FrameSampling
-from deemo_jax.data.shards import PACKING, Entry, read_index
+from deemo_jax.data.shards import PACKING, Entry, index_of, read_index, write_index
 from deemo_jax.storage import write_whole
 
 FORMAT = "deemo-pack/2"  # another one when the same clips come to other bytes
@@ -25,14 +25,20 @@ class Unfinished:
     follow from, so that it says nothing of who is in it: of clips, or of the entries of
     records, and of `made_with`. It is there before anything of an earlier data set is
     removed, so that the folder is known for one that was packed to. Closed, it leaves
-    no trace; a packing that is interrupted does not close it.
+    no trace; a packing that is interrupted does not close it. Indexes of what is kept
+    name the `withdrawn`, too.
     """
 
     def __init__(
-        self, folder: Path, salt: bytes, made_with: FrameSampling | Encoding | None
+        self,
+        folder: Path,
+        salt: bytes,
+        made_with: FrameSampling | Encoding | None,
+        withdrawn: Set[str] = frozenset(),
     ):
         self._path = folder / PACKING
         self._salt = salt
+        self._withdrawn = withdrawn
         self._made_with = dataclasses.asdict(made_with or FrameSampling())
         self._made_of: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError, TypeError):
@@ -49,9 +55,12 @@ class Unfinished:
         """
         if self._made_of.get(shard.name) == self._digest(clips):
             with contextlib.suppress(ValueError):
-                entries = read_index(shard).entries
-                if [found.entry for found in walk(shard)] == entries:
-                    return entries
+                index = read_index(shard)
+                if [found.entry for found in walk(shard)] == index.entries:
+                    now = index_of(index.entries, index.size, self._withdrawn)
+                    if now != index:
+                        write_index(shard, now)
+                    return now.entries
         if self._made_of.pop(shard.name, None):
             self._write()
         return None

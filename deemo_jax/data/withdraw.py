@@ -1,7 +1,6 @@
 """A consent taken back: a subject out of a packed folder."""
 
-from collections.abc import Callable, Iterator
-import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import json
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from deemo_jax.data.shards import (
     index_path,
     read_index,
     read_splits,
+    shards_in,
     write_encoded,
     write_index,
 )
@@ -76,6 +76,7 @@ def purge(folder: Path, *, progress: Progress | None = None) -> int:
             or stands there and is of no split.
     """
     name, splits = read_splits(folder)
+    _remove_emptied(folder, splits)
     if strays := integrity.strays(folder, splits):
         raise ValueError(strays[0])
     withdrawn = who_withdrew(folder)
@@ -114,10 +115,19 @@ def purge(folder: Path, *, progress: Progress | None = None) -> int:
         folder, name, lengths, sizes, description, format=info["fileFormat"],
         records_kept=True,
     )  # fmt: skip
-    for shard, _ in itertools.chain.from_iterable(splits[split] for split in emptied):
-        shard.unlink()
-        index_path(shard).unlink()
+    _remove_emptied(folder, read_splits(folder)[1])
     return gone
+
+
+def _remove_emptied(
+    folder: Path, splits: Mapping[str, Sequence[tuple[Path, int]]]
+) -> None:
+    """Removes shards of no split of which nothing is left."""
+    listed = {shard for shards in splits.values() for shard, _ in shards}
+    for shard in shards_in(folder).keys() - listed:
+        if not any(True for _ in integrity.walk(shard)):
+            index_path(shard).unlink(missing_ok=True)
+            shard.unlink()
 
 
 def _rewrite(

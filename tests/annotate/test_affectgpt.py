@@ -4,8 +4,8 @@ from deemo_jax.annotate import affectgpt
 from deemo_jax.annotate.lines import Line
 
 
-def read(tmp_path, text, language="english", encoding="utf-8"):
-    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+def read(tmp_path, text, language="english"):
+    (tmp_path / "a.csv").write_bytes(text.encode())
     return [
         (line.name, line.emotion, line.reasoning, line.transcript)
         if isinstance(line, Line)
@@ -29,7 +29,7 @@ def test_the_first_emer(tmp_path):
     chinese = (
         "names,emotions,subtitles,reasons\nsample_00000648,生气,别说了。,他怒吼。\n"
     )
-    assert read(tmp_path, chinese, encoding="gbk") == [
+    assert read(tmp_path, chinese) == [
         ("sample_00000648", "生气", "他怒吼。", "别说了。")
     ]
 

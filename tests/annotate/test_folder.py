@@ -91,6 +91,7 @@ def test_frames_become_seconds_by_the_media(tmp_path, labels):
     assert (other.emotion, seven.emotion) == ("negative", "positive")
     assert [(i.start, i.end) for i in other.nfbl or ()] == [(0.2, 0.3)]
     assert (summary.subjects, summary.gestures, summary.rejected) == (2, 4, 2)
+    assert "clips of which a line was refused: 1;" in summary.describe()
     beyond, missing = lines(videos / "rejected.jsonl")
     assert (beyond["line"], beyond["clip_id"]) == (5, "7")
     assert "reach beyond the 40 of its media" in beyond["reason"]

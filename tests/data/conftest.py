@@ -10,7 +10,12 @@ from PIL import Image
 import pytest
 import soundfile
 
-from deemo_jax.annotation import Annotation, Interval, load_taxonomy
+from deemo_jax.annotation import (
+    Annotation,
+    Interval,
+    load_taxonomy,
+    write_annotations,
+)
 from deemo_jax.clip import DeidentifiedClip, append_deidentified, file_digest
 from deemo_jax.config_data import DataConfig, SyntheticConfig
 from deemo_jax.data import prompt, tfds
@@ -180,6 +185,7 @@ def input(tmp_path, flac):
     """A de-identified folder: 12 clips of 4 subjects, two with pictures."""
     folder = tmp_path / "deidentified"
     (folder / "media").mkdir(parents=True)
+    clips = []
     for i in range(12):
         one = clip(f"clip{i}", f"subject{i % 4}", ("train", "test")[i % 4 == 3])
         sound = folder / one.annotation.media
@@ -190,7 +196,9 @@ def input(tmp_path, flac):
             pixels = np.full((16, 16, 3), 20 * i, np.uint8)
             write_video(files["video"], ((k / 10, pixels) for k in range(5)))
         digests = {part: file_digest(path) for part, path in files.items()}
-        append_deidentified(folder, dataclasses.replace(one, sha256=digests, **files))
+        clips.append(dataclasses.replace(one, sha256=digests, **files))
+        append_deidentified(folder, clips[-1])
+    write_annotations(folder / "annotations.jsonl", [c.annotation for c in clips])
     return folder
 
 

@@ -87,6 +87,36 @@ def test_an_index_is_as_good_as_another(copy):
         assert {path: path.read_bytes() for path in copy.glob("*.index")} == held
 
 
+@pytest.mark.parametrize("harm", ["other", "short", "gone"])
+def test_an_index_names_them_whatever_became_of_its_shard(copy, harm):
+    """As where a backup without indexes is copied over what was purged."""
+    old = (copy / "withdrawn.json").read_bytes()
+    for who in ("subject1", "subject2"):
+        write_withdrawn(copy, {*read_withdrawn(copy), who}, mark_of(SALT))
+    reindex(copy)
+    (copy / "withdrawn.json").write_bytes(old)
+    for index in copy.glob("*.index"):
+        shard = index.with_suffix("")
+        data = shard.read_bytes()
+        shard.write_bytes(data + data if harm == "other" else data[:-9])
+        if harm == "gone":
+            shard.unlink()
+    assert who_withdrew(copy) == {"subject1", "subject2"}
+    lost(copy)
+    with pytest.raises(ValueError, match=r"withdrawn\.json.* is missing: copy it"):
+        who_withdrew(copy, SALT)
+
+
+def test_where_all_but_the_metadata_is_lost_it_cannot_be_told(copy):
+    lost(copy)
+    for path in copy.glob("*-of-*"):
+        path.unlink()
+    for index in copy.glob("*.index"):
+        index.unlink()
+    with pytest.raises(ValueError, match="nor is any index .* cannot be told"):
+        who_withdrew(copy, SALT)
+
+
 def test_where_a_packing_was_interrupted_the_file_is_needed(copy):
     lost(copy)
     (copy / PACKING).write_text("{}")

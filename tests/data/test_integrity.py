@@ -176,7 +176,8 @@ def test_shards_of_no_split_are_told(copy, format):
     stray.write_bytes(shards(copy)[0].read_bytes())
     index_path(stray).write_bytes(b"")
     assert check(copy) == [
-        f"{path} is of no split, and no --purge rewrites it: delete it"
+        f"{path} is of no split of dataset_info.json, and no --purge "
+        "rewrites it: delete it, or copy that file again, if it is an old one"
         for path in (stray, index_path(stray))
     ]
 

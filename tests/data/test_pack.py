@@ -59,9 +59,18 @@ def test_files_of_another_folder_are_not_written_over(tmp_path, input, name):
         pack_folder(input, output, name="mer")
     assert contents(output) == {name: b"mine"}
     (output / name).unlink()
-    (output / "dataset_info.json").write_text("[]")  # no data set's
-    pack_folder(input, output, name="mer")
-    assert integrity.check(output) == []
+    (output / "dataset_info.json").write_text("[]")  # of a data set, perhaps
+    with pytest.raises(ValueError, match="who withdrew cannot be told"):
+        pack_folder(input, output, name="mer")
+    assert contents(output) == {"dataset_info.json": b"[]"}
+
+
+def test_the_clips_do_not_lie_in_the_packed_folder(tmp_path, input):
+    for output in (input, input.parent):
+        salt = {"salt_file": tmp_path.parent / "elsewhere" / "salt.txt"}
+        with pytest.raises(ValueError, match="would lie in the packed folder"):
+            pack_folder(input, output, name="mer", **salt)
+        assert not (output / "dataset_info.json").exists()
 
 
 def test_packing_again_gives_the_same_bytes(tmp_path, input):
@@ -263,7 +272,8 @@ def test_a_split_that_a_run_will_miss_is_told():
 
 
 def test_nothing_to_pack_is_an_error(tmp_path):
-    (tmp_path / "deidentified.jsonl").write_text("")
+    for name in ("deidentified.jsonl", "annotations.jsonl"):
+        (tmp_path / name).write_text("")
     with pytest.raises(ValueError, match="nothing is left to pack"):
         pack_folder(tmp_path, tmp_path / "packed", name="mer")
     with pytest.raises(ValueError, match=r"deemo deidentify"):
@@ -278,6 +288,10 @@ def test_packed_again_with_another_salt_nobody_comes_back(tmp_path, input):
     purge(output)
     before = contents(output)
     (input / "salt.txt").rename(tmp_path / "salt.txt")  # as of a folder made anew
+    with pytest.raises(ValueError, match="is not there, and by a new salt.*give the"):
+        pack_folder(input, output, name="mer", shards=2)
+    assert not (input / "salt.txt").exists()
+    read_salt(input / "salt.txt")
     with pytest.raises(ValueError, match="with another salt.*give the --salt_file"):
         pack_folder(input, output, name="mer", shards=2)
     assert contents(output) == before

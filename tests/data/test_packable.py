@@ -3,7 +3,6 @@ import json
 
 import pytest
 
-from deemo_jax.annotation import write_annotations
 from deemo_jax.clip import MEASURE, append_deidentified, read_deidentified
 from deemo_jax.data.pack import pack_folder
 from deemo_jax.data.source import ShardSource
@@ -62,15 +61,12 @@ CLIP0 = '{"clip_id": "clip0", "media": "media/clip0.mp4", "subject": "s"'
         (CLIP0 + ', "consent": false}', "consent is False"),
         (CLIP0 + "}\n" + CLIP0 + ', "consent": "revoked"}', "stands on line 1"),
         (CLIP0 + "}\n" + CLIP0 + ', "consent": "withdrawn"}', "is withdrawn"),
-        (CLIP0.replace("clip0", " clip0", 1) + "}", "no sound line"),
         ("", "no sound line"),
     ],
 )
 def test_whose_consent_is_not_clear_beside_the_media_is_not_packed(
     input, tmp_path, line, words
 ):
-    clips, _ = read_deidentified(input)
-    write_annotations(input / "annotations.jsonl", [c.annotation for c in clips])
     path = input / "annotations.jsonl"
     first, _, others = path.read_text().partition("\n")
     assert '"clip0"' in first
@@ -86,10 +82,49 @@ def test_whose_consent_is_not_clear_beside_the_media_is_not_packed(
     "line", [', "consent": "withdrawn",}', ', "consent": "", "consent": "withdrawn"}']
 )
 def test_a_line_that_cannot_be_read_may_withdraw_a_consent(input, tmp_path, line):
-    clips, _ = read_deidentified(input)
     path = input / "annotations.jsonl"
-    write_annotations(path, [c.annotation for c in clips])
     path.write_text(path.read_text() + CLIP0 + line + "\n")
     with pytest.raises(ValueError, match="line 13, may withdraw a consent"):
         pack_folder(input, tmp_path / "packed", name="mer")
     assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.parametrize("name", ["clip0 ", "Clip0"])
+def test_a_line_that_withdraws_the_consent_to_no_clip_is_not_passed_over(
+    input, tmp_path, name
+):
+    path, clips = input / "annotations.jsonl", read_deidentified(input)[0]
+    line = CLIP0.replace("clip0", name, 1) + ', "consent": "withdrawn"}'
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(ValueError, match=f"line 13, .* none has the id '{name}'"):
+        pack_folder(input, tmp_path / "packed", name="mer")
+    path.write_text(path.read_text().replace(name, "clip0"))
+    (clips[0].audio or input).unlink()  # of a clip that is known and gone, it may stay
+    summary = pack_folder(input, tmp_path / "packed", name="mer")
+    assert sum(summary.records.values()) == 11
+
+
+@pytest.mark.parametrize("harm", ["unlink", "dangling"])
+def test_without_the_lines_that_withdraw_nothing_is_packed(input, tmp_path, harm):
+    path = input / "annotations.jsonl"
+    path.unlink()
+    if harm == "dangling":
+        path.symlink_to(tmp_path / "gone.jsonl")
+    with pytest.raises(ValueError, match=r"annotations\.jsonl, where .* is missing"):
+        pack_folder(input, tmp_path / "packed", name="mer")
+
+
+@pytest.mark.parametrize(
+    ("whole", "broken"),
+    [("}\n", ""), ('"verdict"', '"ver'), ('"annotation"', '"annot\u00e4tion"')],
+)
+def test_a_verdict_that_cannot_be_read_does_not_bring_back_the_one_before(
+    input, tmp_path, whole, broken
+):
+    one = read_deidentified(input)[0][0]
+    append_deidentified(input, dataclasses.replace(one, verdict="failed"))
+    path = input / "deidentified.jsonl"
+    before, last = path.read_text()[:-1].rsplit("\n", 1)
+    path.write_text(before + "\n" + (last + "\n").replace(whole, broken))
+    with pytest.raises(ValueError, match="line 13, may be of a clip that failed its"):
+        pack_folder(input, tmp_path / "packed", name="mer")

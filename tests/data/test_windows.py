@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from deemo_jax import cli
-from deemo_jax.annotation import Interval
+from deemo_jax.annotation import Interval, write_annotations
 from deemo_jax.clip import append_deidentified, file_digest, read_deidentified
 from deemo_jax.config import ConfigError
 from deemo_jax.data import integrity
@@ -162,6 +162,8 @@ def long_input(tmp_path, input):
     append_deidentified(
         input, dataclasses.replace(long, annotation=about, sha256=digests)
     )
+    clips, _ = read_deidentified(input)
+    write_annotations(input / "annotations.jsonl", [c.annotation for c in clips])
     return input
 
 

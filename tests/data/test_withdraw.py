@@ -178,6 +178,10 @@ def test_a_split_of_which_nothing_is_left_is_none(packed, make_record, format):
     assert not any(folder.glob("tiny-test*"))
     assert len(ShardSource(folder, "train")) == 12
     assert integrity.check(folder) == []
+    write_shard(folder / only, [])  # interrupted before it was removed
+    index_path(folder / only).unlink()
+    assert purge(folder) == 0
+    assert integrity.check(folder) == []
 
 
 def test_an_interrupted_purge_is_finished(packed, names, monkeypatch):
