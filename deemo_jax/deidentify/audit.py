@@ -70,7 +70,8 @@ class Figures:
         distance: their mean distance.
         pixels_altered: share of all pixels.
         voice: likeness of the clip's voice to its original's, see `voice_likeness`.
-        unheard: why that is not known, although the clip has sound.
+        audible: whether its original's sound is more than silence.
+        unheard: why its voice was not listened to, although the clip has sound.
     """
 
     longest_side: int
@@ -90,6 +91,7 @@ class Figures:
     distance: float | None = None
     pixels_altered: float | None = None
     voice: float | None = None
+    audible: bool = False
     unheard: str = ""
 
 
@@ -156,12 +158,13 @@ def audit_clip(
             watch.frame(moment, masked, faces, looked)
             if progress is not None:
                 progress(moment.time)
-    voice, unheard = None, ""
+    figures = watch.figures()
     if clip.audio is not None:
-        unheard = speakers.missing() or ""
-        if not unheard:
-            voice = voice_likeness(media, start, end, clip.audio)
-    figures = dataclasses.replace(watch.figures(), voice=voice, unheard=unheard)
+        if unheard := speakers.missing():
+            figures = dataclasses.replace(figures, unheard=unheard)
+        else:
+            voice, audible = voice_likeness(media, start, end, clip.audio)
+            figures = dataclasses.replace(figures, voice=voice, audible=audible)
     return watch.audited(annotation, figures)
 
 

@@ -3,7 +3,9 @@
 import functools
 import math
 from pathlib import Path
+from typing import NamedTuple
 
+from jaxtyping import Float
 import numpy as np
 import soundfile
 
@@ -13,16 +15,25 @@ from deemo_jax.media import read_audio
 
 LONGEST = 30.0  # seconds that are compared at once; bounds memory
 PARTS = 3  # of a clip, in each of which some are; others may speak in its beginning
+SILENCE = 1e-4  # of full scale: three steps of 16 bits; a voice can be told at ten
+LEVEL = 0.25  # that all but one in a hundred samples are below, where speech is sought
+
+
+class Likeness(NamedTuple):
+    """Of two voices: a cosine, if there is speech, and whether there is any sound."""
+
+    cosine: float | None
+    audible: bool
 
 
 def voice_likeness(
     media: Path, start: float, end: float | None, audio: Path
-) -> float | None:
+) -> Likeness:
     """Cosine between the embeddings of the original's voice and of the clip's, to 0.01.
 
     Of each third of the clip, the first half minute that holds half a second of speech
-    and more is compared; the greatest cosine counts. None if there is none: noise is
-    like itself, whoever made it.
+    and more, however low, is compared; the greatest cosine counts. None if there is
+    none: noise is like itself, whoever made it.
 
     Args:
         media: the original.
@@ -36,28 +47,30 @@ def voice_likeness(
     """
     length = _seconds(audio) if end is None else min(_seconds(audio), end - start)
     pieces = np.arange(math.ceil(length / LONGEST)) * LONGEST
-    found = []
+    found, audible = [], False
     for part in np.array_split(pieces, PARTS):
         for first in map(float, part):
             last = min(first + LONGEST, length)
-            cosine = _compared(media, start, audio, first, last)
+            before = read_audio(media, start + first, start + last)
+            after = read_audio(audio, first, last)
+            if before is None or after is None or np.abs(before).max() < SILENCE:
+                continue
+            audible = True
+            cosine = _compared(before, after)
             if cosine is not None:
                 found.append(cosine)
                 break
     # Of a finer figure, who has the original could tell what was drawn.
-    return round(float(np.max(found)), 2) if found else None
+    return Likeness(round(float(np.max(found)), 2) if found else None, audible)
 
 
 def _compared(
-    media: Path, start: float, audio: Path, first: float, last: float
+    before: Float[np.ndarray, " N"], after: Float[np.ndarray, " _"]
 ) -> float | None:
-    """The cosine of what is spoken between two seconds of the clip."""
-    before = read_audio(media, start + first, start + last)
-    spoken = [] if before is None else speech_in(before)
+    """The cosine of what is spoken in the same seconds; None without half a one."""
+    loud = float(np.quantile(np.abs(before), 0.99))
+    spoken = speech_in(np.clip(before * LEVEL / max(loud, SILENCE), -1, 1))
     if sum(span.stop - span.start for span in spoken) < SHORTEST:
-        return None
-    after = read_audio(audio, first, last)
-    if before is None or after is None:
         return None
     one, other = (
         _verifier()(np.concatenate([waveform[span] for span in spoken]))

@@ -146,6 +146,8 @@ def _unheard(figures: Figures) -> list[str]:
     """Why nothing can be said of a clip's voice, if that matters."""
     if figures.unheard:
         return [f"its voice was not compared: {figures.unheard}"]
+    if figures.voice is None and figures.audible:
+        return ["its voice was not compared: it has no half a second of speech"]
     if figures.voice is None and not figures.frames:
         return ["it has neither pictures nor half a second of a voice"]
     return []

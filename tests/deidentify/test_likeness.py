@@ -16,7 +16,11 @@ def liken(tmp_path):
         lead = np.zeros(16_000, np.float32)
         write_audio(tmp_path / "raw.flac", np.concatenate([lead, before]))
         write_audio(tmp_path / "clip.flac", after)
-        return voice_likeness(tmp_path / "raw.flac", 1.0, end, tmp_path / "clip.flac")
+        raw, clip = tmp_path / "raw.flac", tmp_path / "clip.flac"
+        likeness = voice_likeness(raw, 1.0, end, clip)
+        loud = np.abs(before[: end and round((end - 1) * 16_000)]).max() > 1e-4
+        assert likeness.audible == loud
+        return likeness.cosine
 
     return found
 
@@ -29,6 +33,12 @@ def test_a_voice_as_it_was_is_recognised(liken, speech):
 def test_a_changed_voice_is_not(liken, speech):
     found = [liken(speech, another_voice(Voice())(speech)) for _ in range(3)]
     assert max(found) < Audit().voice
+
+
+@pytest.mark.parametrize("level", [0.3, 0.01, 0.003])
+def test_a_low_voice_is_recognised_too(liken, speech, level):
+    """As the detector of speech would not hear it where it is so low."""
+    assert liken(level * speech, level * speech) > 0.9
 
 
 def test_half_a_second_is_enough_and_less_is_none(liken, speech):
@@ -68,4 +78,5 @@ def test_who_speaks_after_another_is_compared_too(liken, speech, monkeypatch):
 
 def test_a_clip_without_a_track_has_no_likeness(liken, speech, tmp_path, carphone):
     write_audio(tmp_path / "raw.flac", speech)
-    assert voice_likeness(tmp_path / "raw.flac", 0.0, None, carphone) is None
+    found = voice_likeness(tmp_path / "raw.flac", 0.0, None, carphone)
+    assert found == (None, False)

@@ -68,7 +68,8 @@ def test_a_verdict_tells_its_thresholds(changes, looser):
         ({"voice": 0.83}, {}, 100, "failed"),
         ({"voice": 0.83}, {"voice": 0.9}, 100, "passed"),
         ({"voice": float("nan")}, {"voice": 0.9}, 100, "failed"),
-        ({"voice": None}, {}, 100, "passed"),
+        ({"voice": None}, {}, 100, "passed"),  # in silence
+        ({"voice": None, "audible": True}, {}, 100, "unaudited"),
         ({"voice": None, "unheard": "no CAM++"}, {}, 100, "unaudited"),
         ({"compared": 0}, {}, 100, "unaudited"),
         ({"compared": 0, "faces_left": 1}, {}, 100, "failed"),
