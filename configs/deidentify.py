@@ -32,6 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
         transcribe=True,  # a clip with a voice and without a transcript
         model="",  # folder of a Whisper for CTranslate2; none: tiny, English
         redact=True,  # names, places, dates, numbers in transcript and reasoning
+        silence=True,  # and in the voice, where Whisper hears them
         redactor="",  # spaCy pipeline, name or folder; none: en_core_web_md
     )
     config.audit = dict(  # a clip that has more fails

@@ -63,8 +63,8 @@ class DeidentifiedClip:
         verdict: of the audit: "passed", "failed", "unaudited", or "generated" where
             there is no person.
         faces: counts, such as "frames", "frames_with_face", "boxes"; may be empty.
-        words: counts: "transcribed", and placeholders in transcript and reasoning by
-            type, such as "NAME"; may be empty.
+        words: counts: "transcribed", words "silenced" in the voice, and placeholders in
+            transcript and reasoning by type, such as "NAME"; may be empty.
         source: digest of what it was made from; when that changes, it is made anew. It
             begins with `Clip.digest`.
         audit: what the verdict follows from, and "reasons"; empty if nobody looked.

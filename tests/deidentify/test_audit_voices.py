@@ -69,7 +69,7 @@ def test_too_few_voices_give_no_rate_but_the_reason(utterances, subjects, words)
         assert rate.value is None
         assert any(
             why in rate.describe()
-            for why in (words, "transcript", "no word is heard in a clip")
+            for why in (words, "transcript", "is heard in a clip")
         )
 
 
@@ -103,6 +103,20 @@ def test_without_transcripts_the_original_is_listened_to(utterances, monkeypatch
     assert found["words, clear", "word error"].why_not.endswith("has a transcript")
     after = found["words, anonymised", "word error against the original as heard"]
     assert (after.value, after.trials) == (pytest.approx(0.2), 5)
+
+
+def test_names_are_no_words_and_those_that_are_still_heard_are_counted(
+    utterances, monkeypatch
+):
+    """Of two clips, in one of which a name is heard as before."""
+    clear = "I am Sheila and I won in Paris"
+    texts = iter([clear, "I am Sheila and I won in", clear, "I am and I won in"])
+    monkeypatch.setattr(audit_voices, "transcribe", lambda waveform: next(texts))
+    found = rates(utterances("a", "b"))
+    names = found["words, names and numbers", "still heard"]
+    assert (names.value, names.trials) == (0.25, 4)
+    after = found["words, anonymised", "word error against the original as heard"]
+    assert (after.value, after.trials) == (0.0, 12)
 
 
 def test_of_long_clips_the_beginning_is_heard_and_words_are_not_compared(

@@ -188,7 +188,7 @@ def test_words_that_cannot_be_redacted_keep_their_clip_out(raw, tmp_path, monkey
     [line] = read_lines(tmp_path / "output" / "rejected.jsonl")
     assert "its words cannot be redacted" in line["reason"]
     assert not (tmp_path / "output" / "media" / "face.mp4").exists()
-    assert "no clip was transcribed: the model is not" in summary.describe()
+    assert "are not silenced: the model is not" in summary.describe()
 
 
 def test_a_second_run_does_nothing(raw, tmp_path):

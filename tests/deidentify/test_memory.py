@@ -109,14 +109,14 @@ def test_of_a_long_voice_a_piece_is_held_at_a_time(speech, tmp_path, monkeypatch
 
     def transcribe(sound, **kwargs):
         heard.extend(len(piece) for piece in sound)
-        return "words"
+        return [transcript.Word("words", 0.0, 0.5)]
 
     monkeypatch.setattr(voice, "drift", lower)
-    monkeypatch.setattr(transcript, "transcribe", transcribe)
+    monkeypatch.setattr(transcript, "spoken_words", transcribe)
     told = []
     clip = deidentified(tmp_path / "voice.flac", tmp_path, progress=told.append)
     assert len(told) == 3
-    assert told[-1] == pytest.approx(80)  # and as much for its words
+    assert told[-1] == pytest.approx(160)  # half of it for its words, before
     assert clip.annotation.transcript == "words"
     assert clip.audio is not None
     after = read_audio(clip.audio)

@@ -9,7 +9,7 @@ from deemo_jax.clip import Clip
 from deemo_jax.deidentify import transcript
 from deemo_jax.deidentify.faces import FaceDetector
 from deemo_jax.deidentify.pipeline import deidentify_clip, faces_left, fit
-from deemo_jax.deidentify.settings import Audit, Mask, Settings
+from deemo_jax.deidentify.settings import Audit, Mask, Settings, Words
 from deemo_jax.media import (
     MediaError,
     iter_frames,
@@ -55,9 +55,9 @@ def test_half_of_the_progress_is_for_the_words(talking, tmp_path, monkeypatch):
     def transcribe(waveform, *, progress, **_):
         for seconds in (0.5, 1.0):
             progress(seconds)
-        return "Hello."
+        return [transcript.Word("Hello.", 0.2, 0.6)]
 
-    monkeypatch.setattr(transcript, "transcribe", transcribe)
+    monkeypatch.setattr(transcript, "spoken_words", transcribe)
     (tmp_path / "media").mkdir()
     about, told = fitted(talking, start=1.0, end=2.0), []
     deidentify_clip(about, talking, tmp_path, Settings(), progress=told.append)
@@ -65,8 +65,26 @@ def test_half_of_the_progress_is_for_the_words(talking, tmp_path, monkeypatch):
     assert 0.45 < told[-3] < 0.5  # all frames are masked
     assert told[-2:] == [told[-3] + 0.25, told[-3] + 0.5]
     about, told = fitted(talking, start=1.0, end=2.0, transcript="Hello."), []
-    deidentify_clip(about, talking, tmp_path, Settings(), progress=told.append)
+    unheard = Settings(words=Words(silence=False))
+    deidentify_clip(about, talking, tmp_path, unheard, progress=told.append)
     assert 0.9 < told[-1] < 1.0
+
+
+def test_names_are_silenced_and_nothing_else(speech_file, tmp_path):
+    (tmp_path / "media").mkdir()
+    about = fit(Clip(annotation=annotation(start=13.0, end=22.0), media=speech_file))[0]
+    clip = deidentify_clip(about, speech_file, tmp_path, Settings())
+    before, after = read_audio(speech_file, 13.0, 22.0), read_audio(clip.audio)
+    assert before is not None
+    assert after is not None
+    assert len(before) == len(after)
+    for name in ("Sheila", "Jersey", "Texas", "Chicago"):
+        assert name in transcript.transcribe(before)
+        assert name not in transcript.transcribe(after)
+    assert 0.2 < np.mean(after == 0) < 0.6  # of 27 words, 9 are names
+    assert clip.words["silenced"] >= 5
+    assert clip.annotation.transcript is not None
+    assert "originally from [PLACE]" in clip.annotation.transcript
 
 
 def test_every_face_is_found_and_none_is_left(done):

@@ -9,6 +9,8 @@ import pytest
 from deemo_jax.deidentify import transcript as room
 from deemo_jax.deidentify.transcript import (
     speech_in,
+    spoken_words,
+    text_of,
     transcribe,
     weights_path,
     word_errors,
@@ -20,7 +22,7 @@ LIBRIVOX = Path("/usr/share/pocketsphinx/test/data/librivox")  # pocketsphinx-te
 
 def test_real_speech_is_written_down(speech):
     told = []
-    words = transcribe(speech, progress=told.append)
+    words = text_of(spoken_words(speech, progress=told.append))
     assert "I didn't know you were there" in words
     assert told == sorted(told)
     assert told[-1] == 4.0
@@ -30,8 +32,12 @@ def test_real_speech_is_written_down(speech):
 def test_pieces_are_written_down_one_after_another(speech):
     silence, told = np.zeros(48_000, np.float32), []
     pieces = iter([silence, speech, silence, speech])
-    words = transcribe(pieces, progress=told.append)
-    assert words == f"{transcribe(speech)} {transcribe(speech)}"
+    words = spoken_words(pieces, progress=told.append)
+    assert text_of(words) == f"{transcribe(speech)} {transcribe(speech)}"
+    first, second = np.split(np.array([word.start for word in words]), 2)
+    assert first[0] > 3.0
+    np.testing.assert_allclose(second - first, 7.0, atol=0.05)
+    assert all(word.start <= word.end <= 14.0 for word in words)
     assert told == sorted(told)
     assert told[-1] == 14.0
 
@@ -44,12 +50,13 @@ def test_the_first_who_speaks_tells_the_language(speech, monkeypatch):
         def transcribe(self, waveform, *, language, **kwargs):
             asked.append(language)
             found = SimpleNamespace(language=language or "nl")
-            said = SimpleNamespace(text=" ja", end=1.0)
+            word = SimpleNamespace(word=" ja", start=0.0, end=1.0)
+            said = SimpleNamespace(words=[word], end=1.0)
             return [said] if waveform.any() else [], found
 
     monkeypatch.setattr(room, "_whisper", lambda model, threads: Whisper())
     silence = np.zeros(16_000, np.float32)
-    assert transcribe([silence, speech, silence, speech]) == "ja ja"
+    assert text_of(spoken_words([silence, speech, silence, speech])) == "ja ja"
     assert asked == [None, None, "nl", "nl"]
 
 

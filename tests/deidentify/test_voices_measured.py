@@ -20,7 +20,7 @@ from deemo_jax.deidentify.attackers import Inverses, attack_voices
 from deemo_jax.deidentify.inverses import inverses
 from deemo_jax.deidentify.settings import Audit, Voice
 from deemo_jax.deidentify.speakers import SpeakerVerifier
-from deemo_jax.deidentify.transcript import transcribe, word_errors
+from deemo_jax.deidentify.transcript import speech_in, transcribe, word_errors
 from deemo_jax.deidentify.vocoder import take_apart
 from deemo_jax.deidentify.voice import another_voice
 from deemo_jax.media import read_audio
@@ -159,9 +159,13 @@ def test_drift_withstands_who_inverts_it(clear, sentences):
     assert found["power"] > 0.9
 
 
-def test_an_unchanged_voice_is_more_like_itself_than_the_threshold(clear):
+def test_an_unchanged_voice_is_more_like_itself_than_the_threshold(clear, speech_file):
     """The table of likeness: cosines of CAM++, quantiles of each kind of pair."""
     embed = SpeakerVerifier()
+    waveform = read_audio(speech_file)
+    assert waveform is not None
+    parts = np.split(waveform[8 * SAMPLE_RATE :], range(64_000, 352_000, 64_000))
+    call = [(part, speech_in(part)) for part in parts]
     before = {name: [embed(wave) for wave in waves] for name, waves in clear.items()}
     found = {
         "same speaker": [
@@ -182,6 +186,12 @@ def test_an_unchanged_voice_is_more_like_itself_than_the_threshold(clear):
             for one, wave in zip(before[name], waves, strict=True)
             for _ in range(VOICE_DRAWS)
         ]
+    found["drift, of a call"] = [
+        one @ embed(np.concatenate([changed[span] for span in spoken]))
+        for part, spoken in call
+        for one in [embed(np.concatenate([part[span] for span in spoken]))]
+        for changed in (another_voice(Voice())(part) for _ in range(12))
+    ]
     threshold = Audit().voice
     for kind, cosines in found.items():
         shares = np.quantile(cosines, [0, 0.05, 0.5, 0.95, 1]).round(2).tolist()
@@ -190,3 +200,4 @@ def test_an_unchanged_voice_is_more_like_itself_than_the_threshold(clear):
     assert np.mean(np.array(found["same speaker"]) > threshold) > 0.98
     assert np.mean(np.array(found["other speakers"]) > threshold) < 0.01
     assert np.mean(np.array(found["drift"]) > threshold) < 0.02
+    assert np.mean(np.array(found["drift, of a call"]) > threshold) < 0.4

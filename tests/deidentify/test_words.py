@@ -2,16 +2,23 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from deemo_jax.annotation import Annotation
 from deemo_jax.deidentify import redaction, transcript
-from deemo_jax.deidentify.settings import Words
-from deemo_jax.deidentify.words import check_redactable, installed, reworded
+from deemo_jax.deidentify.settings import Voice, Words
+from deemo_jax.deidentify.voice import another_voice, silent
+from deemo_jax.deidentify.words import (
+    check_redactable,
+    installed,
+    reworded,
+    telling,
+)
 from deemo_jax.media import read_audio
 from deemo_jax.refusals import Refusal
 
-NOTHING = dict.fromkeys((*redaction.TYPES, "transcribed"), 0)
+NOTHING = dict.fromkeys((*redaction.TYPES, "transcribed", "silenced"), 0)
 
 
 def annotation(**fields) -> Annotation:
@@ -23,7 +30,9 @@ def test_a_voice_is_written_down_and_the_names_are_not(speech_file):
     assert waveform is not None
     told = []
     raw = transcript.transcribe(waveform)
-    about, counts = reworded(annotation(), [waveform], Words(), progress=told.append)
+    about, counts, silenced = reworded(
+        annotation(), [waveform], Words(), progress=told.append
+    )
     assert about.transcript is not None
     for name in ("Sheila", "New Jersey", "Texas", "Chicago"):
         assert name in raw
@@ -32,17 +41,43 @@ def test_a_voice_is_written_down_and_the_names_are_not(speech_file):
     assert counts["transcribed"] == 1
     assert counts["NAME"] + counts["PLACE"] >= 4
     assert told[-1] == 9.0
+    names = {"Sheila", "New", "Jersey", "Texas", "Chicago"}
+    assert names <= {word.text.strip(".,") for word in silenced}
+    assert counts["silenced"] == len(silenced) < len(raw.split()) / 2
     kept = reworded(annotation(), [waveform], Words(redact=False))[0]
     assert kept.transcript == raw
 
 
 @pytest.mark.parametrize("given", ["Priya won.", ""])
 def test_a_transcript_that_was_given_is_never_overwritten(speech, given):
-    about, counts = reworded(
+    about, counts, silenced = reworded(
         annotation(transcript=given), [speech], Words(redact=False)
     )
     assert about.transcript == given
-    assert counts == NOTHING
+    assert (counts, silenced) == (NOTHING, [])
+
+
+def test_names_are_silenced_whoever_wrote_the_words_down(speech_file):
+    """They are heard, so that they are no more so in the transcript that was given."""
+    waveform = read_audio(speech_file, 13.0, 16.0)
+    assert waveform is not None
+    about, counts, silenced = reworded(
+        annotation(transcript="I am Sheila."), [waveform, waveform], Words()
+    )
+    assert about.transcript == "I am [NAME]."
+    assert counts["transcribed"] == 0
+    said = [word for word in silenced if word.text.strip(",.") == "Sheila"]
+    assert [word.start for word in said] == pytest.approx([2.0, 5.0], abs=0.3)
+    off = Words(silence=False)
+    given = annotation(transcript="I am Sheila.")
+    assert reworded(given, [waveform], off)[2] == []
+
+
+def test_words_that_a_text_is_redacted_of_are_found_in_it():
+    text = "So Priya, the girl from Paris won, and Priya cried"
+    said = text.split()
+    assert [said[place] for place in telling(said)] == ["Priya,", "Paris", "Priya"]
+    assert telling([]) == telling(["We", "won."]) == []
 
 
 def test_transcript_and_reasoning_are_redacted_and_labels_are_not():
@@ -51,25 +86,25 @@ def test_transcript_and_reasoning_are_redacted_and_labels_are_not():
         reasoning="She smiles when Priya is named in Paris.",
         emotion="positive",
     )
-    about, counts = reworded(raw, [], Words())
+    about, counts, _ = reworded(raw, [], Words())
     assert about.transcript == "Thank you [NAME]!"
     assert about.reasoning == "She smiles when [NAME] is named in [PLACE]."
     assert about.emotion == "positive"
     assert counts == NOTHING | {"NAME": 2, "PLACE": 1}
-    assert reworded(raw, [], Words(redact=False)) == (raw, NOTHING)
+    assert reworded(raw, [], Words(redact=False)) == (raw, NOTHING, [])
 
 
 def test_without_voice_or_where_it_is_not_wanted_there_is_no_transcript(speech):
     assert reworded(annotation(), [], Words())[0].transcript is None
-    off = Words(transcribe=False)
-    assert reworded(annotation(), [speech], off) == (annotation(), NOTHING)
+    off = Words(transcribe=False, silence=False)
+    assert reworded(annotation(), [speech], off) == (annotation(), NOTHING, [])
 
 
 def test_without_the_packages_nothing_is_written_down_and_it_is_told(monkeypatch):
     assert installed(Words()) == (Words(), "")
     monkeypatch.setattr(transcript, "CARRIER", ("no-such-distribution", "model"))
     off, why = installed(Words())
-    assert off == Words(transcribe=False)
+    assert off == Words(transcribe=False, silence=False)
     assert "Whisper is not installed" in why
     assert installed(off) == (off, "")
 
@@ -100,3 +135,26 @@ def test_words_that_cannot_be_redacted_are_refused(monkeypatch):
         check_redactable(annotation(reasoning="She smiles."), Words())
     check_redactable(annotation(), Words())
     check_redactable(said, dataclasses.replace(Words(), redact=False))
+
+
+@pytest.mark.slow
+def test_hardly_a_name_is_heard_after_it_was_silenced(speech_file):
+    """The figures of configs/deidentify.md."""
+    waveform = read_audio(speech_file)
+    assert waveform is not None
+    *_, silenced = reworded(annotation(), [waveform], Words())
+    text = [word.text for word in transcript.spoken_words(waveform)]
+    names = {word.text.strip(".,").lower() for word in silenced}
+    names -= {word.strip(".,").lower() for word in text if len(word) < 4}
+    names = {name for name in names if len(name) > 3}
+    kept = left = 0
+    for _ in range(8):
+        changed = another_voice(Voice())(waveform)
+        for sound, silent_ones in ((changed, []), (changed, silenced)):
+            heard = transcript.transcribe(silent(sound, silent_ones, 0.0))
+            count = sum(word.strip(".,").lower() in names for word in heard.split())
+            kept, left = (kept, left + count) if silent_ones else (kept + count, left)
+    share = np.mean(silent(np.ones_like(waveform), silenced, 0.0) == 0)
+    print(f"\n{sorted(names)}: {kept} heard, silenced {left}; {share:.0%} are silent")
+    assert kept > 8
+    assert left <= 2
