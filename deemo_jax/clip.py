@@ -62,7 +62,8 @@ class DeidentifiedClip:
         deidentification: methods and their version, such as "centerface+drift/3".
         verdict: of the audit: "passed", "failed", "unaudited", or "generated" where
             there is no person.
-        faces: counts, such as "frames", "frames_with_face", "boxes"; may be empty.
+        faces: counts, such as "frames", "frames_with_face", "boxes", and those that
+            `together` names; may be empty.
         words: counts: "transcribed", words "silenced" in the voice, and placeholders in
             transcript and reasoning by type, such as "NAME"; may be empty.
         source: digest of what it was made from; when that changes, it is made anew. It
@@ -135,6 +136,11 @@ class DeidentifiedClip:
         if not files:
             raise Refusal("neither video nor audio is listed", AGAIN)
         return clip
+
+
+def together(faces: int) -> str:
+    """What the frames with so many faces and more, of which it is sure, count as."""
+    return f"frames_with_{faces}_faces"
 
 
 def file_digest(path: Path) -> str:

@@ -3,7 +3,7 @@
 The file is there from the first packing on, with a checksum; each index names them all,
 too, whatever became of its shard. Either tells of whom the other has lost or does not
 know yet; where neither can, nobody is read or packed. What is not noticed is an older
-file beside no index at all.
+file beside no sound index.
 """
 
 from collections.abc import Set

@@ -3,22 +3,22 @@
 Its original is at hand, and both are streamed side by side, frame by frame.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import functools
-import io
 import itertools
 from pathlib import Path
 from typing import TypeVar
 
 from jaxtyping import Float, UInt8
 import numpy as np
-from PIL import Image, ImageDraw
 
 from deemo_jax.annotation import Annotation
 from deemo_jax.clip import DeidentifiedClip
 from deemo_jax.deidentify import speakers
 from deemo_jax.deidentify.audit_faces import SAME_PERSON, are_known, embed_faces
+from deemo_jax.deidentify.audit_pictures import Picture, picture_of
 from deemo_jax.deidentify.detail import detail_left
 from deemo_jax.deidentify.faces import found_again
 from deemo_jax.deidentify.likeness import voice_likeness
@@ -38,7 +38,6 @@ HELD = Bridging(before=15, after=15)  # frames in which an original face is stil
 COMPARED_EVERY = 30  # frames; recognising takes several times as long as finding
 ALTERED = 24  # of 255, in a channel; no pixel that the codec alone changed reaches it
 UNCOVERED = 0.5  # of a face's detail is still there
-PICTURE = 240  # pixels, the height of those in the report
 NEAREST = "the nearest to its original"
 
 
@@ -58,6 +57,8 @@ class Figures:
         frames_with_face: in whose original the auditing detector finds a face, or puts
             one between two that it finds.
         faces: that it finds in the frames that it looks at, all together.
+        together: in how many frames it finds two faces and more, three and more, and so
+            on.
         faces_left: that it finds where they were in these frames, masked.
         gap_frames: the longest run of frames with a face that no mask covers; frames in
             which it finds none neither end nor lengthen a run.
@@ -80,6 +81,7 @@ class Figures:
     looked: int = 0
     frames_with_face: int = 0
     faces: int = 0
+    together: tuple[int, ...] = ()
     faces_left: int = 0
     gap_frames: int = 0
     gap_start: float | None = None
@@ -93,16 +95,6 @@ class Figures:
     voice: float | None = None
     audible: bool = False
     unheard: str = ""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A frame of the report, as JPEG: masked, and as it was."""
-
-    time: float
-    about: str
-    masked: bytes
-    original: bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -267,6 +259,7 @@ class _Watch:
         self._masked: list[np.ndarray] = []
         self._pictures: dict[str, Picture] = {}
         self._frames = self._looked = self._with_face = self._faces = self._left = 0
+        self._together: Counter[int] = Counter()  # frames by their faces at least
         self._altered = 0.0
         self._distances: list[float] = []
         self._compared: list[int] = []  # frames in which faces were
@@ -303,6 +296,7 @@ class _Watch:
         self._looked += looked
         self._with_face += len(found) > 0
         self._faces += len(seen)
+        self._together.update(range(2, 1 + len(seen)))
         self._left += len(left)
         change = np.maximum(clear, masked) - np.minimum(clear, masked)
         most = functools.reduce(np.maximum, np.moveaxis(change, -1, 0))
@@ -323,7 +317,7 @@ class _Watch:
             self.compare(moment, masked)
         for words in about:
             if words not in self._pictures:
-                self._pictures[words] = _picture(words, moment, masked, left)
+                self._pictures[words] = picture_of(words, moment, masked, left)
         self._frames += 1
 
     def compare(self, moment: Moment, masked: UInt8[np.ndarray, "H W 3"]) -> None:
@@ -341,7 +335,7 @@ class _Watch:
         distances = np.linalg.norm(before - after, axis=1)
         if distances.min() < min(self._distances, default=np.inf):
             none = np.zeros((0, 4), np.float32)
-            self._pictures[NEAREST] = _picture(NEAREST, moment, masked, none)
+            self._pictures[NEAREST] = picture_of(NEAREST, moment, masked, none)
         self._distances += distances.tolist()
 
     def audited(self, annotation: Annotation, figures: Figures) -> Audited:
@@ -366,6 +360,7 @@ class _Watch:
             looked=self._looked,
             frames_with_face=self._with_face,
             faces=self._faces,
+            together=tuple(self._together[n] for n in sorted(self._together)),
             faces_left=self._left,
             gap_frames=count,
             gap_start=start if count else None,
@@ -377,22 +372,3 @@ class _Watch:
             distance=float(np.mean(distances)) if distances else None,
             pixels_altered=self._altered / self._frames if some else None,
         )
-
-
-def _picture(
-    about: str, moment: Moment, masked: np.ndarray, left: np.ndarray
-) -> Picture:
-    """The frame twice, small; the original's faces in blue, those left in red."""
-    shown = []
-    for rgb in (masked, moment.rgb):
-        image = Image.fromarray(rgb)
-        scale = PICTURE / image.height
-        image = image.resize((max(1, round(image.width * scale)), PICTURE))
-        draw = ImageDraw.Draw(image)
-        for boxes, colour in ((moment.found[:, :4], "#3b82c4"), (left, "#b4452c")):
-            for box in boxes:
-                draw.rectangle([float(n) * scale for n in box], outline=colour, width=2)
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=80)
-        shown.append(file.getvalue())
-    return Picture(time=moment.time, about=about, masked=shown[0], original=shown[1])

@@ -10,13 +10,13 @@ import numpy as np
 
 from deemo_jax.annotation import Annotation
 from deemo_jax.architecture import SAMPLE_RATE
-from deemo_jax.clip import Clip, DeidentifiedClip, file_digest
+from deemo_jax.clip import Clip, DeidentifiedClip, file_digest, together
 from deemo_jax.container import MediaError
 from deemo_jax.deidentify.faces import FaceDetector, found_again
 from deemo_jax.deidentify.masks import paint
 from deemo_jax.deidentify.pieces import in_pieces
 from deemo_jax.deidentify.settings import Settings
-from deemo_jax.deidentify.tracks import Moment, bridge
+from deemo_jax.deidentify.tracks import SURE, Moment, bridge
 from deemo_jax.deidentify.voice import another_voice, silent
 from deemo_jax.deidentify.words import REDACTED, listens, reworded
 from deemo_jax.media import (
@@ -232,3 +232,6 @@ def _count(counts: dict[str, int], moment: Moment) -> None:
     counts["boxes"] += len(moment.found)
     counts["frames_masked"] += len(moment.masked) > 0
     counts["frames_unmasked"] += not moment.masked
+    for several in range(2, 1 + int((moment.found[:, 4] >= SURE).sum())):
+        name = together(several)
+        counts[name] = counts.get(name, 0) + 1

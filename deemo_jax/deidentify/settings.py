@@ -110,8 +110,8 @@ class Audit:
     `voice`: likeness up to which a voice is not taken for its original's, a cosine of
     CAM++; `configs/deidentify.md` says what it is of the same and of other speakers.
     `seen`: share of the masked faces that the audit must have seen, too; below it, it
-    cannot tell, and the clip stays unaudited. All faces count alike: of two people who
-    are there all the time, both must be seen; one who comes and goes may be missed.
+    cannot tell, and the clip stays unaudited. So it is with the frames in which two
+    faces, three and more were masked at once: who stands beside others must be seen.
     `longest_side`: pixels that larger frames are scaled down to; in these, faces of 20
     pixels and more are seen.
     `every`: of so many frames one is looked at; faces of those between are put between

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable
 import dataclasses
+import itertools
 
-from deemo_jax.clip import MEASURE, DeidentifiedClip
+from deemo_jax.clip import MEASURE, DeidentifiedClip, together
 from deemo_jax.deidentify import speakers
 from deemo_jax.deidentify.audit import Figures
 from deemo_jax.deidentify.settings import Audit
 from deemo_jax.fields import ConfigError, read_group
 
 PASSED, FAILED, UNAUDITED = "passed", "failed", "unaudited"
+FEW = 5  # frames; what is in fewer of those that are looked at may be a false alarm
 USUAL = dataclasses.asdict(Audit())
 THE_MORE_THE_STRICTER = ("seen", "longest_side")
 NO_FIGURES = ("reasons", "measure", "thresholds", "looser")
@@ -137,6 +139,14 @@ def _unseen(figures: Figures, audit: Audit, faces: dict[str, int]) -> list[str]:
     masked = boxes / figures.frames * figures.looked  # in the frames that it looks at
     if figures.faces < audit.seen * masked:
         return [f"it sees {figures.faces} of about {masked:.0f} faces that were masked"]
+    for several in itertools.count(2):
+        if together(several) not in faces:
+            break
+        masked = faces[together(several)] / figures.frames * figures.looked
+        seen = figures.together[several - 2 : several - 1] or (0,)
+        if masked >= FEW and seen[0] < audit.seen * masked:
+            words = f"about {masked:.0f} frames in which so many were masked"
+            return [f"it sees {several} faces in {seen[0]} of {words}"]
     if not figures.compared:
         return ["none of its faces can be compared: the verifier knows none of them"]
     return []

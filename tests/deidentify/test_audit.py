@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from deemo_jax.annotation import Annotation
-from deemo_jax.clip import DeidentifiedClip
+from deemo_jax.clip import DeidentifiedClip, together
 from deemo_jax.deidentify import audit as room
 from deemo_jax.deidentify import speakers
 from deemo_jax.deidentify.audit import audit_clip, compare_again
 from deemo_jax.deidentify.faces import FaceDetector
 from deemo_jax.deidentify.masks import paint
-from deemo_jax.deidentify.settings import Audit, Mask, Voice
+from deemo_jax.deidentify.pipeline import deidentify_clip
+from deemo_jax.deidentify.settings import Audit, Mask, Settings, Voice
 from deemo_jax.deidentify.verdicts import judge
 from deemo_jax.deidentify.voice import another_voice
 from deemo_jax.media import iter_frames, write_audio, write_video
@@ -152,6 +153,24 @@ def test_a_gap_of_three_frames_fails_and_is_named(audited):
 def test_a_mask_that_is_too_small_fails(audited):
     verdict, _ = judge(audited(scale=0.3).figures, Audit(), {})
     assert verdict == "failed"
+
+
+def test_faces_that_are_seen_together_are_counted(frames, tmp_path):
+    """One beside himself, and in three frames a third time."""
+    beside = [
+        (time, np.concatenate([rgb, rgb, rgb if index < 3 else 0 * rgb], axis=1))
+        for index, (time, rgb) in enumerate(frames[:9])
+    ]
+    write_video(tmp_path / "raw.mp4", beside)
+    about = Annotation(clip_id="a", media="raw.mp4", subject="s")
+    how = Audit(longest_side=640, every=1)
+    found = audit_clip(about, tmp_path / "raw.mp4", of_video(tmp_path / "raw.mp4"), how)
+    assert (found.figures.faces, found.figures.together) == (21, (9, 3))
+    (tmp_path / "media").mkdir()
+    whole = dataclasses.replace(about, end=0.3)
+    faces = deidentify_clip(whole, tmp_path / "raw.mp4", tmp_path, Settings()).faces
+    assert (faces[together(2)], faces[together(3)]) == (9, 3)
+    assert together(4) not in faces
 
 
 def test_other_frames_are_refused(frames, tmp_path):

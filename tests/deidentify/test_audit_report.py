@@ -6,7 +6,8 @@ import pytest
 
 from deemo_jax.annotation import Annotation
 from deemo_jax.clip import DeidentifiedClip
-from deemo_jax.deidentify.audit import Audited, Figures, Picture
+from deemo_jax.deidentify.audit import Audited, Figures
+from deemo_jax.deidentify.audit_pictures import Picture
 from deemo_jax.deidentify.audit_rates import Rate
 from deemo_jax.deidentify.audit_report import SHOWN, percent, write_html, write_json
 from deemo_jax.deidentify.settings import Audit

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from deemo_jax.annotation import Annotation
-from deemo_jax.clip import DeidentifiedClip
+from deemo_jax.clip import DeidentifiedClip, together
 from deemo_jax.deidentify import speakers
 from deemo_jax.deidentify.audit import Figures
 from deemo_jax.deidentify.settings import Audit
@@ -87,6 +87,28 @@ def test_verdicts_on_pictures_and_voice(changes, audit, faces, verdict):
     found, reasons = judge(figures, Audit(**audit), {"boxes": faces})
     assert found == verdict
     assert bool(reasons) == (verdict != "passed")
+
+
+@pytest.mark.parametrize(
+    ("masked", "seen", "reason"),
+    [
+        ({2: 100, 3: 100, 4: 100}, (34, 34, 34), None),
+        ({2: 100, 3: 100, 4: 100}, (34, 34), "4 faces in 0 of about 34 frames"),
+        ({2: 100, 3: 100, 4: 100}, (34, 34, 20), "4 faces in 20 of about 34 frames"),
+        ({2: 30}, (), "2 faces in 0 of about 10 frames"),  # one who comes and goes
+        ({2: 30}, (8,), None),
+        ({2: 12}, (), None),  # false alarms, perhaps
+        ({}, (34,), None),
+    ],
+)
+def test_of_those_who_stand_together_each_must_be_seen(masked, seen, reason):
+    """However many faces are seen in all."""
+    faces = {together(several): frames for several, frames in masked.items()}
+    faces |= {"boxes": 100 + sum(masked.values())}
+    figures = dataclasses.replace(SOUND, faces=400, together=seen)
+    verdict, reasons = judge(figures, Audit(), faces)
+    assert verdict == ("unaudited" if reason else "passed")
+    assert all(reason in said for said in reasons)
 
 
 @pytest.mark.parametrize(
