@@ -16,9 +16,9 @@ def token_lengths(
     *,
     key: Sequence[object],
     clips: Sequence[str],
-    count: Callable[[int], int],
-) -> Int[np.ndarray, " N"]:
-    """The tokens of each clip, by `count` of its place among `clips`.
+    count: Callable[[int], Sequence[int]],
+) -> Int[np.ndarray, "N C"]:
+    """The tokens of each clip, by `count` of its place among `clips`, which has C.
 
     They are kept in `folder`, where it can be written to, under a digest of `key`: of
     all that they follow from, the records' contents too, and of the clips.
@@ -28,18 +28,22 @@ def token_lengths(
     try:
         kept = json.loads(path.read_bytes())
         if kept["crc32c"] == _checksum(kept["lengths"]):
-            return np.array(kept["lengths"], np.int64)
+            return _rows_of(kept["lengths"])
     except (OSError, ValueError, TypeError, KeyError):
         pass  # it is not there, was cut short, or is of old: counted again
-    found = [count(i) for i in range(len(clips))]
+    found = [list(count(i)) for i in range(len(clips))]
     kept = {"crc32c": _checksum(found), "lengths": found}
     try:
         write_whole(path, json.dumps(kept) + "\n")
     except OSError as error:  # a data set that is read only
         print(f"token lengths are counted each time: {path}: {error.strerror}")
-    return np.array(found, np.int64)
+    return _rows_of(found)
 
 
-def _checksum(lengths: Sequence[int]) -> int:
+def _rows_of(lengths: Sequence[Sequence[int]]) -> Int[np.ndarray, "N C"]:
+    return np.array(lengths, np.int64).reshape(len(lengths), -1)
+
+
+def _checksum(lengths: Sequence[Sequence[int]]) -> int:
     """Of the numbers, by which rows are planned: another one would be another plan."""
     return crc32c(json.dumps(lengths).encode())

@@ -9,19 +9,18 @@ nothing else. Step `s` of a run takes positions `s * batch_size` up to
 from collections.abc import Iterator, Sequence
 import dataclasses
 from pathlib import Path
-import sys
 from typing import Any, cast
 
 from absl import flags
 import grain
-from jaxtyping import Int
+from jaxtyping import Float, Int
 import numpy as np
 
 from deemo_jax.batch import Batch
 from deemo_jax.config_data import MODALITIES, DataConfig
-from deemo_jax.data import packing
 from deemo_jax.data.lengths import token_lengths
 from deemo_jax.data.memory import keep_freed_memory
+from deemo_jax.data.packed import Packed
 from deemo_jax.data.reader import FEATURES, MEDIA, Reader, Row, too_long
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import Tokenizer
@@ -67,10 +66,9 @@ class Batches:
         self._indices = _with_answers(source, config.trained_tasks)
         self._batch_size = batch_size
         self._held = tuple(range(batch_size) if rows is None else rows)
-        self._lengths = None
         if config.clips_per_row == 1:
             _check_lengths(self._reader, source, self._indices)
-            self._rows = (
+            self._rows: grain.MapDataset | Packed = (
                 grain.MapDataset.source(self._indices)
                 .seed(seed)
                 .shuffle()
@@ -78,8 +76,13 @@ class Batches:
                 .random_map(self._reader.training_row)
             )
         else:
-            self._lengths = _planned_lengths(self._reader, source, self._indices)
-            self._rows = Packed(self._reader, self._indices, self._lengths, seed)
+            self._rows = Packed(
+                self._reader,
+                self._indices,
+                _lengths(self._reader, source, self._indices),
+                self._shares(),
+                seed,
+            )
 
     @property
     def records(self) -> int:
@@ -87,24 +90,10 @@ class Batches:
         return len(self._indices)
 
     def describe(self) -> str:
-        """How well clips fill the rows, and what is asked; empty if that is plain.
-
-        Of clips whose length is drawn with what they are asked, or with the media that
-        are left out of them, the longest is counted.
-        """
+        """How well clips fill the rows, and what is asked; empty if that is plain."""
         config, words = self._reader.config, []
-        if self._lengths is not None:
-            rows = packing.row_count(self.records, config.clips_per_row)
-            share = self._lengths.sum() / (rows * config.max_length)
-            drawn = (
-                config.task_weights or config.phrasings > 1 or config.modality_dropout
-            )
-            most = "up to " if drawn else ""
-            words.append(
-                f"{self.records} clips in {rows} rows of up to {config.clips_per_row}: "
-                f"{most}{100 * share:.1f}% of config.data.max_length="
-                f"{config.max_length} is used"
-            )
+        if isinstance(self._rows, Packed):
+            words.append(self._rows.describe())
         if config.task_weights:
             asked = [f"{t} {100 * s:.1f}%" for t, s in self.task_shares().items()]
             words.append(f"questions: {', '.join(asked)}")
@@ -115,12 +104,16 @@ class Batches:
 
         It differs from the weights where clips lack answers.
         """
+        shares = self._shares().mean(axis=0).tolist()
+        return dict(zip(self._reader.config.trained_tasks, shares, strict=True))
+
+    def _shares(self) -> Float[np.ndarray, "N C"]:
+        """With which probability each task is asked of each clip; 1, of all at once."""
         config, entries = self._reader.config, self._source.entries
-        shares = dict.fromkeys(config.trained_tasks, 0.0)
-        for index in self._indices:
-            for task, share in task_shares(entries[index].tasks, config).items():
-                shares[task] += share / self.records
-        return shares
+        if not config.task_weights:
+            return np.ones((self.records, 1))
+        found = (task_shares(entries[i].tasks, config) for i in self._indices)
+        return np.array([[s.get(t, 0.0) for t in config.trained_tasks] for s in found])
 
     @property
     def subjects(self) -> list[str]:
@@ -136,42 +129,6 @@ class Batches:
             _Training(self._rows, self._batch_size, self._held)
         )
         return _read(places, share, config, self._source)
-
-
-class Packed:
-    """The endless rows of `packing.plan_rows`, in any order; picklable."""
-
-    def __init__(
-        self,
-        reader: Reader,
-        indices: Sequence[int],
-        lengths: Int[np.ndarray, " N"],
-        seed: int,
-    ):
-        self._reader, self._indices, self._lengths = reader, indices, lengths
-        self._seed = seed
-        self._rows = packing.row_count(len(indices), reader.config.clips_per_row)
-        self._plans: dict[int, Int[np.ndarray, "R K"]] = {}
-
-    def __len__(self) -> int:
-        """As many as whole epochs can be numbered with."""
-        return sys.maxsize // self._rows * self._rows
-
-    def __getitem__(self, place: int) -> Row:
-        """The row at a place in the endless sequence of rows."""
-        epoch, row = divmod(place, self._rows)
-        if epoch not in self._plans:
-            # Reading ahead, two epochs meet; threads that plan the same one agree.
-            newest = dict(list(self._plans.items())[-1:])
-            clips, seed = self._reader.config.clips_per_row, self._seed
-            planned = packing.plan_rows(self._lengths, clips, seed=seed, epoch=epoch)
-            self._plans = newest | {epoch: planned}
-            chosen = planned[row]
-        else:
-            chosen = self._plans[epoch][row]
-        indices = [self._indices[i] if i >= 0 else -1 for i in chosen]
-        rngs = [np.random.default_rng([self._seed, epoch, max(i, 0)]) for i in indices]
-        return self._reader.packed_row(indices, rngs)
 
 
 def evaluation_batches(
@@ -346,34 +303,14 @@ def _with_answers(source: ShardSource, tasks: Sequence[str]) -> list[int]:
 
 def _lengths(
     reader: Reader, source: ShardSource, indices: Sequence[int]
-) -> Int[np.ndarray, " N"]:
-    """The tokens of each clip, counted once for a data set."""
+) -> Int[np.ndarray, "N C"]:
+    """The tokens of each clip, see `Reader.lengths`, counted once for a data set."""
     return token_lengths(
         source.folder,
         key=[source.manifest, *reader.follows_from()],
         clips=[source.entries[i].clip_id for i in indices],
-        count=lambda i: reader.length(indices[i]),
+        count=lambda i: reader.lengths(indices[i]),
     )
-
-
-def _planned_lengths(
-    reader: Reader, source: ShardSource, indices: Sequence[int]
-) -> Int[np.ndarray, " N"]:
-    """The tokens of each clip, which `clips_per_row` of them fit into a row with.
-
-    Raises:
-        ConfigError: if they do not.
-    """
-    config, lengths = reader.config, _lengths(reader, source, indices)
-    needed = packing.longest_row(lengths, config.clips_per_row)
-    if needed > config.max_length:
-        raise ConfigError(
-            f"config.data.max_length is {config.max_length}, but "
-            f"config.data.clips_per_row={config.clips_per_row} clips need up to "
-            f"{needed} tokens together: set it to {needed} or more, or put fewer clips "
-            f"into a row"
-        )
-    return lengths
 
 
 def _check_lengths(reader: Reader, source: ShardSource, indices: Sequence[int]) -> None:
@@ -388,9 +325,9 @@ def _check_lengths(reader: Reader, source: ShardSource, indices: Sequence[int]) 
     if not unsure:
         return
     long = {
-        entries[i].clip_id: int(length)
-        for i, length in zip(unsure, _lengths(reader, source, unsure), strict=True)
-        if length > config.max_length
+        entries[i].clip_id: int(lengths.max())
+        for i, lengths in zip(unsure, _lengths(reader, source, unsure), strict=True)
+        if lengths.max() > config.max_length
     }
     if long:
         raise ConfigError(too_long(long, config))

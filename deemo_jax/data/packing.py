@@ -5,15 +5,104 @@ device, and every epoch has the same number of rows, so that a step's place in t
 is one number. Rows are balanced, long clips with short ones. How long the longest is
 does not depend on the epoch either: what is drawn is which of the clips of one length
 goes where, and the order of the rows.
+
+Where a clip is asked one of several tasks, the tasks of an epoch are drawn before its
+rows are planned, by the lengths that follow. They are drawn together, so that each task
+comes as often in every epoch, up to one; the longest rows of two epochs hardly differ
+then. Where one is too long, the tasks of that epoch are drawn again.
 """
 
 import math
+from typing import NamedTuple
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 import numpy as np
 
 QUANTUM = 8  # tokens; clips whose lengths round up to the same may change places
 FILLER = -1
+AHEAD = 8  # epochs whose rows are measured before a run begins
+TRIES = (
+    100  # draws of an epoch's tasks; of those that were measured, the first one fits
+)
+
+
+class Plan(NamedTuple):
+    """Of an epoch: which clips stand in each row, and of each clip, which column."""
+
+    rows: Int[np.ndarray, "R K"]
+    columns: Int[np.ndarray, " N"]
+
+
+def plan_epoch(
+    lengths: Int[np.ndarray, "N C"],
+    shares: Float[np.ndarray, "N C"],
+    clips_per_row: int,
+    *,
+    max_length: int,
+    seed: int,
+    epoch: int,
+) -> Plan:
+    """Rows of an epoch, none with more than `max_length` tokens.
+
+    Args:
+        lengths: of each clip, the tokens by what it may be asked.
+        shares: the probability of each of these columns; of a clip they sum to 1.
+        clips_per_row: of which the last rows may have fewer.
+        max_length: at least `needed_length`.
+        seed: of the run.
+        epoch: from 0 on.
+
+    Raises:
+        ValueError: no draw fits.
+    """
+    for attempt in range(TRIES):
+        columns = draw_columns(shares, seed=seed, epoch=epoch, attempt=attempt)
+        drawn = drawn_lengths(lengths, columns)
+        rows = plan_rows(drawn, clips_per_row, seed=seed, epoch=epoch)
+        if _longest(drawn, rows) <= max_length:
+            return Plan(rows, columns)
+    raise ValueError(
+        f"in epoch {epoch} no draw of tasks fits into rows of config.data.max_length="
+        f"{max_length}: set it higher"
+    )
+
+
+def needed_length(
+    lengths: Int[np.ndarray, "N C"],
+    shares: Float[np.ndarray, "N C"],
+    clips_per_row: int,
+    *,
+    seed: int,
+) -> int:
+    """Tokens that the longest row of the first epochs needs, as it is drawn first."""
+    epochs = range(AHEAD if lengths.shape[1] > 1 else 1)
+    longest = []
+    for epoch in epochs:
+        columns = draw_columns(shares, seed=seed, epoch=epoch)
+        longest.append(longest_row(drawn_lengths(lengths, columns), clips_per_row))
+    return max(longest)
+
+
+def draw_columns(
+    shares: Float[np.ndarray, "N C"], *, seed: int, epoch: int, attempt: int = 0
+) -> Int[np.ndarray, " N"]:
+    """One column for each clip, by their shares, drawn together: systematic sampling.
+
+    Each clip takes a place of its own among N that are evenly spaced between 0 and 1,
+    so that of clips with like shares each column is taken as often as it should be, up
+    to one (Madow, "On the theory of systematic sampling, II", 1949).
+    """
+    clips = len(shares)
+    rng = np.random.default_rng([seed, epoch, attempt, clips])
+    places = (rng.permutation(clips) + rng.random()) / clips
+    return (places[:, None] >= shares.cumsum(axis=1)[:, :-1]).sum(axis=1)
+
+
+def drawn_lengths(
+    lengths: Int[np.ndarray, "N C"], columns: Int[np.ndarray, " N"]
+) -> Int[np.ndarray, " N"]:
+    """The length of each clip in its column."""
+    return np.take_along_axis(lengths, columns[:, None], axis=1)[:, 0]
 
 
 def row_count(clips: int, clips_per_row: int) -> int:
@@ -56,6 +145,9 @@ def plan_rows(
 
 def longest_row(lengths: Int[np.ndarray, " N"], clips_per_row: int) -> int:
     """Tokens that a row needs at most, in any epoch."""
-    planned = plan_rows(lengths, clips_per_row, seed=0, epoch=0)
+    return _longest(lengths, plan_rows(lengths, clips_per_row, seed=0, epoch=0))
+
+
+def _longest(lengths: Int[np.ndarray, " N"], rows: Int[np.ndarray, "R K"]) -> int:
     padded = np.append(rounded(lengths), 0)  # which `FILLER` finds at the end
-    return int(padded[planned].sum(axis=1).max())
+    return int(padded[rows].sum(axis=1).max())

@@ -52,16 +52,21 @@ class Reader:
     spans: tuple[int, int]
 
     def packed_row(
-        self, indices: Sequence[int], rngs: Sequence[np.random.Generator]
+        self,
+        indices: Sequence[int],
+        rngs: Sequence[np.random.Generator],
+        tasks: Sequence[str | None],
     ) -> Row:
         """Several clips' conversations one after another, their media stacked.
+
+        Of each, the task that is asked, or None as in `training_row`.
 
         Raises:
             ConfigError: together they are longer than a row.
         """
         rows = [
-            self.filler() if index < 0 else self.training_row(index, rng)
-            for index, rng in zip(indices, rngs, strict=True)
+            self.filler() if index < 0 else self.training_row(index, rng, task)
+            for index, rng, task in zip(indices, rngs, tasks, strict=True)
         ]
         needed = sum(int((row["segment_ids"] > 0).sum()) for row in rows)
         if needed > self.config.max_length:
@@ -80,10 +85,12 @@ class Reader:
         stacked = {name: np.stack([row[name] for row in rows]) for name in names}
         return joined | stacked
 
-    def training_row(self, index: int, rng: np.random.Generator) -> Row:
-        """A conversation over the configured tasks, in a random order."""
+    def training_row(
+        self, index: int, rng: np.random.Generator, task: str | None = None
+    ) -> Row:
+        """A conversation over the configured tasks, in a random order, or over one."""
         record = self.source[index]
-        turns = self.asker.draw(record, rng)
+        turns = self.asker.draw(record, rng, task)
         kept = drop_modalities(
             prompt.available(record), self.config.modality_dropout, rng
         )
@@ -121,9 +128,20 @@ class Reader:
         row |= {"tokens": tokens, "positions": nothing, "segment_ids": nothing}
         return row | {"loss_mask": nothing.astype(bool), "index": np.int32(-1)}
 
-    def length(self, index: int) -> int:
-        """Tokens of the longest row that training can make of a record."""
-        return self._longest(self.source[index])
+    def lengths(self, index: int) -> list[int]:
+        """Tokens of the longest row that training can make of a record.
+
+        Where one task is drawn by weight, there is a number for each of
+        `config.trained_tasks`, 0 where it has no answer; else there is one.
+        """
+        record = self.source[index]
+        if not self.config.task_weights:
+            return [self._longest(record)]
+        found = {
+            turn.task: len(self._encode(record, [turn], MODALITIES)[0])
+            for [turn] in self.asker.longest(record, self.tokenizer)
+        }
+        return [found.get(task, 0) for task in self.config.trained_tasks]
 
     def follows_from(self) -> list[object]:
         """What the lengths follow from, besides the clips: tokenizer and prompts."""
@@ -136,8 +154,8 @@ class Reader:
         ]
         return [
             tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, asked,
-            len(config.task_weights), config.nfbl_cues, list(self.source.classes),
-            list(self.spans), self.overhead(),
+            bool(config.task_weights), config.trained_tasks, config.nfbl_cues,
+            list(self.source.classes), list(self.spans), self.overhead(),
         ]  # fmt: skip
 
     def overhead(self) -> int:

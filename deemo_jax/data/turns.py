@@ -40,10 +40,15 @@ class Asker:
     emotions: tuple[str, ...]
     classes: Mapping[str, int]
 
-    def draw(self, record: Record, rng: np.random.Generator) -> list[Turn]:
-        """The turns of a row in training: of every task, or of one drawn by weight."""
-        asked = self._tasks(record)
-        if self.config.task_weights:
+    def draw(
+        self, record: Record, rng: np.random.Generator, task: str | None = None
+    ) -> list[Turn]:
+        """The turns of a row in training: of every task, or of one drawn by weight.
+
+        With a `task`, that one was drawn already.
+        """
+        asked = self._tasks(record) if task is None else [task]
+        if task is None and self.config.task_weights:
             shares = task_shares(asked, self.config)
             asked = [asked[rng.choice(len(asked), p=[shares[task] for task in asked])]]
         asked = [asked[i] for i in rng.permutation(len(asked))]

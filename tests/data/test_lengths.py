@@ -12,7 +12,7 @@ def count():
 
         def __call__(self, i):
             self.calls += 1
-            return 10 * i + 1
+            return [10 * i + 1, i]
 
     return Counter()
 
@@ -20,7 +20,7 @@ def count():
 def test_they_are_counted_once(tmp_path, count):
     for _ in range(2):
         found = token_lengths(tmp_path, key=["a"], clips=["x", "y", "z"], count=count)
-        assert found.tolist() == [1, 11, 21]
+        assert found.tolist() == [[1, 0], [11, 1], [21, 2]]
     assert count.calls == 3
 
 
@@ -40,7 +40,7 @@ def test_a_damaged_file_is_written_again(tmp_path, count, harm):
     written = path.read_text()
     path.write_text(harm if harm != "digit" else written.replace("11", "12"))
     found = token_lengths(tmp_path, key=["a"], clips=["x", "y"], count=count)
-    assert found.tolist() == [1, 11]
+    assert found.tolist() == [[1, 0], [11, 1]]
     assert count.calls == 4
     assert path.read_text() == written
 
@@ -51,6 +51,6 @@ def test_where_nothing_can_be_written_they_are_counted_each_time(
     (tmp_path / "file").write_text("no folder")
     for _ in range(2):
         found = token_lengths(tmp_path / "file", key=[], clips=["x"], count=count)
-        assert found.tolist() == [1]
+        assert found.tolist() == [[1, 0]]
     assert count.calls == 2
     assert "counted each time" in capsys.readouterr().out

@@ -257,7 +257,7 @@ def test_rows_that_do_not_fit_are_refused_before_the_run(
     tmp_path, source, config, tokenizer
 ):
     fits = Batches(source, config, tokenizer, SPANS, seed=0, batch_size=4)._reader
-    longest = max(fits.length(i) for i in range(13))
+    longest = max(max(fits.lengths(i)) for i in range(13))
     exact = dataclasses.replace(config, max_length=longest)
     Batches(source, exact, tokenizer, SPANS, seed=0, batch_size=4)
     short = dataclasses.replace(config, max_length=longest - 1)
@@ -275,7 +275,7 @@ def test_rows_that_do_not_fit_are_refused_before_the_run(
 def test_rows_that_may_not_fit_are_counted_once_for_all_runs(
     tmp_path, rows, config, tokenizer, pack_records, monkeypatch
 ):
-    folder, counted, length = pack_records(tmp_path, rows), [], Reader.length
+    folder, counted, length = pack_records(tmp_path, rows), [], Reader.lengths
 
     def run(most):
         source = ShardSource(folder, "train")
@@ -286,10 +286,10 @@ def test_rows_that_may_not_fit_are_counted_once_for_all_runs(
         counted.append(i)
         return length(reader, i)
 
-    monkeypatch.setattr(Reader, "length", count)
+    monkeypatch.setattr(Reader, "lengths", count)
     reader = run(10**6)
     assert counted == []  # it fits, whatever it is
-    longest = max(length(reader, i) for i in range(len(rows)))
+    longest = max(max(length(reader, i)) for i in range(len(rows)))
     run(longest)
     surely = longest - reader.overhead()
     texts = [entry.text for entry in ShardSource(folder, "train").entries]
@@ -328,7 +328,7 @@ def test_media_count_as_well_before_the_run(source, config, tokenizer):
 def test_no_text_is_longer_in_tokens_than_the_index_allows(source, config, tokenizer):
     reader = Reader(source=source, config=config, tokenizer=tokenizer, spans=SPANS)
     for i, entry in enumerate(source.entries):
-        assert reader.length(i) <= entry.text + reader.overhead()
+        assert max(reader.lengths(i)) <= entry.text + reader.overhead()
 
 
 def test_what_cannot_be_learned_is_refused(
@@ -427,12 +427,17 @@ def test_a_packed_clip_is_what_it_is_in_a_row_of_its_own(source, packed, tokeniz
 @pytest.mark.parametrize(
     "hosts", [2, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))]
 )
-@pytest.mark.parametrize(("clips_per_row", "an_epoch"), [(1, 13), (3, 5)])
+@pytest.mark.parametrize(
+    ("clips_per_row", "an_epoch", "weights"),
+    [(1, 13, ()), (3, 5, ()), (3, 5, (1.0, 2.0))],
+)
 def test_hosts_that_change_in_the_middle_lose_and_repeat_no_clip(
-    source, packed, tokenizer, clips_per_row, an_epoch, hosts
+    source, packed, tokenizer, clips_per_row, an_epoch, weights, hosts
 ):
     """Eight epochs of so many rows, eight a step; a kill after two fifths."""
-    config = dataclasses.replace(packed, clips_per_row=clips_per_row)
+    config = dataclasses.replace(
+        packed, clips_per_row=clips_per_row, task_weights=weights
+    )
 
     def read(hosts, start, count):
         parts = [

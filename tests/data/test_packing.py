@@ -9,7 +9,11 @@ from deemo_jax.data import prompt
 from deemo_jax.data.packing import (
     FILLER,
     QUANTUM,
+    draw_columns,
+    drawn_lengths,
     longest_row,
+    needed_length,
+    plan_epoch,
     plan_rows,
     rounded,
     row_count,
@@ -82,6 +86,68 @@ def test_lengths_are_rounded_up(length, planned):
     assert QUANTUM == 8
 
 
+def mixtures(count: int, columns: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths and shares, where each clip lacks some of the columns."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 200, (count, columns))
+    shares = rng.random((count, columns)) * (rng.random((count, columns)) < 0.7)
+    shares[np.arange(count), rng.integers(columns, size=count)] += 0.1
+    return lengths, shares / shares.sum(axis=1, keepdims=True)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    strategies.integers(1, 60), strategies.integers(1, 4), strategies.integers(2, 5),
+    SEEDS, strategies.integers(0, 1000),
+)  # fmt: skip
+def test_what_is_drawn_can_be_and_every_row_of_it_fits(
+    count, columns, each, seed, epoch
+):
+    lengths, shares = mixtures(count, columns, seed)
+    most = needed_length(lengths, shares, each, seed=seed)
+    how = {"max_length": 2 * most, "seed": seed, "epoch": epoch}
+    plan = plan_epoch(lengths, shares, each, **how)
+    assert (np.take_along_axis(shares, plan.columns[:, None], axis=1) > 0).all()
+    flat = plan.rows.ravel()
+    assert sorted(flat[flat != FILLER]) == list(range(count))
+    drawn = drawn_lengths(lengths, plan.columns)
+    assert np.append(drawn, 0)[plan.rows].sum(axis=1).max() <= 2 * most
+    again = plan_epoch(lengths, shares, each, **how)
+    for one, other in zip(plan, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.3, 0.04])
+def test_every_column_is_drawn_as_often_in_each_epoch(share):
+    shares = np.tile([share, 1 - share], (50, 1))
+    drawn = np.array([draw_columns(shares, seed=3, epoch=e) for e in range(400)])
+    counts = (drawn == 0).sum(axis=1)
+    assert set(counts) <= {int(50 * share), int(50 * share) + 1}
+    # Of each clip as often as of any, by 400 draws of it.
+    assert abs((drawn == 0).mean(axis=0) - share).max() < 0.11
+    assert len({row.tobytes() for row in drawn}) > 300
+
+
+def test_tasks_that_do_not_fit_are_drawn_again():
+    lengths, shares = mixtures(24, 3, 5)
+    longest = [
+        longest_row(drawn_lengths(lengths, draw_columns(shares, seed=5, epoch=e)), 2)
+        for e in range(40)
+    ]
+    low = int(np.quantile(longest, 0.3))
+    again = 0
+    for epoch, first in enumerate(longest):
+        how = {"max_length": low, "seed": 5, "epoch": epoch}
+        plan = plan_epoch(lengths, shares, 2, **how)
+        assert longest_row(drawn_lengths(lengths, plan.columns), 2) <= low
+        before = draw_columns(shares, seed=5, epoch=epoch)
+        assert (plan.columns == before).all() == (first <= low)
+        again += first > low
+    assert again > 20
+    with pytest.raises(ValueError, match="in epoch 7 no draw of tasks fits .*=9: set"):
+        plan_epoch(lengths, shares, 2, max_length=9, seed=5, epoch=7)
+
+
 def test_rows_of_the_generated_corpus_are_full(make_record, asker, config):
     """Nine places in ten and more hold a token, however many clips are in a row."""
     rng = np.random.default_rng(0)
@@ -98,7 +164,7 @@ def test_rows_of_the_generated_corpus_are_full(make_record, asker, config):
         tokenizer=train_tokenizer(prompt.corpus_texts(records, asker), 512),
         spans=(8, 4),
     )
-    lengths = np.array([reader.length(i) for i in range(len(records))])
+    lengths = np.array([reader.lengths(i) for i in range(len(records))])[:, 0]
     for each in (2, 3, 4, 8):
         places = row_count(len(lengths), each) * longest_row(lengths, each)
         assert 0.9 < lengths.sum() / places < 1

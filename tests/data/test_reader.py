@@ -18,7 +18,7 @@ def test_a_row_of_several_clips_numbers_them_and_begins_each_anew(
     config = dataclasses.replace(config, max_length=240)
     reader = Reader(source=source, config=config, tokenizer=tokenizer, spans=SPANS)
     rngs = [np.random.default_rng(seed) for seed in range(3)]
-    row = reader.packed_row([5, -1, 2], rngs)
+    row = reader.packed_row([5, -1, 2], rngs, [None] * 3)
     numbers = row["segment_ids"]
     assert [k for k in range(1, 4) if (numbers == k).any()] == [1, 3]
     assert (np.diff(numbers[numbers > 0]) >= 0).all()
@@ -37,7 +37,7 @@ def test_clips_that_do_not_fit_into_a_row_are_refused_by_name(
     reader = Reader(source=source, config=config, tokenizer=tokenizer, spans=SPANS)
     rngs = [np.random.default_rng(seed) for seed in range(4)]
     with pytest.raises(ConfigError, match=r"clip002 and clip000 as many as \d+ tokens"):
-        reader.packed_row([5, -1, 2, 0], rngs)
+        reader.packed_row([5, -1, 2, 0], rngs, [None] * 4)
 
 
 def test_what_lengths_follow_from_is_known(source, config, tokenizer):

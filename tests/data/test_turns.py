@@ -11,7 +11,8 @@ from deemo_jax.annotation import Interval
 from deemo_jax.config_data import NFBL_TASKS, PHRASINGS, TASKS
 from deemo_jax.data import prompt, tasks
 from deemo_jax.data.loader import Batches, evaluation_batches, evaluation_questions
-from deemo_jax.data.packing import longest_row
+from deemo_jax.data.packed import Packed
+from deemo_jax.data.packing import needed_length
 from deemo_jax.data.reader import Reader
 from deemo_jax.data.source import ShardSource
 from deemo_jax.data.tokenizer import train_tokenizer
@@ -119,7 +120,7 @@ def test_no_conversation_that_can_be_drawn_is_longer_than_the_longest(
             len(reader._encode(many[index], turns, prompt.MODALITIES)[0])
             for turns in drawn
         ]
-        assert max(lengths) == reader.length(index)
+        assert max(lengths) == max(reader.lengths(index))
 
 
 @pytest.mark.parametrize("kind", ["everything", "mixed"])
@@ -133,10 +134,9 @@ def test_no_row_is_too_long_in_any_epoch(
     )
     config = dataclasses.replace(config, num_frames=1, audio_seconds=0.01)
     fits = Batches(source, config, any_tokenizer, SPANS, seed=1, batch_size=7)
-    needed = max(fits._reader.length(i) for i in range(20))
-    if clips_per_row > 1:
-        assert fits._lengths is not None
-        needed = longest_row(fits._lengths, clips_per_row)
+    needed = max(max(fits._reader.lengths(i)) for i in range(20))
+    if isinstance(rows := fits._rows, Packed):
+        needed = needed_length(rows._lengths, rows._shares, clips_per_row, seed=1)
     tight = dataclasses.replace(config, max_length=needed)
     batches = Batches(source, tight, any_tokenizer, SPANS, seed=1, batch_size=7)
     longest = 0
@@ -156,7 +156,7 @@ def test_no_text_is_longer_in_tokens_than_the_index_allows(
             source=source, config=config, tokenizer=any_tokenizer, spans=SPANS
         )
         for i, entry in enumerate(source.entries):
-            assert reader.length(i) <= entry.text + reader.overhead()
+            assert max(reader.lengths(i)) <= entry.text + reader.overhead()
 
 
 def test_what_is_drawn_follows_from_the_generator_alone(asker, many):
