@@ -74,6 +74,7 @@ def test_names_are_silenced_and_nothing_else(speech_file, tmp_path):
     (tmp_path / "media").mkdir()
     about = fit(Clip(annotation=annotation(start=13.0, end=22.0), media=speech_file))[0]
     clip = deidentify_clip(about, speech_file, tmp_path, Settings())
+    assert clip.audio is not None
     before, after = read_audio(speech_file, 13.0, 22.0), read_audio(clip.audio)
     assert before is not None
     assert after is not None
