@@ -23,8 +23,7 @@ DEFAULT_TAXONOMY = Path(__file__).with_name("taxonomy.json")
 SPLITS = ("train", "val", "test")
 CONSENTS = ("granted", "withdrawn")
 NONE = "none"  # what a clip without body language is answered by
-# Spaces of no width, the mark of byte order, the word joiner, those of direction.
-UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
+VARIANTS = frozenset(map(chr, range(0xFE00, 0xFE10)))  # selectors, which nobody sees
 WITHDRAWN = "consent is withdrawn"  # the reason of a rejection
 # An id names files, so it holds nothing that a file system reads otherwise.
 CLIP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -233,7 +232,8 @@ def one_name(subject: str) -> str:
     "José" with one character for é or two, typed or read off a list, is one person, and
     so it is with characters in it that nobody sees.
     """
-    return unicodedata.normalize("NFC", UNSEEN.sub("", subject)).strip()
+    seen = (c for c in subject if unicodedata.category(c) != "Cf" and c not in VARIANTS)
+    return unicodedata.normalize("NFC", "".join(seen)).strip()
 
 
 def write_annotations(path: Path, annotations: list[Annotation]) -> None:

@@ -69,7 +69,8 @@ def probe(path: Path) -> MediaInfo:
         if name in DECLARES_DURATION:
             # Matroska may count what it declares from 0, and not from the first frame.
             late = max(0.0, origin) if name == "matroska" else 0.0
-            missing = declared - duration - late
+            declared -= late
+            missing = declared - duration
             if missing > max(0.5, 0.02 * declared) or is_cut(path):
                 raise MediaError(
                     f"{path.name} is cut off: it declares {declared:.2f} s and "

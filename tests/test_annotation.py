@@ -222,6 +222,7 @@ def test_a_subject_is_one_however_the_name_is_written():
         " Jos\u00e9 ",
         "Jos\u00e9\n",
         "\ufeffJo\u200bs\u00e9",
+        "\u202aJos\u00e9\u202c\ufe0f",
     ]
     rows = [parse_annotation(GOOD | {"subject": name}, TAXONOMY) for name in names]
     assert {row.subject for row in rows} == {"Jos\u00e9"}

@@ -166,9 +166,13 @@ def pack_folder(
     write_rejections(input / REJECTED, rejections + refused)
     if not entries:
         raise ValueError(
-            f"nothing is left to pack, {len(rejections + refused)} clips were refused "
-            f"(see {input / REJECTED}), and what {output} holds is as it was: withdraw "
-            "there whom it should not have"
+            f"nothing is left to pack, {len(rejections + refused)} clips were refused: "
+            f"see {input / REJECTED}"
+            + (
+                f". {output} is as it was: --withdraw there whom it should not have"
+                if tfds.dataset_name(output)
+                else ""
+            )
         )
     return Summary(
         name=name,

@@ -13,14 +13,13 @@ from deemo_jax.deidentify import redaction
 from deemo_jax.deidentify.attackers import ATTACKERS, attack_voices
 from deemo_jax.deidentify.audit_rates import Rate
 from deemo_jax.deidentify.inverses import inverses
-from deemo_jax.deidentify.speakers import SpeakerVerifier
+from deemo_jax.deidentify.speakers import SHORTEST, SpeakerVerifier
 from deemo_jax.deidentify.transcript import transcribe, word_errors
-from deemo_jax.deidentify.words import telling
+from deemo_jax.deidentify.voice import audible
 from deemo_jax.media import read_audio
 
 SPEAKERS, UTTERANCES = 20, 6  # at most; bounds time and memory
 TRANSCRIPTS = 40  # clips at most whose words are compared
-SHORTEST = 8_000  # samples; of less, nobody is recognised
 LISTENED = 30.0  # seconds of an utterance, by which its speaker is recognised
 TOLD = 120.0  # seconds at most of a clip whose words are compared
 
@@ -69,7 +68,10 @@ def _recognition(
         ):
             continue
         before, now = utterance.voices(LISTENED)
-        if before is None or now is None or min(len(before), len(now)) < SHORTEST:
+        if before is None or now is None:
+            continue
+        now = now[audible(now)]
+        if min(len(before), len(now)) < SHORTEST:
             continue
         clear.setdefault(name, []).append(before)
         after.setdefault(name, []).append(now)
@@ -179,7 +181,7 @@ def _words(utterances: Sequence[Utterance]) -> list[Rate]:
 def _names(text: str) -> set[str]:
     """Words of it that are to be redacted wherever they stand in it."""
     words = text.split()
-    told = set(telling(words))
+    told = set(redaction.redacted_words(words))
     return {_plain(words[place]) for place in told} - {
         _plain(word) for place, word in enumerate(words) if place not in told
     }

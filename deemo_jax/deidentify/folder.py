@@ -50,7 +50,7 @@ from deemo_jax.deidentify.verdicts import (
     needs_another_voice,
     unjudged,
 )
-from deemo_jax.deidentify.words import REDACTED, check_redactable, installed
+from deemo_jax.deidentify.words import REDACTED, SILENCED, check_redactable, installed
 from deemo_jax.refusals import (
     Refusal,
     Rejection,
@@ -76,7 +76,7 @@ class Summary:
             audit, finds "left" in the frames that are "looked" at again.
         words: sums of the clips' counts: "transcribed", "silenced", and placeholders by
             type.
-        untranscribed: why no clip was transcribed, or "".
+        untranscribed: why no voice was listened to, or "".
         unmasked: clip ids with frames in which nothing was masked.
         seconds: of clips.
         verdicts: how many clips have which.
@@ -111,10 +111,16 @@ class Summary:
             text += f"\nwords: {self.words['transcribed']} clips transcribed, "
             text += f"{', '.join(counts)} redacted, "
             text += f"{self.words['silenced']} words silenced"
+        if unsilenced := self.words.get("unsilenced"):
+            text += (
+                f"\nin {unsilenced} clips no name is silenced, since most of what is "
+                "heard would be: is it English? Name a pipeline of its language in "
+                "--config.words.redactor"
+            )
         if self.untranscribed:
             text += (
-                "\nno clip was transcribed, and names that are said are not silenced: "
-                f"{self.untranscribed}"
+                "\nno voice was listened to, so that nothing that is said was written "
+                f"down, and no name silenced: {self.untranscribed}"
             )
         if self.unmasked:
             more = len(self.unmasked) - NAMED
@@ -161,7 +167,8 @@ def deidentify_folder(
         ValueError: there is no annotation file, no sound taxonomy, or the output is
             the input.
     """
-    settings = settings or Settings()
+    asked = settings or Settings()
+    settings = asked
     words, untranscribed = installed(settings.words)
     settings = dataclasses.replace(settings, words=words)
     check_workers(workers)
@@ -198,9 +205,10 @@ def deidentify_folder(
                 source=source,
             )  # fmt: skip
             known = earlier.get(annotation.clip_id)
+            # What was listened to is not made anew without, where that is not there.
             if (
                 known is not None
-                and known.source == source
+                and known.source in (source, _source(clip, asked))
                 and not needs_another_voice(known, settings.audit)
             ):
                 done[annotation.clip_id] = known
@@ -363,7 +371,7 @@ def _source(clip: Clip, settings: Settings) -> str:
     """A digest of all that a clip is made from; equal digests need no second run."""
     # The audit changes no file of a clip.
     how = {k: v for k, v in dataclasses.asdict(settings).items() if k != "audit"}
-    parts = [clip.annotation.to_json(), VERSION + REDACTED, how]
+    parts = [clip.annotation.to_json(), VERSION + REDACTED + SILENCED, how]
     # Keyed by the media, or who has only this could try names for those redacted.
     key, made_of = clip.media_digest.encode(), json.dumps(parts).encode()
     return f"{clip.digest()}-{hmac.digest(key, made_of, 'sha256').hex()}"

@@ -11,6 +11,7 @@ import soundfile
 
 from deemo_jax.deidentify.speakers import SHORTEST, SpeakerVerifier
 from deemo_jax.deidentify.transcript import speech_in
+from deemo_jax.deidentify.voice import audible
 from deemo_jax.media import read_audio
 
 LONGEST = 30.0  # seconds that are compared at once; bounds memory
@@ -33,7 +34,8 @@ def voice_likeness(
 
     Of each third of the clip, the first half minute that holds half a second of speech
     and more, however low, is compared; the greatest cosine counts. None if there is
-    none: noise is like itself, whoever made it.
+    none: noise is like itself, whoever made it. What is silent in the clip is left out
+    of both.
 
     Args:
         media: the original.
@@ -68,6 +70,11 @@ def _compared(
     before: Float[np.ndarray, " N"], after: Float[np.ndarray, " _"]
 ) -> float | None:
     """The cosine of what is spoken in the same seconds; None without half a one."""
+    length = min(len(before), len(after))
+    kept = audible(after[:length])
+    before, after = before[:length][kept], after[:length][kept]
+    if not len(before):
+        return None
     loud = float(np.quantile(np.abs(before), 0.99))
     spoken = speech_in(np.clip(before * LEVEL / max(loud, SILENCE), -1, 1))
     if sum(span.stop - span.start for span in spoken) < SHORTEST:

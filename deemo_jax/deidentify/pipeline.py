@@ -18,7 +18,7 @@ from deemo_jax.deidentify.pieces import in_pieces
 from deemo_jax.deidentify.settings import Settings
 from deemo_jax.deidentify.tracks import SURE, Moment, bridge
 from deemo_jax.deidentify.voice import another_voice, silent
-from deemo_jax.deidentify.words import REDACTED, listens, reworded
+from deemo_jax.deidentify.words import listens, made_with, reworded
 from deemo_jax.media import (
     MediaInfo,
     iter_audio,
@@ -176,7 +176,7 @@ def deidentify_clip(
         audio=files.get("audio"),
         sha256={part: file_digest(path) for part, path in files.items()},
         deidentification=f"centerface+{settings.voice.method}/{VERSION}"
-        + (REDACTED if settings.words.redact else ""),
+        + made_with(settings.words),
         verdict="unaudited",
         faces=faces,
         words=words,

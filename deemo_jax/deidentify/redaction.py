@@ -1,9 +1,11 @@
 """Names, places, dates and numbers in a text replaced by typed placeholders."""
 
+import bisect
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import functools
 from importlib import util
+import itertools
 from pathlib import Path
 import re
 from typing import NamedTuple
@@ -79,12 +81,37 @@ def redact(text: str, *, model: str = "") -> tuple[str, Counter[str]]:
     Raises:
         ValueError: spaCy or the model are missing.
     """
-    nlp, counts = _pipeline(model), Counter[str]()
+    text, spans = _replaced(text, model)
+    return text, Counter(span.kind for span in spans)
+
+
+def redacted_words(words: Sequence[str], *, model: str = "") -> list[int]:
+    """The places of the words, without blanks, of which `redact` replaces something."""
+    _, spans = _replaced(" ".join(words), model)
+    ends = list(itertools.accumulate(len(word) + 1 for word in words))
+    return sorted(
+        {
+            place
+            for span in spans
+            for place in range(
+                bisect.bisect_right(ends, span.start),
+                bisect.bisect_left(ends, span.end) + 1,
+            )
+        }
+    )
+
+
+def _replaced(text: str, model: str) -> tuple[str, list[_Span]]:
+    """The text with placeholders, and where in the original each of them stands for."""
+    nlp, found = _pipeline(model), []
+    origins = list(range(len(text)))  # of each character
     while spans := _joined(text, _find(nlp, text)):
         for span in reversed(spans):
-            text = f"{text[: span.start]}[{span.kind}]{text[span.end :]}"
-            counts[span.kind] += 1
-    return text, counts
+            start, end, kind = span
+            found.append(_Span(origins[start], origins[end - 1] + 1, kind))
+            text = f"{text[:start]}[{kind}]{text[end:]}"
+            origins[start:end] = [origins[start]] * len(f"[{kind}]")
+    return text, found
 
 
 def weights_path() -> Path:

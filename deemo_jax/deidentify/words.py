@@ -1,8 +1,7 @@
 """A clip's words: written down where nobody did, and redacted, in the voice, too."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 import dataclasses
-import difflib
 
 from jaxtyping import Float
 import numpy as np
@@ -12,8 +11,18 @@ from deemo_jax.deidentify import redaction, transcript
 from deemo_jax.deidentify.settings import Words
 from deemo_jax.refusals import Refusal
 
-REDACTED = "+words/2"  # of `deidentification`; a change of how they are counts up
-COUNTS = (*redaction.TYPES, "transcribed", "silenced")
+# Of `deidentification`; a change of how they are counts up.
+REDACTED, SILENCED = "+words/1", "+silence/1"
+COUNTS = (*redaction.TYPES, "transcribed", "silenced", "unsilenced")
+FEW = 5  # words, of which all may be a name
+MOST = 0.5  # of the words; where more tell something, they are of another language
+
+
+def made_with(settings: Words) -> str:
+    """What `deidentification` says of words."""
+    if not settings.redact:
+        return ""
+    return REDACTED + (SILENCED if settings.silence else "")
 
 
 def installed(settings: Words) -> tuple[Words, str]:
@@ -83,7 +92,8 @@ def reworded(
 
     Returns:
         The annotation; counts: placeholders by type, "transcribed", which is 1 if words
-        were written down, and "silenced"; and the words that are to be silenced.
+        were written down, "silenced", and "unsilenced", which is 1 if nothing is since
+        nearly everything would be; and the words that are to be silenced.
     """
     said, heard = annotation.transcript, []
     counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
@@ -102,19 +112,11 @@ def reworded(
                 counts[kind] += count
     silenced = []
     if heard and settings.redact and settings.silence:
-        told = telling([word.text for word in heard], model=settings.redactor)
-        silenced = [heard[place] for place in told]
-        counts["silenced"] = len(silenced)
+        texts_heard = [word.text for word in heard]
+        told = redaction.redacted_words(texts_heard, model=settings.redactor)
+        if len(told) > max(MOST * len(heard), FEW):
+            counts["unsilenced"] = 1
+        else:
+            silenced = [heard[place] for place in told]
+            counts["silenced"] = len(silenced)
     return dataclasses.replace(annotation, **texts), counts, silenced
-
-
-def telling(words: Sequence[str], *, model: str = "") -> list[int]:
-    """The places of the words that `redaction.redact` takes out of a text of them."""
-    redacted = redaction.redact(" ".join(words), model=model)[0].split()
-    parts = difflib.SequenceMatcher(None, words, redacted, autojunk=False)
-    return [
-        place
-        for what, first, last, _, _ in parts.get_opcodes()
-        if what != "equal"
-        for place in range(first, last)
-    ]

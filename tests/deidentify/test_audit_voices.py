@@ -11,7 +11,7 @@ from deemo_jax.media import write_audio
 
 @pytest.fixture
 def utterances(speech, tmp_path):
-    """Real speech as if of three people; anonymised, all but the first's is silence."""
+    """Real speech as if of three people; anonymised, all but the first's is a hum."""
 
     def make(*subjects: str, transcript: str | None = None) -> list[Utterance]:
         made = []
@@ -19,7 +19,9 @@ def utterances(speech, tmp_path):
             piece = speech[8000 * index : 8000 * (index + 3)]
             paths = [tmp_path / f"{index}.{kind}.flac" for kind in ("raw", "new")]
             write_audio(paths[0], piece)
-            write_audio(paths[1], mcadams(piece, 0.8) * (subject == subjects[0]))
+            hum = np.tile(np.float32([1e-3, -1e-3]), len(piece) // 2)
+            own = subject == subjects[0]
+            write_audio(paths[1], mcadams(piece, 0.8) if own else hum)
             about = Annotation(
                 clip_id=f"c{index}", media=paths[0].name, subject=subject,
                 transcript=transcript,
@@ -46,7 +48,7 @@ def nothing_is_heard(monkeypatch):
 
 
 def test_voices_are_attacked_and_the_sample_is_told(utterances):
-    """Two seconds a half alike are one person's; what is silent is nobody's."""
+    """Two seconds a half alike are one person's; what hums is nobody's."""
     done = []
     found = rates(utterances("a", "b", "a", "b"), report=done.append)
     assert done == [1, 2]
@@ -83,10 +85,10 @@ def test_without_the_verifier_it_is_said(utterances, monkeypatch):
 
 
 def test_words_are_counted_before_and_after(utterances, monkeypatch):
-    """Heard is one of five words otherwise, and nothing of what is silent."""
+    """Heard is one of five words otherwise, and nothing of what hums."""
 
     def hear(waveform):
-        return "we all won at last" if np.abs(waveform).max() > 0 else ""
+        return "we all won at last" if np.abs(waveform).max() > 0.01 else ""
 
     monkeypatch.setattr(audit_voices, "transcribe", hear)
     found = rates(utterances("a", "b", transcript="We have won at last."))

@@ -10,12 +10,12 @@ import pytest
 from deemo_jax.annotation import Annotation
 from deemo_jax.clip import read_deidentified
 from deemo_jax.config import ConfigError
-from deemo_jax.deidentify import audit_faces, redaction
+from deemo_jax.deidentify import audit_faces, redaction, transcript
 from deemo_jax.deidentify import folder as room
 from deemo_jax.deidentify.jobs import do_all
 from deemo_jax.deidentify.pipeline import VERSION
 from deemo_jax.deidentify.settings import Mask, Settings, Words
-from deemo_jax.deidentify.words import REDACTED
+from deemo_jax.deidentify.words import REDACTED, SILENCED
 from deemo_jax.media import read_audio, write_audio, write_video
 from deemo_jax.refusals import Rejection
 from deemo_jax.storage import StorageError
@@ -168,7 +168,8 @@ def test_no_name_that_was_said_is_left(raw, tmp_path, speech_file):
     assert clips[1].annotation.transcript == "Thank you [NAME]!"
     assert clips[1].annotation.reasoning == "[NAME] smiles in [PLACE]."
     assert clips[1].words["NAME"] == 2
-    assert {clip.deidentification for clip in clips} == {METHODS + REDACTED}
+    made = {METHODS + REDACTED + SILENCED}
+    assert {clip.deidentification for clip in clips} == made
     assert summary.words["transcribed"] == 1
     assert f"{summary.words['NAME']} names" in summary.describe()
 
@@ -180,6 +181,28 @@ def test_no_name_that_was_said_is_left(raw, tmp_path, speech_file):
     assert {clip.deidentification for clip in clips} == {METHODS}
 
 
+def test_what_was_silenced_is_not_made_anew_where_that_cannot_be_done(
+    raw, tmp_path, speech_file, monkeypatch
+):
+    sound = read_audio(speech_file, 13.0, 22.0)
+    assert sound is not None
+    write_audio(raw / "talk.flac", sound)
+    annotate(raw, {"talk": {"media": "talk.flac"}})
+    summary = deidentify_folder(raw, tmp_path / "output")
+    assert summary.words["silenced"] > 4
+    before = (tmp_path / "output" / "media" / "talk.flac").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(transcript, "CARRIER", ("no-such-distribution", "model"))
+        summary = deidentify_folder(raw, tmp_path / "output")
+        assert summary.resumed == 1
+        assert "no voice was listened to" in summary.describe()
+        assert (tmp_path / "output" / "media" / "talk.flac").read_bytes() == before
+        deidentify_folder(raw, tmp_path / "without")
+    [clip], _ = read_deidentified(tmp_path / "without")
+    assert (clip.deidentification, clip.words["silenced"]) == (METHODS + REDACTED, 0)
+    assert deidentify_folder(raw, tmp_path / "without").resumed == 0
+
+
 def test_words_that_cannot_be_redacted_keep_their_clip_out(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(redaction, "CARRIER", ("no-such-distribution", "model"))
     annotate(raw, {"face": {"transcript": "Priya won."}, "three": GOOD["three"]})
@@ -188,7 +211,7 @@ def test_words_that_cannot_be_redacted_keep_their_clip_out(raw, tmp_path, monkey
     [line] = read_lines(tmp_path / "output" / "rejected.jsonl")
     assert "its words cannot be redacted" in line["reason"]
     assert not (tmp_path / "output" / "media" / "face.mp4").exists()
-    assert "are not silenced: the model is not" in summary.describe()
+    assert "no name silenced: the model is not" in summary.describe()
 
 
 def test_a_second_run_does_nothing(raw, tmp_path):

@@ -4,7 +4,8 @@ import pytest
 from deemo_jax.deidentify import likeness
 from deemo_jax.deidentify.likeness import voice_likeness
 from deemo_jax.deidentify.settings import Audit, Voice
-from deemo_jax.deidentify.voice import another_voice
+from deemo_jax.deidentify.transcript import Word
+from deemo_jax.deidentify.voice import another_voice, silent
 from deemo_jax.media import write_audio
 
 
@@ -39,6 +40,18 @@ def test_a_changed_voice_is_not(liken, speech):
 def test_a_low_voice_is_recognised_too(liken, speech, level):
     """As the detector of speech would not hear it where it is so low."""
     assert liken(level * speech, level * speech) > 0.9
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_a_voice_that_is_silenced_in_places_is_recognised_in_the_others(
+    liken, speech, share
+):
+    """As one that names somebody is; of zeros the verifier knows nobody."""
+    words = [Word("Sheila", k + 0.1, k + 0.1 + 0.9 * share) for k in range(4)]
+    both = np.concatenate([speech, speech])
+    words += [word._replace(start=word.start + 4, end=word.end + 4) for word in words]
+    assert liken(both, silent(both, words, 0.0)) > 0.99
+    assert liken(both, 0 * both) is None
 
 
 def test_half_a_second_is_enough_and_less_is_none(liken, speech):

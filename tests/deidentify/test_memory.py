@@ -33,12 +33,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
-def deidentified(media, folder, **kwargs):
+def deidentified(media, folder, *, redact=False, **kwargs):
     """The clip of a whole file, whose words are written down, too."""
     (folder / "media").mkdir(parents=True, exist_ok=True)
     about = Annotation(clip_id="a", media=media.name, subject="s")
     about, _ = fit(Clip(annotation=about, media=media))
-    settings = Settings(words=Words(redact=False), audit=Audit(every=2))
+    settings = Settings(words=Words(redact=redact), audit=Audit(every=2))
     return deidentify_clip(about, media, folder, settings, **kwargs)
 
 
@@ -109,19 +109,26 @@ def test_of_a_long_voice_a_piece_is_held_at_a_time(speech, tmp_path, monkeypatch
 
     def transcribe(sound, **kwargs):
         heard.extend(len(piece) for piece in sound)
-        return [transcript.Word("words", 0.0, 0.5)]
+        in_the_second = transcript.Word("Sheila", 100.0, 100.5)
+        return [transcript.Word("words", 0.0, 0.5), in_the_second]
 
     monkeypatch.setattr(voice, "drift", lower)
     monkeypatch.setattr(transcript, "spoken_words", transcribe)
     told = []
-    clip = deidentified(tmp_path / "voice.flac", tmp_path, progress=told.append)
+    clip = deidentified(
+        tmp_path / "voice.flac", tmp_path, redact=True, progress=told.append
+    )
     assert len(told) == 3
     assert told[-1] == pytest.approx(160)  # half of it for its words, before
-    assert clip.annotation.transcript == "words"
+    assert clip.annotation.transcript == "words [NAME]"
     assert clip.audio is not None
     after = read_audio(clip.audio)
     assert after is not None
-    np.testing.assert_allclose(after, np.tile(speech, 40) / 2, atol=1e-4)
+    silent = slice(round(99.9 * 16_000), round(100.6 * 16_000))
+    lowered = np.tile(speech, 40) / 2
+    assert abs(lowered[silent]).max() > 0.01
+    lowered[silent] = 0
+    np.testing.assert_allclose(after, lowered, atol=1e-4)
     assert len({id(drawn) for _, drawn in changed}) == 1  # one voice for all of it
     assert [length for length, _ in changed] == heard
     assert len(heard) == 3

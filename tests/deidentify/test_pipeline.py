@@ -5,11 +5,18 @@ import numpy as np
 import pytest
 
 from deemo_jax.annotation import Annotation, Interval
-from deemo_jax.clip import Clip
+from deemo_jax.clip import Clip, together
 from deemo_jax.deidentify import transcript
 from deemo_jax.deidentify.faces import FaceDetector
-from deemo_jax.deidentify.pipeline import deidentify_clip, faces_left, fit
+from deemo_jax.deidentify.pipeline import (
+    COUNTS,
+    _count,
+    deidentify_clip,
+    faces_left,
+    fit,
+)
 from deemo_jax.deidentify.settings import Audit, Mask, Settings, Words
+from deemo_jax.deidentify.tracks import Moment
 from deemo_jax.media import (
     MediaError,
     iter_frames,
@@ -59,15 +66,29 @@ def test_half_of_the_progress_is_for_the_words(talking, tmp_path, monkeypatch):
 
     monkeypatch.setattr(transcript, "spoken_words", transcribe)
     (tmp_path / "media").mkdir()
-    about, told = fitted(talking, start=1.0, end=2.0), []
-    deidentify_clip(about, talking, tmp_path, Settings(), progress=told.append)
-    assert told == sorted(told)
-    assert 0.45 < told[-3] < 0.5  # all frames are masked
-    assert told[-2:] == [told[-3] + 0.25, told[-3] + 0.5]
+    for given in (None, "Hello."):  # which names may be heard beside
+        about, told = fitted(talking, start=1.0, end=2.0, transcript=given), []
+        deidentify_clip(about, talking, tmp_path, Settings(), progress=told.append)
+        assert told == sorted(told)
+        assert 0.45 < told[-3] < 0.5  # all frames are masked
+        assert told[-2:] == [told[-3] + 0.25, told[-3] + 0.5]
     about, told = fitted(talking, start=1.0, end=2.0, transcript="Hello."), []
     unheard = Settings(words=Words(silence=False))
     deidentify_clip(about, talking, tmp_path, unheard, progress=told.append)
     assert 0.9 < told[-1] < 1.0
+
+
+def test_faces_that_are_sure_are_counted_by_how_many_are_at_once():
+    counts = dict.fromkeys(COUNTS, 0)
+    rgb = np.zeros((8, 8, 3), np.uint8)
+    for scores in ((0.9, 0.6, 0.3), (0.7,), (0.8, 0.8), ()):
+        found = np.array([[0, 0, 4, 4, s] for s in scores], np.float32).reshape(-1, 5)
+        _count(
+            counts, Moment(time=0.0, rgb=rgb, found=found, masked=list(found[:, :4]))
+        )
+    assert (counts["boxes"], counts["frames_with_face"]) == (6, 3)
+    assert counts[together(2)] == 2
+    assert together(3) not in counts
 
 
 def test_names_are_silenced_and_nothing_else(speech_file, tmp_path):

@@ -6,6 +6,7 @@ a third of them as speech recognition writes them, and then sentences that name 
 """
 
 from collections import Counter
+import itertools
 from pathlib import Path
 import re
 import sys
@@ -17,6 +18,7 @@ from deemo_jax.deidentify.redaction import (
     PLACEHOLDER,
     TYPES,
     redact,
+    redacted_words,
     require,
     weights_path,
 )
@@ -97,6 +99,39 @@ def sections() -> tuple[list[str], list[str]]:
     """Sentences with identities, and those without."""
     told, plain = INTERVIEWS.read_text().strip().split("\n\n")
     return told.split("\n"), plain.split("\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("So Priya, the girl from Paris won, and Priya cried", "Priya, Paris Priya"),
+        ("the second second of May the second time", "second second May"),
+        ("call 555 0199 for one dog", "555 0199"),
+        ("We won.", ""),
+        ("", ""),
+    ],
+)
+def test_the_words_that_are_replaced_are_told(text, told):
+    words = text.split()
+    assert " ".join(words[place] for place in redacted_words(words)) == told
+
+
+def test_words_are_told_where_the_placeholders_stand():
+    told_in_all = 0
+    for line in INTERVIEWS.read_text().splitlines()[:60]:
+        words = unmarked(line)[0].split()
+        text, starts = " ".join(words), [0]
+        for word in words:
+            starts.append(starts[-1] + len(word) + 1)
+        types = replaced(text, redact(text)[0])
+        expected = [
+            place
+            for place, (start, end) in enumerate(itertools.pairwise(starts))
+            if any(types[start : end - 1])
+        ]
+        assert redacted_words(words) == expected, text
+        told_in_all += len(expected)
+    assert told_in_all > 50
 
 
 def test_recall_on_interviews_does_not_fall():

@@ -1,5 +1,6 @@
 """Real speech is written down; silence and noise are not; errors are counted."""
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,6 +59,28 @@ def test_the_first_who_speaks_tells_the_language(speech, monkeypatch):
     silence = np.zeros(16_000, np.float32)
     assert text_of(spoken_words([silence, speech, silence, speech])) == "ja ja"
     assert asked == [None, None, "nl", "nl"]
+
+
+def test_what_is_too_fast_to_be_said_is_not_written_down(speech, monkeypatch):
+    """Behind the last word Whisper looks for more, and finds what it was trained on."""
+
+    def segment(text, start, end):
+        parts = text.split()
+        times = np.linspace(start, end, len(parts) + 1)
+        words = [
+            SimpleNamespace(word=f" {part}", start=one, end=other)
+            for part, (one, other) in zip(parts, itertools.pairwise(times), strict=True)
+        ]
+        return SimpleNamespace(words=words, end=end)
+
+    class Whisper:
+        def transcribe(self, waveform, **kwargs):
+            found = [segment("We have won it", 0.2, 1.4), segment("Yes.", 3.9, 3.92)]
+            found.append(segment("Thank you for watching " * 9, 3.92, 4.0))
+            return found, SimpleNamespace(language="en")
+
+    monkeypatch.setattr(room, "_whisper", lambda model, threads: Whisper())
+    assert transcribe(speech) == "We have won it Yes."
 
 
 def test_speech_is_found_where_it_is(speech):

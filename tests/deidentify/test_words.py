@@ -10,15 +10,15 @@ from deemo_jax.deidentify import redaction, transcript
 from deemo_jax.deidentify.settings import Voice, Words
 from deemo_jax.deidentify.voice import another_voice, silent
 from deemo_jax.deidentify.words import (
+    COUNTS,
     check_redactable,
     installed,
     reworded,
-    telling,
 )
 from deemo_jax.media import read_audio
 from deemo_jax.refusals import Refusal
 
-NOTHING = dict.fromkeys((*redaction.TYPES, "transcribed", "silenced"), 0)
+NOTHING = dict.fromkeys(COUNTS, 0)
 
 
 def annotation(**fields) -> Annotation:
@@ -73,11 +73,16 @@ def test_names_are_silenced_whoever_wrote_the_words_down(speech_file):
     assert reworded(given, [waveform], off)[2] == []
 
 
-def test_words_that_a_text_is_redacted_of_are_found_in_it():
-    text = "So Priya, the girl from Paris won, and Priya cried"
-    said = text.split()
-    assert [said[place] for place in telling(said)] == ["Priya,", "Paris", "Priya"]
-    assert telling([]) == telling(["We", "won."]) == []
+def test_what_would_be_silenced_nearly_whole_is_not(monkeypatch):
+    """It is of another language; and what is short may be a name alone."""
+    text = "das ist ein schöner Tag und ich gehe nach Hause"
+    german = text.split()
+    for said, silenced in ((german, 0), (["Sheila", "Texas"], 2)):
+        words = [transcript.Word(text, i, i + 0.5) for i, text in enumerate(said)]
+        monkeypatch.setattr(transcript, "spoken_words", lambda *_, w=words, **__: w)
+        _, counts, found = reworded(annotation(transcript=""), [], Words())
+        assert (len(found), counts["silenced"]) == (silenced, silenced)
+        assert counts["unsilenced"] == (silenced == 0)
 
 
 def test_transcript_and_reasoning_are_redacted_and_labels_are_not():
@@ -156,5 +161,5 @@ def test_hardly_a_name_is_heard_after_it_was_silenced(speech_file):
             kept, left = (kept, left + count) if silent_ones else (kept + count, left)
     share = np.mean(silent(np.ones_like(waveform), silenced, 0.0) == 0)
     print(f"\n{sorted(names)}: {kept} heard, silenced {left}; {share:.0%} are silent")
-    assert kept > 8
+    assert kept > 4
     assert left <= 2
