@@ -49,10 +49,16 @@ def withdraw(folder: Path, subject: str, *, salt: bytes, is_known: bool = False)
             "annotations have, and the --salt_file that the folder was packed with"
         )
     mark = mark_of(salt)
-    if not (is_there or name in before) and read_mark(folder, before) != mark:
+    if not (is_there or name in before) and (told := read_mark(folder, before)) != mark:
         raise ValueError(
             f"nobody in {folder} has the name {subject!r} by this salt, by which a run "
             "knows it: give the --salt_file that the folder was packed with"
+            + (
+                ""
+                if told
+                else "; if this is the one, copy its withdrawn.json again, which was "
+                "made of the indexes and does not tell"
+            )
         )
     write_withdrawn(folder, before | {name}, mark)
     clips = 0

@@ -88,6 +88,17 @@ def test_who_is_known_by_a_run_alone_is_not_packed_any_more(packed):
     assert len(ShardSource(folder, "train").entries) == 12
 
 
+def test_a_file_that_tells_no_salt_is_not_another_salt(packed):
+    """It was made anew of the indexes, so that nobody knows by which they name."""
+    folder, _ = packed
+    (folder / "withdrawn.json").unlink()
+    integrity.reindex(folder)
+    with pytest.raises(ValueError, match="if this is the one, copy its withdrawn.json"):
+        withdraw(folder, "dora", salt=SALT, is_known=True)
+    assert withdraw(folder, "bert", salt=SALT) > 0
+    assert withdraw(folder, "dora", salt=SALT, is_known=True) == 0
+
+
 def test_another_salt_withdraws_nobody(packed):
     folder, _ = packed
     other = SALT[::-1]
