@@ -64,8 +64,8 @@ class DeidentifiedClip:
             there is no person.
         faces: counts, such as "frames", "frames_with_face", "boxes", and those that
             `together` names; may be empty.
-        words: counts: "transcribed", words "silenced" in the voice, and placeholders in
-            transcript and reasoning by type, such as "NAME"; may be empty.
+        words: counts, see `words.reworded`: "transcribed", "silenced", and placeholders
+            in transcript and reasoning by type, such as "NAME"; may be empty.
         source: digest of what it was made from; when that changes, it is made anew. It
             begins with `Clip.digest`.
         audit: what the verdict follows from, and "reasons"; empty if nobody looked.

@@ -34,7 +34,7 @@ class Packed:
         config = reader.config
         self._rows = packing.row_count(len(indices), config.clips_per_row)
         self._plans: dict[int, packing.Plan] = {}
-        needed = packing.needed_length(lengths, shares, config.clips_per_row, seed=seed)
+        needed = packing.needed_length(lengths, shares, config.clips_per_row)
         if needed > config.max_length:
             raise ConfigError(
                 f"config.data.max_length is {config.max_length}, but "

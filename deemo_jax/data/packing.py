@@ -9,7 +9,8 @@ goes where, and the order of the rows.
 Where a clip is asked one of several tasks, the tasks of an epoch are drawn before its
 rows are planned, by the lengths that follow. They are drawn together, so that each task
 comes as often in every epoch, up to one; the longest rows of two epochs hardly differ
-then. Where one is too long, the tasks of that epoch are drawn again.
+then. Where one is too long, as in one of a hundred, the tasks of that epoch are drawn
+again, so that long ones come a little less often than they should.
 """
 
 import math
@@ -20,7 +21,7 @@ import numpy as np
 
 QUANTUM = 8  # tokens; clips whose lengths round up to the same may change places
 FILLER = -1
-AHEAD = 8  # epochs whose rows are measured before a run begins
+AHEAD = 64  # epochs whose rows are measured before a run begins
 TRIES = (
     100  # draws of an epoch's tasks; of those that were measured, the first one fits
 )
@@ -71,16 +72,35 @@ def needed_length(
     lengths: Int[np.ndarray, "N C"],
     shares: Float[np.ndarray, "N C"],
     clips_per_row: int,
-    *,
-    seed: int,
 ) -> int:
-    """Tokens that the longest row of the first epochs needs, as it is drawn first."""
-    epochs = range(AHEAD if lengths.shape[1] > 1 else 1)
-    longest = []
-    for epoch in epochs:
-        columns = draw_columns(shares, seed=seed, epoch=epoch)
-        longest.append(longest_row(drawn_lengths(lengths, columns), clips_per_row))
-    return max(longest)
+    """Tokens that the longest row needs, whatever the seed.
+
+    That of the epochs of one seed, as they are drawn first, and of the same where the
+    longest clip is asked what makes it so, however rarely that is drawn.
+    """
+    possible = np.where(shares > 0, lengths, 0)
+    clip, column = divmod(int(possible.argmax()), lengths.shape[1])
+    needed = 0
+    for epoch in range(AHEAD if lengths.shape[1] > 1 else 1):
+        columns = draw_columns(shares, seed=0, epoch=epoch)
+        for drawn in (columns, _swapped(columns, shares, clip, column)):
+            row = longest_row(drawn_lengths(lengths, drawn), clips_per_row)
+            needed = max(needed, row)
+    return needed
+
+
+def _swapped(
+    columns: Int[np.ndarray, " N"],
+    shares: Float[np.ndarray, "N C"],
+    clip: int,
+    column: int,
+) -> Int[np.ndarray, " N"]:
+    """The same draw but for a clip, whose column one of those that had it takes."""
+    swapped, before = columns.copy(), columns[clip]
+    had = np.flatnonzero((columns == column) & (shares[:, before] > 0))
+    swapped[had[:1]] = before
+    swapped[clip] = column
+    return swapped
 
 
 def draw_columns(
@@ -89,8 +109,8 @@ def draw_columns(
     """One column for each clip, by their shares, drawn together: systematic sampling.
 
     Each clip takes a place of its own among N that are evenly spaced between 0 and 1,
-    so that of clips with like shares each column is taken as often as it should be, up
-    to one (Madow, "On the theory of systematic sampling, II", 1949).
+    so that of clips with like shares, in each draw, each column is taken as often as it
+    should be, up to one (Madow, "On the theory of systematic sampling, II", 1949).
     """
     clips = len(shares)
     rng = np.random.default_rng([seed, epoch, attempt, clips])

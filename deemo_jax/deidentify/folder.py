@@ -50,7 +50,13 @@ from deemo_jax.deidentify.verdicts import (
     needs_another_voice,
     unjudged,
 )
-from deemo_jax.deidentify.words import REDACTED, SILENCED, check_redactable, installed
+from deemo_jax.deidentify.words import (
+    REDACTED,
+    SILENCED,
+    check_redactable,
+    check_silenceable,
+    installed,
+)
 from deemo_jax.refusals import (
     Refusal,
     Rejection,
@@ -111,16 +117,16 @@ class Summary:
             text += f"\nwords: {self.words['transcribed']} clips transcribed, "
             text += f"{', '.join(counts)} redacted, "
             text += f"{self.words['silenced']} words silenced"
-        if unsilenced := self.words.get("unsilenced"):
+        if mostly := self.words.get("mostly_silenced"):
             text += (
-                f"\nin {unsilenced} clips no name is silenced, since most of what is "
-                "heard would be: is it English? Name a pipeline of its language in "
+                f"\n{mostly} clips are silent for the most of what is said: if that is "
+                "not in English, name a pipeline of its language in "
                 "--config.words.redactor"
             )
         if self.untranscribed:
             text += (
-                "\nno voice was listened to, so that nothing that is said was written "
-                f"down, and no name silenced: {self.untranscribed}"
+                "\nno voice was listened to this time, so that nothing more is written "
+                f"down, and no more names are silenced: {self.untranscribed}"
             )
         if self.unmasked:
             more = len(self.unmasked) - NAMED
@@ -195,8 +201,15 @@ def deidentify_folder(
             try:
                 media = check_inside(input, annotation.media)
                 clip = Clip(annotation=annotation, media=media)
-                check_redactable(annotation, settings.words)
+                known = earlier.get(annotation.clip_id)
                 fitted, source = fit(clip)[0], _source(clip, settings)
+                # What was listened to is not made anew without, where it cannot be.
+                if known is not None and known.source == _source(clip, asked):
+                    source = known.source
+                if known is None or known.source != source:
+                    check_redactable(annotation, settings.words)
+                    if known is not None:
+                        check_silenceable(known.deidentification, untranscribed)
             except Refusal as refusal:
                 rejections.append(reject(refusal, clip_id=annotation.clip_id))
                 continue
@@ -204,11 +217,9 @@ def deidentify_folder(
                 annotation=fitted, media=media, output=output, settings=settings,
                 source=source,
             )  # fmt: skip
-            known = earlier.get(annotation.clip_id)
-            # What was listened to is not made anew without, where that is not there.
             if (
                 known is not None
-                and known.source in (source, _source(clip, asked))
+                and known.source == source
                 and not needs_another_voice(known, settings.audit)
             ):
                 done[annotation.clip_id] = known

@@ -49,7 +49,7 @@ def voice_likeness(
     """
     length = _seconds(audio) if end is None else min(_seconds(audio), end - start)
     pieces = np.arange(math.ceil(length / LONGEST)) * LONGEST
-    found, audible = [], False
+    found, sounds = [], False
     for part in np.array_split(pieces, PARTS):
         for first in map(float, part):
             last = min(first + LONGEST, length)
@@ -57,13 +57,13 @@ def voice_likeness(
             after = read_audio(audio, first, last)
             if before is None or after is None or np.abs(before).max() < SILENCE:
                 continue
-            audible = True
+            sounds = True
             cosine = _compared(before, after)
             if cosine is not None:
                 found.append(cosine)
                 break
     # Of a finer figure, who has the original could tell what was drawn.
-    return Likeness(round(float(np.max(found)), 2) if found else None, audible)
+    return Likeness(round(float(np.max(found)), 2) if found else None, sounds)
 
 
 def _compared(

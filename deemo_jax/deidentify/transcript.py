@@ -20,7 +20,10 @@ SPEECH = 0.3  # probability above which it is taken for speech
 
 
 class Word(NamedTuple):
-    """A word without blanks, and when it is said, in seconds."""
+    """A word without blanks, and when it is said, in seconds.
+
+    "" is for what cannot have been said in so short a time.
+    """
 
     text: str
     start: float
@@ -34,7 +37,7 @@ def transcribe(sound: Float[np.ndarray, " N"], *, model: str = "") -> str:
 
 def text_of(words: Iterable[Word]) -> str:
     """Words with blanks between them."""
-    return " ".join(word.text for word in words)
+    return " ".join(word.text for word in words if word.text)
 
 
 def spoken_words(
@@ -87,7 +90,8 @@ def spoken_words(
 def _words_of(segment, before: float) -> list[Word]:
     """Those of one of Whisper's segments; parts of a word are joined.
 
-    None of one that is too short for them: it looks for words behind the last one, too.
+    Of one that is too short for them, there is one without text: it looks for words
+    behind the last one, too, and finds such as it was trained on.
     """
     words: list[Word] = []
     for part in segment.words:
@@ -96,9 +100,12 @@ def _words_of(segment, before: float) -> list[Word]:
             word = words.pop()
             text, start = word.text + text, word.start
         words.append(Word(text, float(start), float(end)))
-    if len(words) > 1 + FASTEST * (words[-1].end - words[0].start):
+    if not words:
         return []
-    return words
+    start, end = words[0].start, words[-1].end
+    return (
+        words if len(words) <= 1 + FASTEST * (end - start) else [Word("", start, end)]
+    )
 
 
 def speech_in(waveform: Float[np.ndarray, " N"]) -> list[slice]:

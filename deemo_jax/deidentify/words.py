@@ -13,9 +13,8 @@ from deemo_jax.refusals import Refusal
 
 # Of `deidentification`; a change of how they are counts up.
 REDACTED, SILENCED = "+words/1", "+silence/1"
-COUNTS = (*redaction.TYPES, "transcribed", "silenced", "unsilenced")
-FEW = 5  # words, of which all may be a name
-MOST = 0.5  # of the words; where more tell something, they are of another language
+COUNTS = (*redaction.TYPES, "transcribed", "silenced", "mostly_silenced")
+MOST = 0.5  # of the words; where more tell something, they may be of another language
 
 
 def made_with(settings: Words) -> str:
@@ -63,6 +62,23 @@ def check_redactable(annotation: Annotation, settings: Words) -> None:
             ) from error
 
 
+def check_silenceable(made_with: str, untranscribed: str) -> None:
+    """Refuses to make a clip anew with the names that were silenced in it.
+
+    Args:
+        made_with: what its `deidentification` says.
+        untranscribed: what silencing lacks, or "".
+
+    Raises:
+        Refusal: it was silenced, and cannot be now.
+    """
+    if untranscribed and SILENCED in made_with:
+        raise Refusal(
+            f"names in its voice were silenced, and now cannot be: {untranscribed}",
+            "install it, or keep names with --config.words.silence=False",
+        )
+
+
 def listens(annotation: Annotation, settings: Words) -> bool:
     """Whether it takes the voice of a clip to see to its words."""
     unwritten = settings.transcribe and annotation.transcript is None
@@ -92,8 +108,8 @@ def reworded(
 
     Returns:
         The annotation; counts: placeholders by type, "transcribed", which is 1 if words
-        were written down, "silenced", and "unsilenced", which is 1 if nothing is since
-        nearly everything would be; and the words that are to be silenced.
+        were written down, "silenced", and "mostly_silenced", which is 1 if more than
+        half of them are; and the words that are to be silenced.
     """
     said, heard = annotation.transcript, []
     counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
@@ -114,9 +130,8 @@ def reworded(
     if heard and settings.redact and settings.silence:
         texts_heard = [word.text for word in heard]
         told = redaction.redacted_words(texts_heard, model=settings.redactor)
-        if len(told) > max(MOST * len(heard), FEW):
-            counts["unsilenced"] = 1
-        else:
-            silenced = [heard[place] for place in told]
-            counts["silenced"] = len(silenced)
+        silenced = [heard[place] for place in told]
+        silenced += [word for word in heard if not word.text]
+        counts["silenced"] = len(silenced)
+        counts["mostly_silenced"] = int(len(silenced) > MOST * len(heard))
     return dataclasses.replace(annotation, **texts), counts, silenced

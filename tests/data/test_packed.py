@@ -50,7 +50,7 @@ def fitting(corpus, asker, config):
         rows = Batches(source, how, tokenizer, SPANS, seed=3, batch_size=5)._rows
         assert isinstance(rows, Packed)
         each = how.clips_per_row
-        needed = needed_length(rows._lengths, rows._shares, each, seed=3)
+        needed = needed_length(rows._lengths, rows._shares, each)
         how = dataclasses.replace(how, max_length=needed)
         return Batches(source, how, tokenizer, SPANS, seed=3, batch_size=5), tokenizer
 

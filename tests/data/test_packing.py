@@ -104,7 +104,7 @@ def test_what_is_drawn_can_be_and_every_row_of_it_fits(
     count, columns, each, seed, epoch
 ):
     lengths, shares = mixtures(count, columns, seed)
-    most = needed_length(lengths, shares, each, seed=seed)
+    most = needed_length(lengths, shares, each)
     how = {"max_length": 2 * most, "seed": seed, "epoch": epoch}
     plan = plan_epoch(lengths, shares, each, **how)
     assert (np.take_along_axis(shares, plan.columns[:, None], axis=1) > 0).all()
@@ -146,6 +146,35 @@ def test_tasks_that_do_not_fit_are_drawn_again():
     assert again > 20
     with pytest.raises(ValueError, match="in epoch 7 no draw of tasks fits .*=9: set"):
         plan_epoch(lengths, shares, 2, max_length=9, seed=5, epoch=7)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.01])
+def test_what_is_long_and_rare_is_asked_all_the_same(share):
+    """It fits into the shortest rows that are not refused, whenever it is drawn."""
+    lengths = np.tile([50, 60], (60, 1))
+    lengths[7, 1] = 1230
+    shares = np.tile([1 - share, share], (60, 1))
+    most = needed_length(lengths, shares, 2)
+    assert 1230 < most < 1300
+    asked = [
+        plan_epoch(lengths, shares, 2, max_length=most, seed=5, epoch=e).columns[7]
+        for e in range(800)
+    ]
+    assert abs(np.mean(asked) - share) < 3.5 * np.sqrt(share * (1 - share) / 800)
+
+
+def test_tasks_are_asked_nearly_as_often_as_they_should_be():
+    """Of those that are long, too, though an epoch of them may be drawn again."""
+    lengths = np.random.default_rng(0).integers([40, 100], [60, 300], (40, 2))
+    shares = np.tile([0.9, 0.1], (40, 1))
+    most, again, asked = needed_length(lengths, shares, 2), 0, []
+    for epoch in range(3000):
+        plan = plan_epoch(lengths, shares, 2, max_length=most, seed=7, epoch=epoch)
+        first = draw_columns(shares, seed=7, epoch=epoch)
+        again += (plan.columns != first).any()
+        asked.append(plan.columns)
+    assert again < 60
+    assert abs(np.mean(asked, axis=0)[lengths[:, 1].argmax()] - 0.1) < 0.02
 
 
 def test_rows_of_the_generated_corpus_are_full(make_record, asker, config):

@@ -136,7 +136,7 @@ def test_no_row_is_too_long_in_any_epoch(
     fits = Batches(source, config, any_tokenizer, SPANS, seed=1, batch_size=7)
     needed = max(max(fits._reader.lengths(i)) for i in range(20))
     if isinstance(rows := fits._rows, Packed):
-        needed = needed_length(rows._lengths, rows._shares, clips_per_row, seed=1)
+        needed = needed_length(rows._lengths, rows._shares, clips_per_row)
     tight = dataclasses.replace(config, max_length=needed)
     batches = Batches(source, tight, any_tokenizer, SPANS, seed=1, batch_size=7)
     longest = 0

@@ -198,6 +198,12 @@ def test_what_was_silenced_is_not_made_anew_where_that_cannot_be_done(
         assert "no voice was listened to" in summary.describe()
         assert (tmp_path / "output" / "media" / "talk.flac").read_bytes() == before
         deidentify_folder(raw, tmp_path / "without")
+        annotate(raw, {"talk": {"media": "talk.flac", "emotion": "positive"}})
+        assert deidentify_folder(raw, tmp_path / "output").rejected == 1
+        [line] = read_lines(tmp_path / "output" / "rejected.jsonl")
+        assert "were silenced, and now cannot be" in line["reason"]
+        assert (tmp_path / "output" / "media" / "talk.flac").read_bytes() == before
+        annotate(raw, {"talk": {"media": "talk.flac"}})
     [clip], _ = read_deidentified(tmp_path / "without")
     assert (clip.deidentification, clip.words["silenced"]) == (METHODS + REDACTED, 0)
     assert deidentify_folder(raw, tmp_path / "without").resumed == 0
@@ -211,7 +217,7 @@ def test_words_that_cannot_be_redacted_keep_their_clip_out(raw, tmp_path, monkey
     [line] = read_lines(tmp_path / "output" / "rejected.jsonl")
     assert "its words cannot be redacted" in line["reason"]
     assert not (tmp_path / "output" / "media" / "face.mp4").exists()
-    assert "no name silenced: the model is not" in summary.describe()
+    assert "no more names are silenced: the model is not" in summary.describe()
 
 
 def test_a_second_run_does_nothing(raw, tmp_path):

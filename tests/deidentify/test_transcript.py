@@ -77,10 +77,12 @@ def test_what_is_too_fast_to_be_said_is_not_written_down(speech, monkeypatch):
         def transcribe(self, waveform, **kwargs):
             found = [segment("We have won it", 0.2, 1.4), segment("Yes.", 3.9, 3.92)]
             found.append(segment("Thank you for watching " * 9, 3.92, 4.0))
+            found.append(SimpleNamespace(words=[], end=4.0))
             return found, SimpleNamespace(language="en")
 
     monkeypatch.setattr(room, "_whisper", lambda model, threads: Whisper())
     assert transcribe(speech) == "We have won it Yes."
+    assert spoken_words(speech)[-1] == room.Word("", 3.92, 4.0)
 
 
 def test_speech_is_found_where_it_is(speech):

@@ -73,16 +73,29 @@ def test_names_are_silenced_whoever_wrote_the_words_down(speech_file):
     assert reworded(given, [waveform], off)[2] == []
 
 
-def test_what_would_be_silenced_nearly_whole_is_not(monkeypatch):
-    """It is of another language; and what is short may be a name alone."""
-    text = "das ist ein schöner Tag und ich gehe nach Hause"
-    german = text.split()
-    for said, silenced in ((german, 0), (["Sheila", "Texas"], 2)):
-        words = [transcript.Word(text, i, i + 0.5) for i, text in enumerate(said)]
-        monkeypatch.setattr(transcript, "spoken_words", lambda *_, w=words, **__: w)
-        _, counts, found = reworded(annotation(transcript=""), [], Words())
-        assert (len(found), counts["silenced"]) == (silenced, silenced)
-        assert counts["unsilenced"] == (silenced == 0)
+@pytest.mark.parametrize(
+    ("text", "silenced", "mostly"),
+    [
+        ("das ist ein schöner Tag und ich gehe nach Hause", 10, 1),
+        ("John Smith, Mary Jones, Paul Brown and Anna White.", 8, 1),
+        ("My number is 0 7 9 4 6 0 1 2 3 4.", 10, 1),
+        ("I am Sheila and I won it", 1, 0),
+    ],
+)
+def test_what_is_silenced_nearly_whole_is_told(monkeypatch, text, silenced, mostly):
+    """It may be of another language, or tell nearly nothing but names."""
+    words = [transcript.Word(word, i, i + 0.5) for i, word in enumerate(text.split())]
+    monkeypatch.setattr(transcript, "spoken_words", lambda *_, **__: words)
+    _, counts, found = reworded(annotation(transcript=""), [], Words())
+    assert (len(found), counts["silenced"]) == (silenced, silenced)
+    assert counts["mostly_silenced"] == mostly
+
+
+def test_what_is_too_fast_to_be_said_is_silenced(monkeypatch):
+    words = [transcript.Word("We", 0.0, 0.5), transcript.Word("", 0.5, 0.6)]
+    monkeypatch.setattr(transcript, "spoken_words", lambda *_, **__: words)
+    about, _, found = reworded(annotation(), [], Words())
+    assert (about.transcript, found) == ("We", words[1:])
 
 
 def test_transcript_and_reasoning_are_redacted_and_labels_are_not():
