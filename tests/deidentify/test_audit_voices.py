@@ -19,7 +19,7 @@ def utterances(speech, tmp_path):
             piece = speech[8000 * index : 8000 * (index + 3)]
             paths = [tmp_path / f"{index}.{kind}.flac" for kind in ("raw", "new")]
             write_audio(paths[0], piece)
-            hum = np.tile(np.float32([1e-3, -1e-3]), len(piece) // 2)
+            hum = np.tile(np.array([1e-3, -1e-3], np.float32), len(piece) // 2)
             own = subject == subjects[0]
             write_audio(paths[1], mcadams(piece, 0.8) if own else hum)
             about = Annotation(

@@ -79,7 +79,7 @@ def test_half_of_the_progress_is_for_the_words(talking, tmp_path, monkeypatch):
 
 
 def test_faces_that_are_sure_are_counted_by_how_many_are_at_once():
-    counts = dict.fromkeys(COUNTS, 0)
+    counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
     rgb = np.zeros((8, 8, 3), np.uint8)
     for scores in ((0.9, 0.6, 0.3), (0.7,), (0.8, 0.8), ()):
         found = np.array([[0, 0, 4, 4, s] for s in scores], np.float32).reshape(-1, 5)
