@@ -32,7 +32,7 @@ def test_without_the_extra_clips_stay_unaudited_and_later_are_audited(
     [three, voice], _ = read_deidentified(output)
     assert three.audit["frames_with_face"] == three.audit["frames"] == 3
     assert voice.audit["reasons"] == [
-        "it has neither pictures nor half a second of a voice"
+        "its voice was not compared: it has no half a second of speech"
     ]
 
     monkeypatch.setattr(room, "audit_clip", None)  # figures are there
