@@ -40,7 +40,7 @@ def test_pictures_take_no_longer_than_they_are_shown(
     (source / "annotations.jsonl").write_text(text)
 
     def rate(name: str, *, words: bool, audit: bool = False) -> float:
-        settings = Settings(words=Words(transcribe=words))
+        settings = Settings(words=Words(transcribe=words, silence=words))
         begin = time.perf_counter()
         done = deidentify_folder(
             source, tmp_path / name, settings=settings, workers=WORKERS
