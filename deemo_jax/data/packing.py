@@ -9,7 +9,7 @@ goes where, and the order of the rows.
 Where a clip is asked one of several tasks, the tasks of an epoch are drawn before its
 rows are planned, by the lengths that follow. They are drawn together, so that each task
 comes as often in every epoch, up to one; the longest rows of two epochs hardly differ
-then. Where one is too long, as in one of a hundred, the tasks of that epoch are drawn
+then. Where one is too long, which is rare, the tasks of that epoch are drawn
 again, so that long ones come a little less often than they should.
 """
 

@@ -37,7 +37,7 @@ def test_pieces_are_written_down_one_after_another(speech):
     assert text_of(words) == f"{transcribe(speech)} {transcribe(speech)}"
     first, second = np.split(np.array([word.start for word in words]), 2)
     assert first[0] > 3.0
-    np.testing.assert_allclose(second - first, 7.0, atol=0.05)
+    np.testing.assert_allclose(second - first, 7.0, atol=1e-6)
     assert all(word.start <= word.end <= 14.0 for word in words)
     assert told == sorted(told)
     assert told[-1] == 14.0
