@@ -105,7 +105,7 @@ def audit_folder(
     Args:
         input: the folder of raw clips.
         output: the de-identified folder.
-        settings: its `audit` holds the thresholds.
+        settings: its `audit` has the thresholds, its `words` what hears and redacts.
         workers: processes, a clip each at a time; 0 is one for each core.
         show_originals: whether the report shows faces as they were, too.
         progress: called with a description, seconds done and seconds in all.
@@ -162,6 +162,7 @@ def audit_folder(
             for job in jobs
             if job.clip.audio is not None
         ],
+        settings.words,
         report=progress and (lambda done: progress("attacking voices", done, None)),
     )
     folder = output / FOLDER

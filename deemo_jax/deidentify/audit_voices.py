@@ -13,6 +13,7 @@ from deemo_jax.deidentify import redaction
 from deemo_jax.deidentify.attackers import ATTACKERS, attack_voices
 from deemo_jax.deidentify.audit_rates import Rate
 from deemo_jax.deidentify.inverses import inverses
+from deemo_jax.deidentify.settings import Words
 from deemo_jax.deidentify.speakers import SHORTEST, SpeakerVerifier
 from deemo_jax.deidentify.transcript import transcribe, word_errors
 from deemo_jax.deidentify.voice import audible
@@ -43,17 +44,21 @@ class Utterance:
 
 
 def voice_rates(
-    utterances: Sequence[Utterance], *, report: Callable[[int], None] | None = None
+    utterances: Sequence[Utterance],
+    words: Words,
+    *,
+    report: Callable[[int], None] | None = None,
 ) -> list[Rate]:
     """Error rates of attackers on voices, and of the words that Whisper hears.
 
     Of a subject, the first half minutes of up to six utterances of half a second and
     more are taken; of each as many are known to the attacker, half of the fewest that
     one of them has. The blind attacker tries all `inverses`. Words are those of up to
-    40 clips of at most two minutes, of clips with a transcript if there are any.
-    `report` is called with how many of the tried utterances are done.
+    40 clips of at most two minutes, of clips with a transcript if there are any, by the
+    model and the redactor of `words`. `report` is called with how many of the tried
+    utterances are done.
     """
-    return [*_recognition(utterances, report), *_words(utterances)]
+    return [*_recognition(utterances, report), *_words(utterances, words)]
 
 
 def _recognition(
@@ -118,7 +123,7 @@ def _recognition(
     ]
 
 
-def _words(utterances: Sequence[Utterance]) -> list[Rate]:
+def _words(utterances: Sequence[Utterance], settings: Words) -> list[Rate]:
     """Words that are heard otherwise than the transcript has them, before and after.
 
     Where no clip was given with one, what is heard of the originals stands for it.
@@ -136,15 +141,18 @@ def _words(utterances: Sequence[Utterance]) -> list[Rate]:
     errors, words, names = np.zeros(2, int), 0, 0
     names_left = 0
     try:
-        redaction.require()
+        redaction.require(settings.redactor)
         for utterance in chosen:
             voices = utterance.voices(TOLD)
-            heard = ["" if voice is None else transcribe(voice) for voice in voices]
-            named = _names(heard[0])
+            heard = [
+                "" if voice is None else transcribe(voice, model=settings.model)
+                for voice in voices
+            ]
+            named = _names(heard[0], settings.redactor)
             names += len(named)
             names_left += len(named & {_plain(word) for word in heard[1].split()})
             said, *kept = (
-                redaction.redact(text)[0]
+                redaction.redact(text, model=settings.redactor)[0]
                 for text in (utterance.annotation.transcript or heard[0], *heard)
             )
             counted = [word_errors(said, text) for text in kept]
@@ -178,10 +186,10 @@ def _words(utterances: Sequence[Utterance]) -> list[Rate]:
     ]
 
 
-def _names(text: str) -> set[str]:
+def _names(text: str, redactor: str) -> set[str]:
     """Words of it that are to be redacted wherever they stand in it."""
     words = text.split()
-    told = set(redaction.redacted_words(words))
+    told = set(redaction.redacted_words(words, model=redactor))
     return {_plain(words[place]) for place in told} - {
         _plain(word) for place, word in enumerate(words) if place not in told
     }

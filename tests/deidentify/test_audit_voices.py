@@ -6,6 +6,7 @@ from deemo_jax.deidentify import audit_voices
 from deemo_jax.deidentify.audit_rates import Rate
 from deemo_jax.deidentify.audit_voices import Utterance, voice_rates
 from deemo_jax.deidentify.mcadams import mcadams
+from deemo_jax.deidentify.settings import Words
 from deemo_jax.media import write_audio
 
 
@@ -37,14 +38,17 @@ def utterances(speech, tmp_path):
     return make
 
 
-def rates(*args, **kwargs) -> dict[tuple[str, str], Rate]:
-    return {(r.attack, r.measure): r for r in voice_rates(*args, **kwargs)}
+DEFAULT = Words()
+
+
+def rates(voices, words=DEFAULT, **kwargs) -> dict[tuple[str, str], Rate]:
+    return {(r.attack, r.measure): r for r in voice_rates(voices, words, **kwargs)}
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_heard(monkeypatch):
     """Whisper would take noise for words."""
-    monkeypatch.setattr(audit_voices, "transcribe", lambda waveform: "")
+    monkeypatch.setattr(audit_voices, "transcribe", lambda waveform, model: "")
 
 
 def test_voices_are_attacked_and_the_sample_is_told(utterances):
@@ -87,7 +91,7 @@ def test_without_the_verifier_it_is_said(utterances, monkeypatch):
 def test_words_are_counted_before_and_after(utterances, monkeypatch):
     """Heard is one of five words otherwise, and nothing of what hums."""
 
-    def hear(waveform):
+    def hear(waveform, model):
         return "we all won at last" if np.abs(waveform).max() > 0.01 else ""
 
     monkeypatch.setattr(audit_voices, "transcribe", hear)
@@ -100,7 +104,7 @@ def test_words_are_counted_before_and_after(utterances, monkeypatch):
 def test_without_transcripts_the_original_is_listened_to(utterances, monkeypatch):
     """Of two clips one has no words, and says nothing of those of the other."""
     texts = iter(["we have won at last", "we all won at last", "", "thank you"])
-    monkeypatch.setattr(audit_voices, "transcribe", lambda waveform: next(texts))
+    monkeypatch.setattr(audit_voices, "transcribe", lambda waveform, model: next(texts))
     found = rates(utterances("a", "b"))
     assert found["words, clear", "word error"].why_not.endswith("has a transcript")
     after = found["words, anonymised", "word error against the original as heard"]
@@ -113,12 +117,38 @@ def test_names_are_no_words_and_those_that_are_still_heard_are_counted(
     """Of two clips, in one of which a name is heard as before."""
     clear = "I am Sheila and I won in Paris"
     texts = iter([clear, "I am Sheila and I won in", clear, "I am and I won in"])
-    monkeypatch.setattr(audit_voices, "transcribe", lambda waveform: next(texts))
+    monkeypatch.setattr(audit_voices, "transcribe", lambda waveform, model: next(texts))
     found = rates(utterances("a", "b"))
     names = found["words, names and numbers", "still heard"]
     assert (names.value, names.trials) == (0.25, 4)
     after = found["words, anonymised", "word error against the original as heard"]
     assert (after.value, after.trials) == (0.0, 12)
+
+
+def test_words_are_heard_and_names_known_by_those_of_the_settings(
+    utterances, monkeypatch, tmp_path
+):
+    """A redactor that takes "won" for a name, and nothing else."""
+    spacy = pytest.importorskip("spacy")
+    pipeline = spacy.blank("en")
+    pipeline.add_pipe("entity_ruler", name="ner").add_patterns(
+        [{"label": "PERSON", "pattern": "won"}]
+    )
+    pipeline.to_disk(tmp_path / "redactor")
+    models = []
+
+    def hear(waveform, model):
+        models.append(model)
+        return "we won in Paris" if len(models) % 2 else "we won in Rome"
+
+    monkeypatch.setattr(audit_voices, "transcribe", hear)
+    words = Words(model="whisper", redactor=str(tmp_path / "redactor"))
+    found = rates(utterances("a", "b"), words)
+    assert models == ["whisper"] * 4
+    names = found["words, names and numbers", "still heard"]
+    assert (names.value, names.trials) == (1.0, 2)
+    after = found["words, anonymised", "word error against the original as heard"]
+    assert (after.value, after.trials) == (pytest.approx(1 / 3), 6)
 
 
 def test_of_long_clips_the_beginning_is_heard_and_words_are_not_compared(
