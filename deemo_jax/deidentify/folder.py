@@ -1,7 +1,6 @@
 """De-identifying a folder of annotated media: what is refused never stops the rest."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 import hmac
@@ -35,16 +34,10 @@ from deemo_jax.deidentify.jobs import (
     refused,
     shares,
 )
-from deemo_jax.deidentify.pipeline import (
-    COUNTS,
-    VERSION,
-    deidentify_clip,
-    fit,
-)
-from deemo_jax.deidentify.redaction import TYPES
+from deemo_jax.deidentify.pipeline import VERSION, deidentify_clip, fit
 from deemo_jax.deidentify.settings import Settings
+from deemo_jax.deidentify.summary import Summary, summarise
 from deemo_jax.deidentify.verdicts import (
-    failures,
     judged,
     judged_again,
     needs_another_voice,
@@ -67,81 +60,7 @@ from deemo_jax.refusals import (
 )
 from deemo_jax.storage import alone_in
 
-NAMED = 5  # clips that a summary names
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What became of a folder. Faces are counted over all clips that are listed.
-
-    Attributes:
-        clips: listed in the output, of which `resumed` were there from an earlier run.
-        rejected: inputs that were refused.
-        faces: sums of the clips' counts: "frames", "frames_with_face", "boxes",
-            "frames_masked", "frames_unmasked", and what the same detector, which is no
-            audit, finds "left" in the frames that are "looked" at again.
-        words: sums of the clips' counts: "transcribed", "silenced", and placeholders by
-            type.
-        untranscribed: why no voice was listened to, or "".
-        unmasked: clip ids with frames in which nothing was masked.
-        seconds: of clips.
-        verdicts: how many clips have which.
-        failed: each clip that failed its audit, with the reasons.
-        unaudited_for: what the audit lacks, and the remedy, if that is so.
-    """
-
-    clips: int
-    resumed: int
-    rejected: int
-    faces: dict[str, int]
-    words: dict[str, int]
-    untranscribed: str
-    unmasked: tuple[str, ...]
-    seconds: float
-    verdicts: dict[str, int]
-    failed: tuple[str, ...]
-    unaudited_for: str | None
-
-    def describe(self) -> str:
-        """A few lines for a person."""
-        faces = dict.fromkeys(COUNTS, 0) | self.faces
-        text = (
-            f"{self.clips} clips of {self.seconds:.1f} s de-identified "
-            f"({self.resumed} of them earlier), {self.rejected} inputs refused\n"
-            f"faces: {faces['boxes']} found in {faces['frames_with_face']} of "
-            f"{faces['frames']} frames, {faces['left']} left in {faces['looked']} "
-            "looked at again by the same detector"
-        )
-        if any(self.words.values()):
-            counts = (f"{self.words[kind]} {kind.lower()}s" for kind in TYPES)
-            text += f"\nwords: {self.words['transcribed']} clips transcribed, "
-            text += f"{', '.join(counts)} redacted, "
-            text += f"{self.words['silenced']} words silenced"
-        if mostly := self.words.get("mostly_silenced"):
-            text += (
-                f"\n{mostly} clips are silent for the most of what is said: if that is "
-                "not in English, name a pipeline of its language in "
-                "--config.words.redactor"
-            )
-        if self.untranscribed:
-            text += (
-                "\nno voice was listened to this time, so that nothing more is written "
-                f"down, and no more names are silenced: {self.untranscribed}"
-            )
-        if self.unmasked:
-            more = len(self.unmasked) - NAMED
-            text += (
-                f"\nno face was known of in {faces['frames_unmasked']} frames, which "
-                "show all that was filmed: look at "
-                + ", ".join(self.unmasked[:NAMED])
-                + (f" and {more} more clips" if more > 0 else "")
-            )
-        text += "\naudit: " + ", ".join(
-            f"{count} {verdict}" for verdict, count in sorted(self.verdicts.items())
-        )
-        if self.unaudited_for:
-            text += f" ({self.unaudited_for})"
-        return "\n".join([text, *self.failed])
+DRAWS = 3  # voices of a clip in one run, where the first is taken for its original's
 
 
 def deidentify_folder(
@@ -157,10 +76,11 @@ def deidentify_folder(
     `output` gets `media/`, `annotations.jsonl`, `taxonomy.json`, `deidentified.jsonl`
     (the clips with their digests) and `rejected.jsonl` (each refused input with the
     reason and the remedy). It mirrors the input: run again, it does only what is
-    missing or changed, or has a voice that is taken for its original's; what was made
-    is listed before it is audited. Files of a clip whose consent is withdrawn are
-    deleted first, even if its media are gone or its line has other faults; other clips
-    that the input lost are no longer listed, their files stay.
+    missing or changed; what was made is listed before it is audited. A clip whose voice
+    is taken for its original's is made anew with another, up to `DRAWS` times. Files of
+    a clip whose consent is withdrawn are deleted first, even if its media are gone or
+    its line has other faults; other clips that the input lost are no longer listed,
+    their files stay.
 
     Args:
         input: the folder of raw clips; with `taxonomy.json`, else the shipped one.
@@ -174,9 +94,8 @@ def deidentify_folder(
             the input.
     """
     asked = settings or Settings()
-    settings = asked
-    words, untranscribed = installed(settings.words)
-    settings = dataclasses.replace(settings, words=words)
+    words, untranscribed = installed(asked.words)
+    settings = dataclasses.replace(asked, words=words)
     check_workers(workers)
     _check_apart(input.resolve(), output.resolve())
     taxonomy = folder_taxonomy(input)
@@ -193,81 +112,62 @@ def deidentify_folder(
             if rejection.reason == WITHDRAWN and rejection.clip_id is not None:
                 _forget(output, rejection.clip_id)
         write_taxonomy(output / "taxonomy.json", taxonomy)
-        earlier = _earlier(output)
 
         jobs: dict[str, _Job] = {}
-        done: dict[str, DeidentifiedClip] = {}
+        earlier = _earlier(output)
         for annotation in annotations:
+            known = earlier.get(annotation.clip_id)
             try:
-                media = check_inside(input, annotation.media)
-                clip = Clip(annotation=annotation, media=media)
-                known = earlier.get(annotation.clip_id)
-                fitted, source = fit(clip)[0], _source(clip, settings)
-                # What was listened to is not made anew without, where it cannot be.
-                if known is not None and known.source == _source(clip, asked):
-                    source = known.source
-                if known is None or known.source != source:
+                job = _job(input, output, annotation, known, asked, settings)
+                if job.made is None:
                     check_redactable(annotation, settings.words)
                     if known is not None:
                         check_silenceable(known.deidentification, untranscribed)
             except Refusal as refusal:
                 rejections.append(reject(refusal, clip_id=annotation.clip_id))
-                continue
-            jobs[annotation.clip_id] = _Job(
-                annotation=fitted, media=media, output=output, settings=settings,
-                source=source,
-            )  # fmt: skip
-            if (
-                known is not None
-                and known.source == source
-                and not needs_another_voice(known, settings.audit)
-            ):
-                done[annotation.clip_id] = known
-        resumed = len(done)
-        # Listed before it is audited, so that no interruption loses what was made.
-        todo = [job for clip_id, job in jobs.items() if clip_id not in done]
-        what = "de-identifying (seconds)"
-        for clip in _each(_deidentify, todo, rejections, workers, what, progress):
-            append_deidentified(output, clip)
-            done[clip.annotation.clip_id] = clip
-        missing, todo = audit_faces.missing(), []
-        for clip_id, clip in done.items():
-            again = judged_again(clip, settings.audit)
-            if again is None and not missing:
-                todo.append(dataclasses.replace(jobs[clip_id], made=clip))
             else:
-                done[clip_id] = again or unjudged(clip)
-        for job in todo:
-            del done[job.annotation.clip_id]
-        what = "auditing (seconds)"
-        for clip in _each(_audit, todo, rejections, workers, what, progress):
-            append_deidentified(output, clip)
-            done[clip.annotation.clip_id] = clip
+                jobs[annotation.clip_id] = job
+        each = functools.partial(
+            _each, rejections=rejections, workers=workers, progress=progress
+        )
+        done = {i: job.made for i, job in jobs.items() if job.made is not None}
+        todo = [job for job in jobs.values() if job.made is None]
+        todo += _of_known_voices(jobs, done, settings)
+        resumed, missing = len(jobs) - len(todo), audit_faces.missing()
+        for _ in range(DRAWS):
+            for job in todo:
+                done.pop(job.annotation.clip_id, None)
+            # Listed before it is audited, so that no interruption loses what was made.
+            for clip in each(_deidentify, todo, "de-identifying (seconds)"):
+                append_deidentified(output, clip)
+                done[clip.annotation.clip_id] = clip
+            todo = []
+            for clip_id, clip in done.items():
+                again = judged_again(clip, settings.audit)
+                if again is None and not missing:
+                    todo.append(dataclasses.replace(jobs[clip_id], made=clip))
+                else:
+                    done[clip_id] = again or unjudged(clip)
+            for job in todo:
+                del done[job.annotation.clip_id]
+            for clip in each(_audit, todo, "auditing (seconds)"):
+                append_deidentified(output, clip)
+                done[clip.annotation.clip_id] = clip
+            todo = _of_known_voices(jobs, done, settings)
         clips = [done[a.clip_id] for a in annotations if a.clip_id in done]
         _list(output, clips, rejections)
-        unheard = next((why for c in clips if (why := c.audit.get("unheard"))), None)
-        return Summary(
-            clips=len(clips),
+        return summarise(
+            clips,
             resumed=resumed,
             rejected=len(rejections),
-            faces=_sums(_counted(clip.faces) for clip in clips),
-            words=_sums(clip.words for clip in clips),
             untranscribed=untranscribed,
-            unmasked=tuple(
-                clip.annotation.clip_id
-                for clip in clips
-                if clip.faces.get("frames_unmasked", 0)
-            ),
-            seconds=sum((clip.annotation.end or 0.0 for clip in clips), 0.0),
-            verdicts=Counter(clip.verdict for clip in clips),
-            failed=failures(clips),
-            unaudited_for=missing or unheard,
+            unaudited_for=missing,
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What a process needs to know to de-identify a clip, or to audit one `made`."""
+    """What a process needs to know to de-identify a clip, or to audit what was made."""
 
     annotation: Annotation
     media: Path
@@ -282,12 +182,63 @@ class _Job:
         return (self.annotation.end or 0.0) - self.annotation.start
 
 
+def _job(
+    input: Path,
+    output: Path,
+    annotation: Annotation,
+    known: DeidentifiedClip | None,
+    asked: Settings,
+    settings: Settings,
+) -> _Job:
+    """A clip's, with what an earlier run made if it would be made just so again.
+
+    Args:
+        input: the folder of raw clips.
+        output: that of de-identified ones.
+        annotation: of the clip.
+        known: what an earlier run made of the clip.
+        asked: the settings as they were given.
+        settings: what of them can be followed here.
+
+    Raises:
+        Refusal: its media are missing or damaged, or the annotation is not of them.
+    """
+    media = check_inside(input, annotation.media)
+    clip = Clip(annotation=annotation, media=media)
+    fitted, source = fit(clip)[0], _source(clip, settings)
+    # What was listened to is not made anew without, where it cannot be.
+    if known is not None and known.source == _source(clip, asked):
+        source = known.source
+    return _Job(
+        annotation=fitted,
+        media=media,
+        output=output,
+        settings=settings,
+        source=source,
+        made=known if known is not None and known.source == source else None,
+    )
+
+
+def _of_known_voices(
+    jobs: dict[str, _Job], made: dict[str, DeidentifiedClip], settings: Settings
+) -> list[_Job]:
+    """Those of clips whose voice was taken for its original's, if others are drawn."""
+    if not settings.voice.drawn:
+        return []
+    return [
+        jobs[clip_id]
+        for clip_id, clip in made.items()
+        if needs_another_voice(clip, settings.audit)
+    ]
+
+
 def _each(
     work: Callable[[int, _Job, Report], DeidentifiedClip | Rejection],
     jobs: list[_Job],
+    what: str,
+    *,
     rejections: list[Rejection],
     workers: int,
-    what: str,
     progress: Progress | None,
 ) -> Iterator[DeidentifiedClip]:
     """Each clip as soon as it is done; those that are refused join `rejections`."""
@@ -349,18 +300,6 @@ def _check_apart(input: Path, output: Path) -> None:
             f"output {output} has an annotations.jsonl and no {MANIFEST}, so that its "
             f"clips may be originals: name another --output"
         )
-
-
-def _counted(faces: dict[str, int]) -> dict[str, int]:
-    """A clip's counts; of one that does not tell, every frame was looked at again."""
-    return {"looked": faces["frames"]} | faces if "left" in faces else faces
-
-
-def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for count in counts:
-        total.update(count)
-    return total
 
 
 def _earlier(output: Path) -> dict[str, DeidentifiedClip]:

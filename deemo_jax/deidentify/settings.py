@@ -64,6 +64,12 @@ class Voice:
     method: str = "drift"
     coefficients: tuple[float, float] = (0.5, 0.9)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether a clip gets another voice when it is made again."""
+        low, high = self.coefficients
+        return self.method == "drift" or low < high
+
     def __post_init__(self):
         known = self.method in VOICES
         _require(known, "voice.method", self.method, f"one of {', '.join(VOICES)}")

@@ -42,7 +42,7 @@ def judge(
     if _recognised(figures, audit):
         wrong.append(
             f"its voice is taken for its original's ({figures.voice:.2f}): "
-            "run `deemo deidentify` again, which draws another"
+            "`deemo deidentify`, run again, draws others"
         )
     if wrong:
         return FAILED, tuple(wrong)

@@ -7,8 +7,9 @@ import pytest
 from deemo_jax.clip import read_deidentified
 from deemo_jax.deidentify import audit_faces, pipeline, speakers
 from deemo_jax.deidentify import folder as room
-from deemo_jax.deidentify.settings import Audit, Mask, Settings, Words
+from deemo_jax.deidentify.settings import Audit, Mask, Settings, Voice, Words
 from deemo_jax.media import iter_frames, mux, write_audio, write_video
+from deemo_jax.refusals import Refusal
 from tests.deidentify.folders import GOOD, annotate, deidentify_folder
 
 
@@ -78,14 +79,76 @@ def test_a_voice_that_is_recognised_fails_and_is_drawn_again(
         summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
     assert summary.verdicts == {"failed": 1}
     assert re.search(
-        r"voice failed: its voice is taken for its original's \((1.00|0.99)\): run "
-        "`deemo deidentify` again, which draws another",
+        r"voice failed: its voice is taken for its original's \((1.00|0.99)\): "
+        "`deemo deidentify`, run again, draws others",
         summary.describe(),
     )
     summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
     assert (summary.resumed, summary.verdicts) == (0, {"passed": 1})
     summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
     assert (summary.resumed, summary.verdicts) == (1, {"passed": 1})
+
+
+@pytest.mark.parametrize(
+    ("voice", "alike", "draws", "verdict"),
+    [
+        (Voice(), room.DRAWS - 1, room.DRAWS, "passed"),
+        (Voice(), 99, room.DRAWS, "failed"),
+        # One for everybody gives the same voice again.
+        (Voice(method="mcadams", coefficients=(0.8, 0.8)), 99, 1, "failed"),
+    ],
+)
+def test_another_voice_is_drawn_at_once_a_few_times(
+    raw, tmp_path, monkeypatch, speech, voice, alike, draws, verdict
+):
+    """And for nobody else; a clip with one listed once says what it has now."""
+    write_audio(raw / "voice.flac", speech)
+    annotate(raw, {"three": GOOD["three"], "voice": {"media": "voice.flac"}})
+    settings = Settings(
+        voice=voice, words=Words(transcribe=False), audit=Audit(longest_side=352)
+    )
+    drawn, made = [], []
+    another_voice, deidentify_clip = pipeline.another_voice, room.deidentify_clip
+
+    def draw(voice):
+        drawn.append(voice)
+        return another_voice(voice) if len(drawn) > alike else lambda wave: wave
+
+    def make(annotation, *args, **kwargs):
+        made.append(annotation.clip_id)
+        return deidentify_clip(annotation, *args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "another_voice", draw)
+    monkeypatch.setattr(room, "deidentify_clip", make)
+    summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
+    assert made == ["three"] + ["voice"] * draws
+    assert summary.resumed == 0
+    clips, wrong = read_deidentified(tmp_path / "output")
+    assert wrong == []
+    verdicts = {clip.annotation.clip_id: clip.verdict for clip in clips}
+    assert verdicts == {"three": "passed", "voice": verdict}
+
+
+def test_what_cannot_be_made_again_is_no_longer_listed(
+    raw, tmp_path, monkeypatch, speech
+):
+    """Its files may be of two draws by then."""
+    write_audio(raw / "voice.flac", speech)
+    annotate(raw, {"voice": {"media": "voice.flac"}})
+    deidentify_clip, made = room.deidentify_clip, []
+
+    def make(*args, **kwargs):
+        if made:
+            raise Refusal("it is gone", "bring it back")
+        made.append(deidentify_clip(*args, **kwargs))
+        return made[0]
+
+    monkeypatch.setattr(pipeline, "another_voice", lambda voice: lambda wave: wave)
+    monkeypatch.setattr(room, "deidentify_clip", make)
+    settings = Settings(words=Words(transcribe=False))
+    summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
+    assert (summary.clips, summary.rejected) == (0, 1)
+    assert read_deidentified(tmp_path / "output") == ([], [])
 
 
 def test_pictures_and_voice_must_both_pass(

@@ -118,7 +118,7 @@ def test_of_those_who_stand_together_each_must_be_seen(masked, seen, reason):
         (
             {"voice": 0.83},
             "failed",
-            (f"{TAKEN}: run `deemo deidentify` again, which draws another",),
+            (f"{TAKEN}: `deemo deidentify`, run again, draws others",),
         ),
         (
             {"voice": None, "unheard": "CAM++ is not installed"},
