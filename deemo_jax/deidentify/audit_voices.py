@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 from pathlib import Path
-import string
 
 from jaxtyping import Float
 import numpy as np
@@ -15,7 +14,7 @@ from deemo_jax.deidentify.audit_rates import Rate
 from deemo_jax.deidentify.inverses import inverses
 from deemo_jax.deidentify.settings import Words
 from deemo_jax.deidentify.speakers import SHORTEST, SpeakerVerifier
-from deemo_jax.deidentify.transcript import transcribe, word_errors
+from deemo_jax.deidentify.transcript import plain, transcribe, word_errors
 from deemo_jax.deidentify.voice import audible
 from deemo_jax.media import read_audio
 
@@ -148,12 +147,15 @@ def _words(utterances: Sequence[Utterance], settings: Words) -> list[Rate]:
                 "" if voice is None else transcribe(voice, model=settings.model)
                 for voice in voices
             ]
+            given = utterance.annotation.transcript or ""
+            before, after_it = ({plain(w) for w in text.split()} for text in heard)
             named = _names(heard[0], settings.redactor)
+            named |= before & _names(given, settings.redactor)
             names += len(named)
-            names_left += len(named & {_plain(word) for word in heard[1].split()})
+            names_left += len(named & after_it)
             said, *kept = (
                 redaction.redact(text, model=settings.redactor)[0]
-                for text in (utterance.annotation.transcript or heard[0], *heard)
+                for text in (given or heard[0], *heard)
             )
             counted = [word_errors(said, text) for text in kept]
             if spoken := counted[0][1]:  # else what is heard after is no error in words
@@ -190,13 +192,9 @@ def _names(text: str, redactor: str) -> set[str]:
     """Words of it that are to be redacted wherever they stand in it."""
     words = text.split()
     told = set(redaction.redacted_words(words, model=redactor))
-    return {_plain(words[place]) for place in told} - {
-        _plain(word) for place, word in enumerate(words) if place not in told
+    return {plain(words[place]) for place in told} - {
+        plain(word) for place, word in enumerate(words) if place not in told
     }
-
-
-def _plain(word: str) -> str:
-    return word.strip(string.punctuation).casefold()
 
 
 def _unknown(attack: str, measure: str, why_not: str) -> Rate:

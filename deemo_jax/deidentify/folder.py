@@ -46,9 +46,7 @@ from deemo_jax.deidentify.verdicts import (
 from deemo_jax.deidentify.words import (
     REDACTED,
     SILENCED,
-    check_redactable,
-    check_silenceable,
-    installed,
+    check_installed,
 )
 from deemo_jax.refusals import (
     Refusal,
@@ -90,13 +88,12 @@ def deidentify_folder(
         progress: called with a description, seconds done and seconds in all.
 
     Raises:
-        ValueError: there is no annotation file, no sound taxonomy, or the output is
-            the input.
+        ValueError: there is no annotation file, no sound taxonomy, the output is the
+            input, or something is missing that the settings take.
     """
-    asked = settings or Settings()
-    words, untranscribed = installed(asked.words)
-    settings = dataclasses.replace(asked, words=words)
+    settings = settings or Settings()
     check_workers(workers)
+    check_installed(settings.words)
     _check_apart(input.resolve(), output.resolve())
     taxonomy = folder_taxonomy(input)
     annotations, rejections = read_annotations(input / "annotations.jsonl", taxonomy)
@@ -118,11 +115,7 @@ def deidentify_folder(
         for annotation in annotations:
             known = earlier.get(annotation.clip_id)
             try:
-                job = _job(input, output, annotation, known, asked, settings)
-                if job.made is None:
-                    check_redactable(annotation, settings.words)
-                    if known is not None:
-                        check_silenceable(known.deidentification, untranscribed)
+                job = _job(input, output, annotation, known, settings)
             except Refusal as refusal:
                 rejections.append(reject(refusal, clip_id=annotation.clip_id))
             else:
@@ -160,7 +153,6 @@ def deidentify_folder(
             clips,
             resumed=resumed,
             rejected=len(rejections),
-            untranscribed=untranscribed,
             unaudited_for=missing,
         )
 
@@ -187,7 +179,6 @@ def _job(
     output: Path,
     annotation: Annotation,
     known: DeidentifiedClip | None,
-    asked: Settings,
     settings: Settings,
 ) -> _Job:
     """A clip's, with what an earlier run made if it would be made just so again.
@@ -197,8 +188,7 @@ def _job(
         output: that of de-identified ones.
         annotation: of the clip.
         known: what an earlier run made of the clip.
-        asked: the settings as they were given.
-        settings: what of them can be followed here.
+        settings: by which it is made.
 
     Raises:
         Refusal: its media are missing or damaged, or the annotation is not of them.
@@ -206,9 +196,6 @@ def _job(
     media = check_inside(input, annotation.media)
     clip = Clip(annotation=annotation, media=media)
     fitted, source = fit(clip)[0], _source(clip, settings)
-    # What was listened to is not made anew without, where it cannot be.
-    if known is not None and known.source == _source(clip, asked):
-        source = known.source
     return _Job(
         annotation=fitted,
         media=media,

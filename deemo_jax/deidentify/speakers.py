@@ -49,7 +49,7 @@ class SpeakerVerifier:
 
 def missing() -> str | None:
     """What is not installed and its remedy; None if speakers can be told apart."""
-    for package in ("torch", "kaldi_native_fbank"):
+    for package in ("torch", "kaldi_native_fbank", "faster_whisper"):
         if util.find_spec(package) is None:
             return f"{package} is not installed: pip install 'deemo-jax[audit]'"
     try:

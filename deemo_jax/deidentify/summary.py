@@ -22,9 +22,8 @@ class Summary:
         faces: sums of the clips' counts: "frames", "frames_with_face", "boxes",
             "frames_masked", "frames_unmasked", and what the same detector, which is no
             audit, finds "left" in the frames that are "looked" at again.
-        words: sums of the clips' counts: "transcribed", "silenced", and placeholders by
-            type.
-        untranscribed: why no voice was listened to, or "".
+        words: sums of the clips' counts, see `words.COUNTS`.
+        unmatched: clip ids with words that are redacted and were not heard.
         unmasked: clip ids with frames in which nothing was masked.
         seconds: of clips.
         verdicts: how many clips have which.
@@ -37,7 +36,7 @@ class Summary:
     rejected: int
     faces: dict[str, int]
     words: dict[str, int]
-    untranscribed: str
+    unmatched: tuple[str, ...]
     unmasked: tuple[str, ...]
     seconds: float
     verdicts: dict[str, int]
@@ -65,18 +64,16 @@ class Summary:
                 "not in English, name a pipeline of its language in "
                 "--config.words.redactor"
             )
-        if self.untranscribed:
+        if self.unmatched:
             text += (
-                "\nno voice was listened to this time, so that nothing more is written "
-                f"down, and no more names are silenced: {self.untranscribed}"
+                f"\n{self.words['unmatched']} words that are redacted in transcripts "
+                "were not heard in the voice, where they may be left: listen to "
+                f"{_a_few(self.unmatched)}"
             )
         if self.unmasked:
-            more = len(self.unmasked) - NAMED
             text += (
                 f"\nno face was known of in {faces['frames_unmasked']} frames, which "
-                "show all that was filmed: look at "
-                + ", ".join(self.unmasked[:NAMED])
-                + (f" and {more} more clips" if more > 0 else "")
+                f"show all that was filmed: look at {_a_few(self.unmasked)}"
             )
         text += "\naudit: " + ", ".join(
             f"{count} {verdict}" for verdict, count in sorted(self.verdicts.items())
@@ -91,7 +88,6 @@ def summarise(
     *,
     resumed: int,
     rejected: int,
-    untranscribed: str,
     unaudited_for: str | None,
 ) -> Summary:
     """Sums over the clips that are listed; of the rest see `Summary`."""
@@ -102,17 +98,23 @@ def summarise(
         rejected=rejected,
         faces=_sums(_counted(clip.faces) for clip in clips),
         words=_sums(clip.words for clip in clips),
-        untranscribed=untranscribed,
-        unmasked=tuple(
-            clip.annotation.clip_id
-            for clip in clips
-            if clip.faces.get("frames_unmasked", 0)
-        ),
+        unmatched=_ids(clip for clip in clips if clip.words.get("unmatched", 0)),
+        unmasked=_ids(clip for clip in clips if clip.faces.get("frames_unmasked", 0)),
         seconds=sum((clip.annotation.end or 0.0 for clip in clips), 0.0),
         verdicts=Counter(clip.verdict for clip in clips),
         failed=failures(clips),
         unaudited_for=unaudited_for or unheard,
     )
+
+
+def _ids(clips: Iterable[DeidentifiedClip]) -> tuple[str, ...]:
+    return tuple(clip.annotation.clip_id for clip in clips)
+
+
+def _a_few(clip_ids: tuple[str, ...]) -> str:
+    more = len(clip_ids) - NAMED
+    named = ", ".join(clip_ids[:NAMED])
+    return named + (f" and {more} more clips" if more > 0 else "")
 
 
 def _counted(faces: dict[str, int]) -> dict[str, int]:

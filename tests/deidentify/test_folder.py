@@ -181,43 +181,48 @@ def test_no_name_that_was_said_is_left(raw, tmp_path, speech_file):
     assert {clip.deidentification for clip in clips} == {METHODS}
 
 
-def test_what_was_silenced_is_not_made_anew_where_that_cannot_be_done(
-    raw, tmp_path, speech_file, monkeypatch
+@pytest.mark.parametrize("lost", [transcript, redaction])
+def test_where_names_cannot_be_told_nothing_is_made(
+    raw, tmp_path, speech_file, monkeypatch, lost
 ):
+    """Nor made anew, however often it is asked for, and whatever is missing."""
     sound = read_audio(speech_file, 13.0, 22.0)
     assert sound is not None
     write_audio(raw / "talk.flac", sound)
-    annotate(raw, {"talk": {"media": "talk.flac"}})
-    summary = deidentify_folder(raw, tmp_path / "output")
+    output = tmp_path / "output"
+    annotate(raw, {"talk": {"media": "talk.flac"}, "three": GOOD["three"]})
+    summary = deidentify_folder(raw, output)
     assert summary.words["silenced"] > 4
-    before = (tmp_path / "output" / "media" / "talk.flac").read_bytes()
+    audio = output / "media" / "talk.flac"
     with monkeypatch.context() as patch:
-        patch.setattr(transcript, "CARRIER", ("no-such-distribution", "model"))
-        summary = deidentify_folder(raw, tmp_path / "output")
-        assert summary.resumed == 1
-        assert "no voice was listened to" in summary.describe()
-        assert (tmp_path / "output" / "media" / "talk.flac").read_bytes() == before
-        deidentify_folder(raw, tmp_path / "without")
+        patch.setattr(lost, "CARRIER", ("no-such-distribution", "model"))
+        with pytest.raises(ValueError, match="not installed"):
+            deidentify_folder(raw, tmp_path / "without")
+        assert not (tmp_path / "without").exists()
         annotate(raw, {"talk": {"media": "talk.flac", "emotion": "positive"}})
-        assert deidentify_folder(raw, tmp_path / "output").rejected == 1
-        [line] = read_lines(tmp_path / "output" / "rejected.jsonl")
-        assert "were silenced, and now cannot be" in line["reason"]
-        assert (tmp_path / "output" / "media" / "talk.flac").read_bytes() == before
-        annotate(raw, {"talk": {"media": "talk.flac"}})
-    [clip], _ = read_deidentified(tmp_path / "without")
-    assert (clip.deidentification, clip.words["silenced"]) == (METHODS + REDACTED, 0)
-    assert deidentify_folder(raw, tmp_path / "without").resumed == 0
+        audio.unlink()
+        before = {p: p.read_bytes() for p in output.rglob("*.*")}
+        for _ in range(2):
+            with pytest.raises(ValueError, match="not installed"):
+                deidentify_folder(raw, output)
+        assert before == {p: p.read_bytes() for p in output.rglob("*.*")}
+    assert deidentify_folder(raw, output).words["silenced"] > 4
 
 
-def test_words_that_cannot_be_redacted_keep_their_clip_out(raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(redaction, "CARRIER", ("no-such-distribution", "model"))
-    annotate(raw, {"face": {"transcript": "Priya won."}, "three": GOOD["three"]})
-    summary = deidentify_folder(raw, tmp_path / "output")
-    assert (summary.clips, summary.rejected) == (1, 1)
-    [line] = read_lines(tmp_path / "output" / "rejected.jsonl")
-    assert "its words cannot be redacted" in line["reason"]
-    assert not (tmp_path / "output" / "media" / "face.mp4").exists()
-    assert "no more names are silenced: the model is not" in summary.describe()
+def test_a_redactor_that_is_none_ends_the_run_and_loses_nothing(raw, tmp_path):
+    output = tmp_path / "output"
+    annotate(raw, {"voice": GOOD["voice"] | {"transcript": "Priya won."}})
+    deidentify_folder(raw, output)
+    before = {path: path.read_bytes() for path in output.rglob("*.*")}
+    (tmp_path / "none").mkdir()
+    for words, why in (
+        (Words(redactor=str(tmp_path / "none")), "holds no pipeline of spaCy"),
+        (Words(model=str(tmp_path / "none")), "no CTranslate2 weights of a Whisper"),
+    ):
+        (tmp_path / "none" / "model.bin").write_bytes(b"nothing")
+        with pytest.raises(ConfigError, match=why):
+            deidentify_folder(raw, output, settings=Settings(words=words))
+        assert before == {path: path.read_bytes() for path in output.rglob("*.*")}
 
 
 def test_a_second_run_does_nothing(raw, tmp_path):

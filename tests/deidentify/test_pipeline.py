@@ -17,6 +17,7 @@ from deemo_jax.deidentify.pipeline import (
 )
 from deemo_jax.deidentify.settings import Audit, Mask, Settings, Words
 from deemo_jax.deidentify.tracks import Moment
+from deemo_jax.deidentify.voice import audible
 from deemo_jax.media import (
     MediaError,
     iter_frames,
@@ -107,6 +108,27 @@ def test_names_are_silenced_and_nothing_else(speech_file, tmp_path):
     assert clip.words["silenced"] >= 5
     assert clip.annotation.transcript is not None
     assert "originally from [PLACE]" in clip.annotation.transcript
+
+
+def test_names_in_every_piece_of_a_long_voice_are_silenced(
+    speech, tmp_path, monkeypatch
+):
+    """The seconds of words are the clip's, not a piece's; a tenth more on each side."""
+    write_audio(tmp_path / "long.flac", np.tile(speech, 20))  # 80 s, two pieces
+    names = [transcript.Word("Sheila", at, at + 0.5) for at in (10.0, 77.0)]
+    monkeypatch.setattr(transcript, "spoken_words", lambda *_, **__: names)
+    (tmp_path / "media").mkdir()
+    about = Annotation(clip_id="a", media="long.flac", subject="s", end=80.0)
+    clip = deidentify_clip(about, tmp_path / "long.flac", tmp_path, Settings())
+    assert clip.audio is not None
+    sound = read_audio(clip.audio)
+    assert sound is not None
+    runs = np.flatnonzero(~audible(sound))
+    edges = np.flatnonzero(np.diff(runs) > 1)
+    starts = runs[np.concatenate([[0], edges + 1])] / 16_000
+    ends = (runs[np.concatenate([edges, [-1]])] + 1) / 16_000
+    assert starts == pytest.approx([9.9, 76.9], abs=1e-3)
+    assert ends == pytest.approx([10.6, 77.6], abs=1e-3)
 
 
 def test_every_face_is_found_and_none_is_left(done):

@@ -80,13 +80,15 @@ def test_other_weights_are_refused(monkeypatch):
         weights_path()
 
 
-def test_what_is_missing_is_named_with_its_remedy(monkeypatch):
+@pytest.mark.parametrize("package", ["torch", "kaldi_native_fbank", "faster_whisper"])
+def test_what_is_missing_is_named_with_its_remedy(monkeypatch, package):
     assert missing() is None
     with monkeypatch.context() as patch:
         patch.setattr(speakers, "SHA256", "0" * 12)
         assert "has SHA-256 92f2" in (missing() or "")
-    monkeypatch.setattr(speakers.util, "find_spec", lambda name: None)
-    assert missing() == "torch is not installed: pip install 'deemo-jax[audit]'"
+    found = {package: None}
+    monkeypatch.setattr(speakers.util, "find_spec", lambda name: found.get(name, True))
+    assert missing() == f"{package} is not installed: pip install 'deemo-jax[audit]'"
 
 
 def test_without_weights_the_remedy_is_named(monkeypatch):

@@ -48,7 +48,6 @@ def test_pictures_take_no_longer_than_they_are_shown(
         found = done.faces["frames"] / (time.perf_counter() - begin)
         assert (done.clips, done.rejected) == (CLIPS, 0)
         assert done.faces["left"] == 0
-        assert not words or done.untranscribed == ""
         assert audit == (done.unaudited_for is None)
         print(f"{name}: {found:.1f} frames a second")
         return found

@@ -18,7 +18,7 @@ def clip(name: str, verdict: str = "passed", **changes) -> DeidentifiedClip:
 
 def summary(*clips: DeidentifiedClip, **changes):
     what = {
-        "resumed": 0, "rejected": 0, "untranscribed": "", "unaudited_for": None,
+        "resumed": 0, "rejected": 0, "unaudited_for": None,
     }  # fmt: skip
     return summarise(list(clips), **what | changes)
 
@@ -51,6 +51,15 @@ def test_clips_in_which_nothing_was_masked_are_named_a_few_of_them():
     assert "no face was known of in 28 frames" in found.describe()
     assert "none4 and 2 more clips" in found.describe()
     assert "no face" not in summary(clip("face")).describe()
+
+
+def test_clips_whose_names_were_not_heard_are_named():
+    clips = [clip(name, words={"unmatched": n}) for n, name in enumerate("abc")]
+    found = summary(*clips)
+    assert found.unmatched == ("b", "c")
+    assert "3 words that are redacted in transcripts were not heard" in found.describe()
+    assert "listen to b, c" in found.describe()
+    assert "not heard" not in summary(clips[0]).describe()
 
 
 @pytest.mark.parametrize(

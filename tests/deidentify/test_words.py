@@ -1,7 +1,5 @@
 """A clip's words: written down where nobody did, redacted, and never overwritten."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -11,12 +9,10 @@ from deemo_jax.deidentify.settings import Voice, Words
 from deemo_jax.deidentify.voice import another_voice, silent
 from deemo_jax.deidentify.words import (
     COUNTS,
-    check_redactable,
-    installed,
+    check_installed,
     reworded,
 )
 from deemo_jax.media import read_audio
-from deemo_jax.refusals import Refusal
 
 NOTHING = dict.fromkeys(COUNTS, 0)
 
@@ -104,55 +100,105 @@ def test_transcript_and_reasoning_are_redacted_and_labels_are_not():
         reasoning="She smiles when Priya is named in Paris.",
         emotion="positive",
     )
-    about, counts, _ = reworded(raw, [], Words())
+    about, counts, _ = reworded(raw, None, Words())
     assert about.transcript == "Thank you [NAME]!"
     assert about.reasoning == "She smiles when [NAME] is named in [PLACE]."
     assert about.emotion == "positive"
     assert counts == NOTHING | {"NAME": 2, "PLACE": 1}
-    assert reworded(raw, [], Words(redact=False)) == (raw, NOTHING, [])
+    assert reworded(raw, None, Words(redact=False)) == (raw, NOTHING, [])
 
 
 def test_without_voice_or_where_it_is_not_wanted_there_is_no_transcript(speech):
-    assert reworded(annotation(), [], Words())[0].transcript is None
+    assert reworded(annotation(), None, Words())[0].transcript is None
     off = Words(transcribe=False, silence=False)
     assert reworded(annotation(), [speech], off) == (annotation(), NOTHING, [])
 
 
-def test_without_the_packages_nothing_is_written_down_and_it_is_told(monkeypatch):
-    assert installed(Words()) == (Words(), "")
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (Words(), "no voice can be listened to: Whisper is not installed: pip install"),
+        (Words(transcribe=False), "no voice can be listened to"),
+        (Words(silence=False), "no voice can be listened to"),
+        (Words(transcribe=False, redact=False), None),
+        (Words(transcribe=False, silence=False), None),
+    ],
+)
+def test_without_whisper_nobody_is_left_unheard(monkeypatch, words, why):
+    """Unless that is what was asked for."""
+    check_installed(words)
     monkeypatch.setattr(transcript, "CARRIER", ("no-such-distribution", "model"))
-    off, why = installed(Words())
-    assert off == Words(transcribe=False, silence=False)
-    assert "Whisper is not installed" in why
-    assert installed(off) == (off, "")
+    if why is None:
+        check_installed(words)
+        return
+    with pytest.raises(ValueError, match=why) as refused:
+        check_installed(words)
+    assert "--config.words.silence=False" in str(refused.value)
 
 
-def test_what_is_heard_and_could_not_be_redacted_is_not_written_down(monkeypatch):
+def test_without_a_redactor_nothing_is_to_be_redacted(monkeypatch):
     monkeypatch.setattr(redaction, "CARRIER", ("no-such-distribution", "model"))
-    off, why = installed(Words())
-    assert (off.transcribe, off.redact) == (False, True)
-    assert "the model is not installed" in why
-    assert installed(Words(redact=False)) == (Words(redact=False), "")
+    check_installed(Words(redact=False))
+    with pytest.raises(ValueError, match="no words can be redacted: the model is not"):
+        check_installed(Words(transcribe=False, silence=False))
 
 
 def test_a_model_that_is_named_must_be_there(tmp_path):
     with pytest.raises(ValueError, match="holds no CTranslate2 weights"):
-        installed(Words(model=str(tmp_path)))
+        check_installed(Words(model=str(tmp_path)))
     with pytest.raises(ValueError, match="spaCy has no pipeline"):
-        installed(Words(redactor="en_none"))
+        check_installed(Words(redactor="en_none"))
 
 
-def test_words_that_cannot_be_redacted_are_refused(monkeypatch):
-    said = annotation(transcript="Thank you Priya!")
-    check_redactable(said, Words())
-    monkeypatch.setattr(redaction, "CARRIER", ("no-such-distribution", "model"))
-    with pytest.raises(Refusal, match="its words cannot be redacted") as refused:
-        check_redactable(said, Words())
-    assert "--config.words.redact=False" in refused.value.remedy
-    with pytest.raises(Refusal):
-        check_redactable(annotation(reasoning="She smiles."), Words())
-    check_redactable(annotation(), Words())
-    check_redactable(said, dataclasses.replace(Words(), redact=False))
+@pytest.mark.parametrize(
+    ("given", "silenced", "unmatched"),
+    [
+        # Heard as another word; as two; as they are, beside others that are not.
+        ("I am Sheila from Texas and I won it", {"Sheila", "text"}, 0),
+        ("I am Sheila from Waterloo and I won it", {"Sheila", "text"}, 0),
+        ("I am Sheila from Texas, Friday, and I won it", {"Sheila", "text"}, 0),
+        # What else was said is not heard, so that nobody knows where a name may be.
+        ("I am Sheila from text and I won it in Paris", {"Sheila"}, 1),
+        ("I am Sheila from [PLACE] and I won it", {"Sheila", "text"}, 0),
+        ("So am I", {"Sheila"}, 0),
+        ("", {"Sheila"}, 0),
+    ],
+)
+def test_names_of_a_transcript_are_silenced_however_they_are_heard(
+    monkeypatch, given, silenced, unmatched
+):
+    text = "I am Sheila from text and I won it"
+    words = [transcript.Word(word, i, i + 0.5) for i, word in enumerate(text.split())]
+    monkeypatch.setattr(transcript, "spoken_words", lambda *_, **__: words)
+    _, counts, found = reworded(annotation(transcript=given), [], Words())
+    assert {word.text for word in found} == silenced
+    assert (counts["silenced"], counts["unmatched"]) == (len(silenced), unmatched)
+    kept = reworded(annotation(transcript=given), [], Words(silence=False))
+    assert (kept[1]["unmatched"], kept[2]) == (0, [])
+
+
+def test_what_is_not_heard_at_all_matches_nothing(monkeypatch):
+    """Unless there is no voice."""
+    monkeypatch.setattr(transcript, "spoken_words", lambda *_, **__: [])
+    said = annotation(transcript="I am Sheila", reasoning="Sheila smiles.")
+    assert reworded(said, [], Words())[1]["unmatched"] == 1
+    assert reworded(said, None, Words())[1]["unmatched"] == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["We met in {} may again", "I have one {} seven", "I am John {} Smith today"],
+)
+def test_what_cannot_have_been_said_changes_no_sentence(monkeypatch, text):
+    """What is redacted in the text is silenced, and nothing is counted twice."""
+    texts = [word.replace("{}", "") for word in text.split(" ")]
+    words = [transcript.Word(word, i, i + 0.5) for i, word in enumerate(texts)]
+    monkeypatch.setattr(transcript, "spoken_words", lambda *_, **__: words)
+    about, counts, found = reworded(annotation(), [], Words())
+    assert about.transcript is not None
+    kept = set(about.transcript.split())
+    assert {word.text for word in words} - kept == {word.text for word in found}
+    assert counts["silenced"] == len(found) == len(set(found))
 
 
 @pytest.mark.slow
