@@ -125,6 +125,17 @@ def test_names_are_no_words_and_those_that_are_still_heard_are_counted(
     assert (after.value, after.trials) == (0.0, 12)
 
 
+def test_names_of_a_transcript_are_counted_as_they_are_heard(utterances, monkeypatch):
+    """What stands alone is no name to the redactor; the transcript says that it is."""
+    texts = iter(["thank you rose", "thank you rose"])
+    monkeypatch.setattr(audit_voices, "transcribe", lambda waveform, model: next(texts))
+    given = "Thank you, Rose and Sheila Sharma!"
+    names = rates(utterances("a", transcript=given))[
+        "words, names and numbers", "still heard"
+    ]
+    assert (names.value, names.trials) == (1.0, 1)
+
+
 def test_words_are_heard_and_names_known_by_those_of_the_settings(
     utterances, monkeypatch, tmp_path
 ):
