@@ -93,7 +93,6 @@ def deidentify_folder(
     """
     settings = settings or Settings()
     check_workers(workers)
-    check_installed(settings.words)
     _check_apart(input.resolve(), output.resolve())
     taxonomy = folder_taxonomy(input)
     annotations, rejections = read_annotations(input / "annotations.jsonl", taxonomy)
@@ -108,6 +107,7 @@ def deidentify_folder(
         for rejection in rejections:
             if rejection.reason == WITHDRAWN and rejection.clip_id is not None:
                 _forget(output, rejection.clip_id)
+        check_installed(settings.words)
         write_taxonomy(output / "taxonomy.json", taxonomy)
 
         jobs: dict[str, _Job] = {}

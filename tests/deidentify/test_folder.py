@@ -198,9 +198,16 @@ def test_where_names_cannot_be_told_nothing_is_made(
         patch.setattr(lost, "CARRIER", ("no-such-distribution", "model"))
         with pytest.raises(ValueError, match="not installed"):
             deidentify_folder(raw, tmp_path / "without")
-        assert not (tmp_path / "without").exists()
-        annotate(raw, {"talk": {"media": "talk.flac", "emotion": "positive"}})
+        assert not [p for p in (tmp_path / "without").rglob("*") if p.is_file()]
+        gone = GOOD["three"] | {"consent": "withdrawn"}
+        changed = {"media": "talk.flac", "emotion": "positive"}
+        annotate(raw, {"talk": changed, "three": gone})
         audio.unlink()
+        three = output / "media" / "three.mp4"
+        assert three.exists()
+        with pytest.raises(ValueError, match="not installed"):
+            deidentify_folder(raw, output)
+        assert not three.exists()  # consent comes first
         before = {p: p.read_bytes() for p in output.rglob("*.*")}
         for _ in range(2):
             with pytest.raises(ValueError, match="not installed"):
