@@ -12,7 +12,7 @@ from deemo_jax.deidentify import redaction, transcript
 from deemo_jax.deidentify.settings import Words
 
 # Of `deidentification`; a change of how they are counts up.
-REDACTED, SILENCED = "+words/1", "+silence/1"
+REDACTED, SILENCED = "+words/1", "+silence/2"
 COUNTS = (*redaction.TYPES, "transcribed", "silenced", "mostly_silenced", "unmatched")
 MOST = 0.5  # of the words; where more tell something, they may be of another language
 
