@@ -102,6 +102,7 @@ def _growing(
     drawn: Int[np.ndarray, " N"], possible: Int[np.ndarray, " N"]
 ) -> list[int]:
     """Clips of which none is as short as another one, and may become as long."""
+    drawn, possible = rounded(drawn), rounded(possible)
     order = np.lexsort((-possible, drawn))
     longest = np.maximum.accumulate(possible[order])
     return order[np.diff(longest, prepend=-1) > 0].tolist()
@@ -169,8 +170,7 @@ def plan_rows(
     """
     rows = row_count(len(lengths), clips_per_row)
     draw = np.random.default_rng([seed, epoch])
-    places = np.zeros(rows * clips_per_row, np.int64)
-    places[: len(lengths)] = rounded(lengths)
+    places = _places(lengths, clips_per_row)
     clips = np.full(len(places), FILLER)
     clips[: len(lengths)] = np.arange(len(lengths))
     # Longest first; clips of one length in an order of their own each epoch.
@@ -185,8 +185,22 @@ def plan_rows(
 
 
 def longest_row(lengths: Int[np.ndarray, " N"], clips_per_row: int) -> int:
-    """Tokens that a row needs at most, in any epoch."""
-    return _longest(lengths, plan_rows(lengths, clips_per_row, seed=0, epoch=0))
+    """Tokens that a row of `plan_rows` needs at most, in any epoch."""
+    places = _places(lengths, clips_per_row)
+    sums = np.zeros(row_count(len(lengths), clips_per_row), np.int64)
+    for longest_first in -np.sort(-places).reshape(clips_per_row, -1):
+        sums = np.sort(sums) + longest_first
+    return int(sums.max())
+
+
+def _places(
+    lengths: Int[np.ndarray, " N"], clips_per_row: int
+) -> Int[np.ndarray, " P"]:
+    """Lengths as they are planned with, and zeros for places that stay empty."""
+    rows = row_count(len(lengths), clips_per_row)
+    places = np.zeros(rows * clips_per_row, np.int64)
+    places[: len(lengths)] = rounded(lengths)
+    return places
 
 
 def _longest(lengths: Int[np.ndarray, " N"], rows: Int[np.ndarray, "R K"]) -> int:

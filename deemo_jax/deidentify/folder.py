@@ -125,10 +125,12 @@ def deidentify_folder(
         )
         done = {i: job.made for i, job in jobs.items() if job.made is not None}
         todo = [job for job in jobs.values() if job.made is None]
-        todo += _of_known_voices(jobs, done, settings)
-        resumed, missing = len(jobs) - len(todo), audit_faces.missing()
+        missing, anew = audit_faces.missing(), set()
+        if not missing:
+            todo += _of_known_voices(jobs, done, settings)
         for _ in range(DRAWS):
             for job in todo:
+                anew.add(job.annotation.clip_id)
                 done.pop(job.annotation.clip_id, None)
             # Listed before it is audited, so that no interruption loses what was made.
             for clip in each(_deidentify, todo, "de-identifying (seconds)"):
@@ -146,12 +148,12 @@ def deidentify_folder(
             for clip in each(_audit, todo, "auditing (seconds)"):
                 append_deidentified(output, clip)
                 done[clip.annotation.clip_id] = clip
-            todo = _of_known_voices(jobs, done, settings)
+            todo = [] if missing else _of_known_voices(jobs, done, settings)
         clips = [done[a.clip_id] for a in annotations if a.clip_id in done]
         _list(output, clips, rejections)
         return summarise(
             clips,
-            resumed=resumed,
+            resumed=len(done.keys() - anew),
             rejected=len(rejections),
             unaudited_for=missing,
         )

@@ -102,12 +102,17 @@ def deidentify_clip(
             half of each are for that and half for its mask (of sound alone, for its
             voice).
 
+    Its words come first: where they cannot be seen to, nothing is written.
+
     Raises:
         MediaError: the media is damaged, or has nothing between start and end.
     """
     start, end = annotation.start, annotation.end
-    share = 0.5 if listens(annotation, settings.words) else 1.0
-    passed = 0.0  # before what is at work
+    voice = None
+    if listens(annotation, settings.words):
+        voice = _first_known(in_pieces(iter_audio(media, start, end)))
+    share = 1.0 if voice is None else 0.5  # of what is at work
+    passed = 0.0  # before it
 
     def report(seconds: float) -> None:
         if progress is not None:
@@ -117,6 +122,11 @@ def deidentify_clip(
     audio = folder / "media" / f"{annotation.clip_id}.flac"
     files: dict[str, Path] = {}
     faces: dict[str, int] = {}
+    annotation, words, silenced = reworded(
+        annotation, voice, settings.words, threads=threads, progress=report
+    )
+    if voice is not None:
+        passed = share * ((end or start) - start)
     frames = _first_known(iter_frames(media, start, end))
     if frames is not None:
         found: list[np.ndarray] = []
@@ -130,27 +140,15 @@ def deidentify_clip(
                 _count(counts, moment)
                 report(moment.time)
                 yield moment.time, paint(moment.rgb, moment.masked, settings.mask)
-            nonlocal passed
-            passed = share * moment.time
 
         write_video(video, masked())
         files["video"] = video
         faces = counts | faces_left(video, found, detector, every=settings.audit.every)
-    annotation, words, silenced = reworded(
-        annotation,
-        _first_known(in_pieces(iter_audio(media, start, end))),
-        settings.words,
-        threads=threads,
-        progress=report,
-    )
     sound = _first_known(in_pieces(iter_audio(media, start, end)))
     if sound is not None:
         change = another_voice(settings.voice)
 
         def changed() -> Iterator[np.ndarray]:
-            nonlocal passed
-            if frames is None and share < 1:
-                passed = share * ((end or start) - start)
             done = 0.0  # seconds
             for piece in sound:
                 yield silent(change(piece), silenced, done)

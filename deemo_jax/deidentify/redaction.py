@@ -55,6 +55,12 @@ CALENDAR = _words(
 )
 MONTHS_AND_VERBS = _words("march may")  # months after one of the next
 BEFORE_MONTHS = _words("in of since until till by last next this early late")
+# What spontaneous speech is full of, and WordNet does not hold: it names nobody.
+SOUNDS = re.compile(
+    r"u+h+m*|u+m+|h*m+h*m+|e+r+m*|[aeo]+h+|h+u+h+|(ha){2,}h*|(he){2,}h*|aha+|hey+|ye+p|"
+    r"yu+p|no+pe|na+h|phe+w|who+a|wo+w|o+ps|ugh+|tsk|ya+y|wanna|sorta|lemme|gimme|dunno|"
+    r"cuz|'?em|y'all"
+)
 # Numbers that everyday speech is full of, as long as no other number is beside them.
 PLAIN_NUMBERS = _words("one first second")
 
@@ -73,7 +79,8 @@ def redact(text: str, *, model: str = "") -> tuple[str, Counter[str]]:
     its lemmatiser, WordNet's), that are months, weekdays or numerals, or hold a digit
     or an @. The text is looked at again until nothing is found, so that redacting twice
     changes nothing. A name is also a team, a company, an event, an account; a place a
-    nationality and a language. "today", "last year", "one", "first" and "second" stay.
+    nationality and a language. "today", "last year", "one", "first", "second" and such
+    sounds as "um", "hey" and "haha" stay.
 
     Args:
         text: English, of any case, with or without punctuation.
@@ -150,14 +157,14 @@ def require(model: str = "") -> str:
 def _pipeline(model: str):
     """One for all texts of a process: reading the weights takes seconds."""
     name = require(model)
-    import spacy
-
     try:
+        import spacy
+
         nlp = spacy.load(name)
     except Exception as error:  # of any part of it
         raise ConfigError(
-            f"{name} holds no pipeline of spaCy ({error}): name another one in "
-            "config.words.redactor"
+            f"{name} cannot be read as a pipeline of spaCy ({error}): install spaCy "
+            "anew, or name another one in config.words.redactor"
         ) from error
     if not nlp.has_pipe("ner"):
         raise ConfigError(
@@ -190,7 +197,8 @@ def _find(nlp, text: str) -> Iterator[_Span]:
             entity = entity[:-1]
         while len(entity) > 1 and _is_margin(entity[0]):
             entity = entity[1:]
-        kinds |= {token.i: kind for token in entity if kind}
+        if len(entity) > 1 or not _is_sound(entity[0]):
+            kinds |= {token.i: kind for token in entity if kind}
     for token in document:
         span = _Span(token.idx, token.idx + len(token), kinds[token.i] or "")
         within = any(span.start < end and start < span.end for start, end in held)
@@ -206,7 +214,13 @@ def _is_date(entity) -> bool:
 
 
 def _is_margin(token) -> bool:
-    return token.is_punct or token.lower_ in RELATIVE
+    return token.is_punct or token.lower_ in RELATIVE or _is_sound(token)
+
+
+def _is_sound(token) -> bool:
+    """With a capital, where a sentence begins alone: Huh is a name, too."""
+    begins = token.i == 0 or token.is_sent_start
+    return bool(begins or token.is_lower) and bool(SOUNDS.fullmatch(token.lower_))
 
 
 def _is_number(token) -> bool:
@@ -226,7 +240,7 @@ def _kind(token, known: frozenset[str]) -> str | None:
     is_month = before is not None and before.lower_ in BEFORE_MONTHS
     if word in CALENDAR or (word in MONTHS_AND_VERBS and is_month):
         return "DATE"
-    if not any(map(str.isalpha, word)) or token.is_stop:
+    if not any(map(str.isalpha, word)) or token.is_stop or _is_sound(token):
         return None
     if token.pos_ == "PROPN":
         return "NAME"

@@ -23,6 +23,7 @@ class Summary:
             "frames_masked", "frames_unmasked", and what the same detector, which is no
             audit, finds "left" in the frames that are "looked" at again.
         words: sums of the clips' counts, see `words.COUNTS`.
+        mostly_silent: clip ids of which more than half of the words are silenced.
         unmatched: clip ids with words that are redacted and were not heard.
         unmasked: clip ids with frames in which nothing was masked.
         seconds: of clips.
@@ -36,6 +37,7 @@ class Summary:
     rejected: int
     faces: dict[str, int]
     words: dict[str, int]
+    mostly_silent: tuple[str, ...]
     unmatched: tuple[str, ...]
     unmasked: tuple[str, ...]
     seconds: float
@@ -58,11 +60,11 @@ class Summary:
             text += f"\nwords: {self.words['transcribed']} clips transcribed, "
             text += f"{', '.join(counts)} redacted, "
             text += f"{self.words['silenced']} words silenced"
-        if mostly := self.words.get("mostly_silenced"):
+        if self.mostly_silent:
             text += (
-                f"\n{mostly} clips are silent for the most of what is said: if that is "
-                "not in English, name a pipeline of its language in "
-                "--config.words.redactor"
+                "\nsilent for the most of what is said: "
+                f"{_a_few(self.mostly_silent)}; if that, or its transcript, is not in "
+                "English, name a pipeline of its language in --config.words.redactor"
             )
         if self.unmatched:
             text += (
@@ -98,8 +100,9 @@ def summarise(
         rejected=rejected,
         faces=_sums(_counted(clip.faces) for clip in clips),
         words=_sums(clip.words for clip in clips),
-        unmatched=_ids(clip for clip in clips if clip.words.get("unmatched", 0)),
-        unmasked=_ids(clip for clip in clips if clip.faces.get("frames_unmasked", 0)),
+        mostly_silent=_ids(c for c in clips if c.words.get("mostly_silenced", 0)),
+        unmatched=_ids(c for c in clips if c.words.get("unmatched", 0)),
+        unmasked=_ids(c for c in clips if c.faces.get("frames_unmasked", 0)),
         seconds=sum((clip.annotation.end or 0.0 for clip in clips), 0.0),
         verdicts=Counter(clip.verdict for clip in clips),
         failed=failures(clips),

@@ -188,14 +188,15 @@ def require(model: str = "") -> Path:
 def _whisper(model: str, threads: int):
     """One for all clips of a process: reading the weights takes a while."""
     folder = require(model)
-    import faster_whisper
-
     try:
+        import faster_whisper
+
         return faster_whisper.WhisperModel(
             str(folder), device="cpu", compute_type="int8", cpu_threads=threads
         )
     except Exception as error:  # of several libraries, none of which tells a remedy
         raise ConfigError(
-            f"{folder} holds no CTranslate2 weights of a Whisper ({error}): name a "
-            "folder that ct2-transformers-converter wrote in config.words.model"
+            f"{folder} cannot be read as CTranslate2 weights of a Whisper ({error}): "
+            "install faster-whisper anew, or name a folder that "
+            "ct2-transformers-converter wrote in config.words.model"
         ) from error

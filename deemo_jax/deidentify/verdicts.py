@@ -42,7 +42,8 @@ def judge(
     if _recognised(figures, audit):
         wrong.append(
             f"its voice is taken for its original's ({figures.voice:.2f}): "
-            "`deemo deidentify`, run again, draws others"
+            "run `deemo deidentify` again for other draws, or choose another "
+            "config.voice"
         )
     if wrong:
         return FAILED, tuple(wrong)
@@ -92,9 +93,13 @@ def judged_again(clip: DeidentifiedClip, audit: Audit) -> DeidentifiedClip | Non
 
 
 def needs_another_voice(clip: DeidentifiedClip, audit: Audit) -> bool:
-    """Whether its voice was taken for its original's, which another draw may mend."""
+    """Whether it fails for its voice alone, which another draw may mend."""
     figures = _figures(clip)
-    return figures is not None and _recognised(figures, audit)
+    return (
+        figures is not None
+        and _recognised(figures, audit)
+        and len(judge(figures, audit, clip.faces)[1]) == 1
+    )
 
 
 def unjudged(clip: DeidentifiedClip) -> DeidentifiedClip:

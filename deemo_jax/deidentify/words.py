@@ -12,7 +12,7 @@ from deemo_jax.deidentify import redaction, transcript
 from deemo_jax.deidentify.settings import Words
 
 # Of `deidentification`; a change of how they are counts up.
-REDACTED, SILENCED = "+words/1", "+silence/2"
+REDACTED, SILENCED = "+words/2", "+silence/2"
 COUNTS = (*redaction.TYPES, "transcribed", "silenced", "mostly_silenced", "unmatched")
 MOST = 0.5  # of the words; where more tell something, they may be of another language
 
@@ -114,14 +114,20 @@ def _told(heard: list[str], given: str | None, redactor: str) -> tuple[set[int],
     """The places of heard words that tell something, and how many told ones are not.
 
     What is heard in the place of a word that is redacted in the transcript that was
-    given, or was before, tells it, however it was understood.
+    given, or was before, tells it, however it was understood; so do words by which
+    nothing but redacted ones are written there, wherever they are heard.
     """
     told = set(redaction.redacted_words(heard, model=redactor))
     said, unmatched = (given or "").split(), 0
     places = set(redaction.redacted_words(said, model=redactor))
+    plain_said, plain_heard = (
+        [transcript.plain(word) for word in words] for words in (said, heard)
+    )
+    names = {plain_said[place] for place in places}
+    names -= {word for i, word in enumerate(plain_said) if i not in places}
+    told |= {place for place, word in enumerate(plain_heard) if word in names}
     places |= {i for i, word in enumerate(said) if redaction.PLACEHOLDER.search(word)}
-    texts = ([transcript.plain(word) for word in words] for words in (said, heard))
-    matcher = difflib.SequenceMatcher(None, *texts, autojunk=False)
+    matcher = difflib.SequenceMatcher(None, plain_said, plain_heard, autojunk=False)
     for kind, start, end, first, last in matcher.get_opcodes():
         here = places & set(range(start, end))
         if kind == "equal":

@@ -16,7 +16,7 @@ from deemo_jax.deidentify.jobs import do_all
 from deemo_jax.deidentify.pipeline import VERSION
 from deemo_jax.deidentify.settings import Mask, Settings, Words
 from deemo_jax.deidentify.words import REDACTED, SILENCED
-from deemo_jax.media import read_audio, write_audio, write_video
+from deemo_jax.media import mux, read_audio, write_audio, write_video
 from deemo_jax.refusals import Rejection
 from deemo_jax.storage import StorageError
 from tests.deidentify.folders import GOOD, annotate, deidentify_folder, read_lines
@@ -216,19 +216,26 @@ def test_where_names_cannot_be_told_nothing_is_made(
     assert deidentify_folder(raw, output).words["silenced"] > 4
 
 
-def test_a_redactor_that_is_none_ends_the_run_and_loses_nothing(raw, tmp_path):
+def test_a_redactor_that_is_none_ends_the_run_and_loses_nothing(raw, tmp_path, speech):
+    """Pictures are not masked anew, either."""
     output = tmp_path / "output"
-    annotate(raw, {"voice": GOOD["voice"] | {"transcript": "Priya won."}})
+    write_audio(raw / "voice.flac", speech[:16_000])
+    mux(raw / "face.mp4", raw / "voice.flac", raw / "both.mp4")
+    annotate(raw, {"both": {"media": "both.mp4", "transcript": "Priya won."}})
     deidentify_folder(raw, output)
     before = {path: path.read_bytes() for path in output.rglob("*.*")}
     (tmp_path / "none").mkdir()
     for words, why in (
-        (Words(redactor=str(tmp_path / "none")), "holds no pipeline of spaCy"),
-        (Words(model=str(tmp_path / "none")), "no CTranslate2 weights of a Whisper"),
+        (
+            Words(redactor=str(tmp_path / "none")),
+            "cannot be read as a pipeline of spaCy",
+        ),
+        (Words(model=str(tmp_path / "none")), "cannot be read as CTranslate2 weights"),
     ):
         (tmp_path / "none" / "model.bin").write_bytes(b"nothing")
+        anew = Settings(words=words, mask=Mask(method="solid"))
         with pytest.raises(ConfigError, match=why):
-            deidentify_folder(raw, output, settings=Settings(words=words))
+            deidentify_folder(raw, output, settings=anew)
         assert before == {path: path.read_bytes() for path in output.rglob("*.*")}
 
 

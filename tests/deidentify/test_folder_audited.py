@@ -39,25 +39,37 @@ def test_without_the_extra_clips_stay_unaudited_and_later_are_audited(
     monkeypatch.setattr(room, "audit_clip", None)  # figures are there
     strict = Settings(audit=Audit(longest_side=352, seen=1.0))
     assert deidentify_folder(raw, output, settings=strict).verdicts["passed"] == 1
+    # What passed another audit than is asked for has to be audited anew.
+    monkeypatch.setattr(audit_faces, "missing", lambda: "dlib is not there: get it")
+    closer = Settings(audit=Audit(longest_side=352, every=1))
+    summary = deidentify_folder(raw, output, settings=closer)
+    assert (summary.resumed, summary.verdicts) == (2, {"unaudited": 2})
 
 
 def test_what_was_made_is_kept_though_its_audit_is_interrupted(
     raw, tmp_path, monkeypatch
 ):
     output = tmp_path / "output"
-    annotate(raw, {"three": GOOD["three"]})
+    annotate(raw, {"three": GOOD["three"], "other": GOOD["three"]})
     settings = Settings(audit=Audit(longest_side=352))
+    audit_clip, audited = room.audit_clip, []
 
-    def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
+    def interrupted(annotation, *args, **kwargs):
+        if audited:
+            raise KeyboardInterrupt
+        audited.append(annotation.clip_id)
+        return audit_clip(annotation, *args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(room, "audit_clip", interrupted)
         with pytest.raises(KeyboardInterrupt):
             deidentify_folder(raw, output, settings=settings)
-    monkeypatch.setattr(room, "deidentify_clip", None)  # it is there
+    clips, _ = read_deidentified(output)
+    verdicts = {clip.annotation.clip_id: clip.verdict for clip in clips}
+    assert verdicts == {"three": "passed", "other": "unaudited"}
+    monkeypatch.setattr(room, "deidentify_clip", None)  # both are there
     summary = deidentify_folder(raw, output, settings=settings)
-    assert (summary.resumed, summary.verdicts) == (1, {"passed": 1})
+    assert (summary.resumed, summary.verdicts) == (2, {"passed": 2})
 
 
 def test_a_clip_that_fails_its_audit_is_named(raw, tmp_path):
@@ -80,9 +92,13 @@ def test_a_voice_that_is_recognised_fails_and_is_drawn_again(
     assert summary.verdicts == {"failed": 1}
     assert re.search(
         r"voice failed: its voice is taken for its original's \((1.00|0.99)\): "
-        "`deemo deidentify`, run again, draws others",
+        "run `deemo deidentify` again for other draws",
         summary.describe(),
     )
+    with monkeypatch.context() as patch:  # another one could not be judged
+        patch.setattr(audit_faces, "missing", lambda: "dlib is not there: get it")
+        summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
+    assert (summary.resumed, summary.verdicts) == (1, {"failed": 1})
     summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
     assert (summary.resumed, summary.verdicts) == (0, {"passed": 1})
     summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
@@ -127,6 +143,19 @@ def test_another_voice_is_drawn_at_once_a_few_times(
     assert wrong == []
     verdicts = {clip.annotation.clip_id: clip.verdict for clip in clips}
     assert verdicts == {"three": "passed", "voice": verdict}
+
+
+def test_what_is_made_anew_is_not_of_an_earlier_run(raw, tmp_path, monkeypatch, speech):
+    """Though an earlier one, which had no audit, made it."""
+    write_audio(raw / "voice.flac", speech)
+    annotate(raw, {"voice": {"media": "voice.flac"}})
+    settings = Settings(words=Words(transcribe=False))
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "another_voice", lambda voice: lambda wave: wave)
+        patch.setattr(audit_faces, "missing", lambda: "dlib is not there: get it")
+        deidentify_folder(raw, tmp_path / "output", settings=settings)
+    summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
+    assert (summary.resumed, summary.verdicts) == (0, {"passed": 1})
 
 
 def test_what_cannot_be_made_again_is_no_longer_listed(

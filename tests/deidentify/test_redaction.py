@@ -13,6 +13,7 @@ import sys
 
 import pytest
 
+from deemo_jax.config import ConfigError
 from deemo_jax.deidentify import redaction as room
 from deemo_jax.deidentify.redaction import (
     PLACEHOLDER,
@@ -116,6 +117,28 @@ def test_the_words_that_are_replaced_are_told(text, told):
     assert " ".join(words[place] for place in redacted_words(words)) == told
 
 
+@pytest.mark.parametrize(
+    "sound",
+    ["um", "uh", "uhm", "ummm", "erm", "hmm", "mm-hmm", "uh-huh", "huh", "ah", "ooh",
+     "haha", "hahaha", "hey", "yep", "nope", "nah", "phew", "whoa", "wow", "wanna",
+     "dunno", "uh-oh", "oops", "ugh", "yay", "'em"],
+)  # fmt: skip
+def test_sounds_of_everyday_speech_name_nobody(sound):
+    """They are a good part of how somebody feels; beside a name, the name goes."""
+    for text in ("{}, we won", "and {} that was it", "{}", "we won it {}."):
+        text = text.format(sound)
+        assert redact(text)[0] == text
+        if text.startswith(sound):
+            assert redact(text.capitalize())[0] == text.capitalize()
+    assert redact(f"{sound}, Priya Sharma!")[0] == f"{sound}, [NAME]!"
+
+
+def test_names_that_begin_with_a_sound_go():
+    said = "We met Huh Yunjin and Ah Meng Tan and Umar and Heyward in Ohio."
+    gone = redact(said)[0]
+    assert not any(name in gone for name in said.split()[2:] if name[0].isupper())
+
+
 def test_words_are_told_where_the_placeholders_stand():
     told_in_all = 0
     for line in INTERVIEWS.read_text().splitlines()[:60]:
@@ -209,6 +232,15 @@ def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(room.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"spaCy is not installed: pip install"):
         require()
+
+
+def test_what_is_installed_and_broken_is_told(monkeypatch, tmp_path):
+    room._pipeline.cache_clear()
+    (tmp_path / "spacy.py").write_text("raise ImportError('no library')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "spacy", raising=False)
+    with pytest.raises(ConfigError, match=r"\(no library\): install spaCy"):
+        redact("We won.")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,12 @@ def test_clips_whose_names_were_not_heard_are_named():
     assert "not heard" not in summary(clips[0]).describe()
 
 
+def test_clips_that_are_mostly_silent_are_named():
+    found = summary(*[clip(name, words={"mostly_silenced": 1}) for name in "abcdefg"])
+    assert "what is said: a, b, c, d, e and 2 more clips; if" in found.describe()
+    assert "silent" not in summary(clip("a", words={"NAME": 1})).describe()
+
+
 @pytest.mark.parametrize(
     ("audit", "unaudited_for", "told"),
     [

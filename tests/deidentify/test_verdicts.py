@@ -23,6 +23,7 @@ SOUND = Figures(
     longest_side=640, every=3, frames=100, looked=34, frames_with_face=90, faces=31,
     compared=9, voice=0.2,
 )  # fmt: skip
+OTHERS = "run `deemo deidentify` again for other draws, or choose another config.voice"
 TAKEN = "its voice is taken for its original's (0.83)"
 HEARD = Figures(longest_side=640, every=3, voice=0.2)  # a clip of sound alone
 
@@ -118,7 +119,7 @@ def test_of_those_who_stand_together_each_must_be_seen(masked, seen, reason):
         (
             {"voice": 0.83},
             "failed",
-            (f"{TAKEN}: `deemo deidentify`, run again, draws others",),
+            (f"{TAKEN}: {OTHERS}",),
         ),
         (
             {"voice": None, "unheard": "CAM++ is not installed"},
@@ -175,3 +176,5 @@ def test_who_is_recognised_by_voice_needs_another():
         assert needs_another_voice(clip, SMALL) == needed
         assert not needs_another_voice(clip, Audit(voice=0.9))
     assert not needs_another_voice(of_faces(), SMALL)
+    both = dataclasses.replace(SOUND, voice=0.83, faces_left=1)  # which none mends
+    assert not needs_another_voice(judged(of_faces(), both, SMALL), SMALL)

@@ -162,6 +162,12 @@ def test_a_model_that_is_named_must_be_there(tmp_path):
         ("I am Sheila from [PLACE] and I won it", {"Sheila", "text"}, 0),
         ("So am I", {"Sheila"}, 0),
         ("", {"Sheila"}, 0),
+        # Case and marks say nothing of what is heard.
+        ('i AM, (SHEILA)! from "text" -- and i won it.', {"Sheila"}, 0),
+        # Neither of the two is heard, nor in another place.
+        ("I am Sheila from text and I won it in New Jersey", {"Sheila"}, 2),
+        # Said in another place than it is written.
+        ("I am from text, and I won it, Sheila", {"Sheila"}, 1),
     ],
 )
 def test_names_of_a_transcript_are_silenced_however_they_are_heard(
@@ -175,6 +181,27 @@ def test_names_of_a_transcript_are_silenced_however_they_are_heard(
     assert (counts["silenced"], counts["unmatched"]) == (len(silenced), unmatched)
     kept = reworded(annotation(transcript=given), [], Words(silence=False))
     assert (kept[1]["unmatched"], kept[2]) == (0, [])
+
+
+def test_a_name_that_was_told_is_silenced_wherever_it_is_heard(monkeypatch):
+    """If nothing else is written so."""
+    heard = "thank you grace for it we all like grace and will you come will"
+    words = [transcript.Word(word, i, i + 0.5) for i, word in enumerate(heard.split())]
+    monkeypatch.setattr(transcript, "spoken_words", lambda *_, **__: words)
+    given = "Thank you, Grace, for it. Will you come, Will Smith?"
+    _, _, found = reworded(annotation(transcript=given), [], Words())
+    assert [word.start for word in found if word.text == "grace"] == [2.0, 8.0]
+    assert [word.start for word in found if word.text == "will"] == [13.0]
+
+
+def test_long_transcripts_are_aligned_by_their_commonest_words(monkeypatch):
+    heard = "he said to me that it was text and " * 40
+    words = [transcript.Word(word, i, i + 0.5) for i, word in enumerate(heard.split())]
+    monkeypatch.setattr(transcript, "spoken_words", lambda *_, **__: words)
+    about = annotation(transcript=heard.replace("text", "Sheila"))
+    _, counts, found = reworded(about, [], Words())
+    assert [word.text for word in found] == ["text"] * 40
+    assert counts["unmatched"] == 0
 
 
 def test_what_is_not_heard_at_all_matches_nothing(monkeypatch):
