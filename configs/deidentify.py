@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.threshold = 0.2  # CenterFace's score from which a detection is a face
     config.longest_side = 640  # pixels; larger frames are looked at scaled down
+    config.look_again = 10  # of so many masked frames, it looks for faces in one
     config.bridging = dict(
         before=15,  # frames masked before a face is first found
         after=config_dict.placeholder(int),  # none: until found again, or the shot ends
@@ -42,6 +43,6 @@ def get_config() -> ml_collections.ConfigDict:
         voice=0.5,  # likeness of the voice to its original's, a cosine of CAM++
         seen=0.7,  # share of the masked faces that the audit must see, too
         longest_side=960,  # pixels that it scales frames down to, to see 20 and more
-        every=3,  # of so many frames, one is looked at, by the masks' detector, too
+        every=3,  # of so many frames, one is looked at
     )
     return config

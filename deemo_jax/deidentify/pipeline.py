@@ -143,7 +143,7 @@ def deidentify_clip(
 
         write_video(video, masked())
         files["video"] = video
-        faces = counts | faces_left(video, found, detector, every=settings.audit.every)
+        faces = counts | faces_left(video, found, detector, every=settings.look_again)
     sound = _first_known(in_pieces(iter_audio(media, start, end)))
     if sound is not None:
         change = another_voice(settings.voice)

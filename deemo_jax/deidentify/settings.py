@@ -121,8 +121,7 @@ class Audit:
     `longest_side`: pixels that larger frames are scaled down to; in these, faces of 20
     pixels and more are seen.
     `every`: of so many frames one is looked at; faces of those between are put between
-    its neighbours', and masks are seen to be on them in every frame. Without an audit,
-    too, the masks' own detector looks at one of so many again when a clip is made.
+    its neighbours', and masks are seen to be on them in every frame.
     """
 
     faces_left: int = 0
@@ -152,10 +151,13 @@ class Settings:
 
     `threshold`: score from which CenterFace's detections count as faces.
     `longest_side`: pixels that larger frames are scaled down to before it looks.
+    `look_again`: of so many masked frames, it looks for faces in one. That is no audit,
+    but tells of masks that are too small.
     """
 
     threshold: float = 0.2
     longest_side: int = 640
+    look_again: int = 10
     bridging: Bridging = dataclasses.field(default_factory=Bridging)
     mask: Mask = dataclasses.field(default_factory=Mask)
     voice: Voice = dataclasses.field(default_factory=Voice)
@@ -167,6 +169,7 @@ class Settings:
         _require(between, "threshold", self.threshold, "more than 0 and below 1")
         enough = self.longest_side >= 32
         _require(enough, "longest_side", self.longest_side, "32 pixels or more")
+        _require(self.look_again >= 1, "look_again", self.look_again, "1 frame or more")
 
 
 def _require(holds: bool, key: str, value: object, what: str) -> None:

@@ -98,7 +98,7 @@ def summarise(
         clips=len(clips),
         resumed=resumed,
         rejected=rejected,
-        faces=_sums(_counted(clip.faces) for clip in clips),
+        faces=_sums(clip.faces for clip in clips),
         words=_sums(clip.words for clip in clips),
         mostly_silent=_ids(c for c in clips if c.words.get("mostly_silenced", 0)),
         unmatched=_ids(c for c in clips if c.words.get("unmatched", 0)),
@@ -118,11 +118,6 @@ def _a_few(clip_ids: tuple[str, ...]) -> str:
     more = len(clip_ids) - NAMED
     named = ", ".join(clip_ids[:NAMED])
     return named + (f" and {more} more clips" if more > 0 else "")
-
-
-def _counted(faces: dict[str, int]) -> dict[str, int]:
-    """A clip's counts; of one that does not tell, every frame was looked at again."""
-    return {"looked": faces["frames"]} | faces if "left" in faces else faces
 
 
 def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:

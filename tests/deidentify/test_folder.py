@@ -101,20 +101,6 @@ def test_several_processes_write_what_one_writes(raw, tmp_path):
     assert deidentify_folder(raw, output, workers=3).resumed == 3
 
 
-def test_of_a_clip_that_does_not_tell_every_frame_was_looked_at_again(raw, tmp_path):
-    """As it was before one in so many was."""
-    annotate(raw, {"three": GOOD["three"]})
-    output = tmp_path / "output"
-    assert deidentify_folder(raw, output).faces["looked"] == 1
-    manifest = output / "deidentified.jsonl"
-    [line] = read_lines(manifest)
-    del line["faces"]["looked"]
-    manifest.write_text(json.dumps(line) + "\n")
-    summary = deidentify_folder(raw, output)
-    assert (summary.resumed, summary.faces["looked"]) == (1, 3)
-    assert "0 left in 3 looked at again by the same detector" in summary.describe()
-
-
 def test_a_clip_that_a_process_refuses_is_listed(tmp_path):
     """It was sound when it was looked at, and is gone when it is read."""
     about = Annotation(clip_id="three", media="gone.mp4", subject="s", end=1.0)

@@ -15,7 +15,7 @@ from deemo_jax.deidentify.pipeline import (
     faces_left,
     fit,
 )
-from deemo_jax.deidentify.settings import Audit, Mask, Settings, Words
+from deemo_jax.deidentify.settings import Mask, Settings, Words
 from deemo_jax.deidentify.tracks import Moment
 from deemo_jax.deidentify.voice import audible
 from deemo_jax.media import (
@@ -145,7 +145,7 @@ def test_every_face_is_found_and_none_is_left(done):
         "boxes": 60,
         "frames_masked": 60,
         "frames_unmasked": 0,
-        "looked": 20,
+        "looked": 6,
         "left": 0,
     }
     detector = FaceDetector()
@@ -229,7 +229,7 @@ def test_faces_left_of_a_close_up_are_sought_in_fewer_pixels(carphone, tmp_path)
 def test_a_mask_setting_is_used(talking, tmp_path):
     (tmp_path / "media").mkdir()
     about = fitted(talking, end=0.3)
-    settings = Settings(mask=Mask(scale=0.1), audit=Audit(every=1))
+    settings = Settings(mask=Mask(scale=0.1), look_again=1)
     assert deidentify_clip(about, talking, tmp_path, settings).faces["left"] == 9
 
 

@@ -25,6 +25,10 @@ from deemo_jax.deidentify.settings import Audit, Bridging, Mask, Settings, Voice
         (lambda: Audit(alike=1.5), r"config\.audit\.alike is 1.5; .* from 0 to 1"),
         (lambda: Audit(seen=-0.1), r"config\.audit\.seen is -0.1"),
         (lambda: Audit(voice=1.1), r"config\.audit\.voice is 1.1; .* from 0 to 1"),
+        (
+            lambda: Settings(look_again=0),
+            r"config\.look_again is 0; .* 1 frame or more",
+        ),
         (lambda: Audit(every=0), r"config\.audit\.every is 0; .* from 1 to 30"),
         (lambda: Audit(every=31), r"config\.audit\.every is 31; .* from 1 to 30"),
         (lambda: Audit(longest_side=8), r"config\.audit\.longest_side is 8; .* 32"),

@@ -24,8 +24,7 @@ def summary(*clips: DeidentifiedClip, **changes):
 
 
 def test_counts_are_summed():
-    """Of a clip that does not tell it, every frame was looked at again."""
-    faces = {"frames": 4, "boxes": 3, "frames_with_face": 2, "left": 1}
+    faces = {"frames": 4, "boxes": 3, "frames_with_face": 2, "looked": 4, "left": 1}
     found = summary(
         clip("a", faces=faces, words={"NAME": 2, "silenced": 3}),
         clip("b", faces=faces | {"looked": 2}, words={"NAME": 1, "silenced": 1}),
