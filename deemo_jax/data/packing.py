@@ -75,9 +75,9 @@ def needed_length(
 ) -> int:
     """Tokens that the longest row needs, whatever the seed.
 
-    That of the epochs of one seed, as they are drawn first, and of the same where the
-    clip is asked its longest that then makes the longest row, however rarely that is
-    drawn.
+    That of the epochs of one seed, as they are drawn first, and of the same where a
+    clip is asked its longest, however rarely that is drawn: the one that then makes the
+    longest row, as far as that can be told by lengths alone.
     """
 
     def row(columns: Int[np.ndarray, " N"]) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 import hmac
+import itertools
 import json
 from pathlib import Path
 import shutil
@@ -24,7 +25,7 @@ from deemo_jax.clip import (
     read_deidentified,
 )
 from deemo_jax.config import ConfigError
-from deemo_jax.deidentify import audit_faces
+from deemo_jax.deidentify import audit_faces, speakers
 from deemo_jax.deidentify.audit import audit_clip
 from deemo_jax.deidentify.jobs import (
     Progress,
@@ -52,11 +53,12 @@ from deemo_jax.refusals import (
     Refusal,
     Rejection,
     check_inside,
+    parse_object,
     reject,
     write_lines,
     write_rejections,
 )
-from deemo_jax.storage import alone_in
+from deemo_jax.storage import alone_in, write_whole
 
 DRAWS = 3  # voices of a clip in one run, where the first is taken for its original's
 
@@ -104,9 +106,7 @@ def deidentify_folder(
     with alone_in(output):
         for partial in (output / "media").glob(".*.partial"):  # of an interrupted run
             partial.unlink()
-        for rejection in rejections:
-            if rejection.reason == WITHDRAWN and rejection.clip_id is not None:
-                _forget(output, rejection.clip_id)
+        _forget(output, {r.clip_id for r in rejections if r.reason == WITHDRAWN})
         check_installed(settings.words)
         write_taxonomy(output / "taxonomy.json", taxonomy)
 
@@ -126,8 +126,7 @@ def deidentify_folder(
         done = {i: job.made for i, job in jobs.items() if job.made is not None}
         todo = [job for job in jobs.values() if job.made is None]
         missing, anew = audit_faces.missing(), set()
-        if not missing:
-            todo += _of_known_voices(jobs, done, settings)
+        todo += _of_known_voices(jobs, done, settings)
         for _ in range(DRAWS):
             for job in todo:
                 anew.add(job.annotation.clip_id)
@@ -148,7 +147,7 @@ def deidentify_folder(
             for clip in each(_audit, todo, "auditing (seconds)"):
                 append_deidentified(output, clip)
                 done[clip.annotation.clip_id] = clip
-            todo = [] if missing else _of_known_voices(jobs, done, settings)
+            todo = _of_known_voices(jobs, done, settings)
         clips = [done[a.clip_id] for a in annotations if a.clip_id in done]
         _list(output, clips, rejections)
         return summarise(
@@ -211,8 +210,11 @@ def _job(
 def _of_known_voices(
     jobs: dict[str, _Job], made: dict[str, DeidentifiedClip], settings: Settings
 ) -> list[_Job]:
-    """Those of clips whose voice was taken for its original's, if others are drawn."""
-    if not settings.voice.drawn:
+    """Those of clips whose voice was taken for its original's, if others can be tried.
+
+    For that they are drawn, and there is an audit that judges them.
+    """
+    if not settings.voice.drawn or audit_faces.missing() or speakers.missing():
         return []
     return [
         jobs[clip_id]
@@ -299,17 +301,34 @@ def _earlier(output: Path) -> dict[str, DeidentifiedClip]:
     return {clip.annotation.clip_id: clip for clip in clips}
 
 
-def _forget(output: Path, clip_id: str) -> None:
-    """Deletes what an earlier run wrote of a clip, and the report that shows it."""
+def _forget(output: Path, clip_ids: set[str | None]) -> None:
+    """Deletes what earlier runs wrote of clips, and the report that shows them."""
+    if not clip_ids:
+        return
     shutil.rmtree(output / "audit", ignore_errors=True)
-    for suffix in (".mp4", ".flac"):
+    for clip_id, suffix in itertools.product(clip_ids, (".mp4", ".flac")):
         (output / "media" / f"{clip_id}{suffix}").unlink(missing_ok=True)
+    for path in (output / MANIFEST, output / "annotations.jsonl"):
+        if path.exists():
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if _listed_id(line) not in clip_ids]
+            write_whole(path, b"".join(kept))
+
+
+def _listed_id(line: bytes) -> str | None:
+    """The id of the clip that a line of either list is of; None if it is none."""
+    try:
+        fields = parse_object(line)
+        return str(fields.get("annotation", fields)["clip_id"])
+    except (Refusal, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _source(clip: Clip, settings: Settings) -> str:
     """A digest of all that a clip is made from; equal digests need no second run."""
-    # The audit changes no file of a clip.
-    how = {k: v for k, v in dataclasses.asdict(settings).items() if k != "audit"}
+    how = dataclasses.asdict(settings)
+    for looks in ("audit", "look_again"):  # and change no file of a clip
+        del how[looks]
     parts = [clip.annotation.to_json(), VERSION + REDACTED + SILENCED, how]
     # Keyed by the media, or who has only this could try names for those redacted.
     key, made_of = clip.media_digest.encode(), json.dumps(parts).encode()

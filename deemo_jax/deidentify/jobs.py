@@ -95,10 +95,11 @@ def refused(error: Exception, clip_id: str) -> Rejection:
     Raises:
         OSError: the error, if it is the disk's, which no other clip would escape.
         ConfigError: the error, if it is the settings'.
+        ImportError: the error, if a package is there and broken.
     """
     if isinstance(error, Refusal):
         return reject(error, clip_id=clip_id)
-    if isinstance(error, ConfigError) or (
+    if isinstance(error, ConfigError | ImportError) or (
         isinstance(error, OSError) and error.errno in LASTING
     ):
         raise error

@@ -55,11 +55,12 @@ CALENDAR = _words(
 )
 MONTHS_AND_VERBS = _words("march may")  # months after one of the next
 BEFORE_MONTHS = _words("in of since until till by last next this early late")
-# What spontaneous speech is full of, and WordNet does not hold: it names nobody.
+# What spontaneous speech is full of, and WordNet does not hold.
 SOUNDS = re.compile(
-    r"u+h+m*|u+m+|h*m+h*m+|e+r+m*|[aeo]+h+|h+u+h+|(ha){2,}h*|(he){2,}h*|aha+|hey+|ye+p|"
-    r"yu+p|no+pe|na+h|phe+w|who+a|wo+w|o+ps|ugh+|tsk|ya+y|wanna|sorta|lemme|gimme|dunno|"
-    r"cuz|'?em|y'all"
+    r"u+h+m*|u+m+|h*m+h*m+|hm+ph|e+r+m*|[aeo]+h+|a+w+|h+u+h+|h[ae]h+|(ha){2,}h*|"
+    r"(he){2,}h*|aha+|hey+|ye+p|yu+p|no+pe|na+h|p?hew+|whew+|who+a|wo+w|o+ps|oo+f|ugh+|"
+    r"tsk|ya+y|y[ao]|duh+|yikes|welp|wanna|gotcha|sorta|outta|lotta|(c|w|sh)oulda|lemme|"
+    r"gimme|dunno|'?cause|cuz|'?em|y'(all|know)"
 )
 # Numbers that everyday speech is full of, as long as no other number is beside them.
 PLAIN_NUMBERS = _words("one first second")
@@ -107,6 +108,11 @@ def redacted_words(words: Sequence[str], *, model: str = "") -> list[int]:
             )
         }
     )
+
+
+def stop_words(model: str = "") -> frozenset[str]:
+    """The commonest words of the pipeline's language, such as "of"."""
+    return frozenset(_pipeline(model).Defaults.stop_words)
 
 
 def _replaced(text: str, model: str) -> tuple[str, list[_Span]]:
@@ -218,9 +224,12 @@ def _is_margin(token) -> bool:
 
 
 def _is_sound(token) -> bool:
-    """With a capital, where a sentence begins alone: Huh is a name, too."""
-    begins = token.i == 0 or token.is_sent_start
-    return bool(begins or token.is_lower) and bool(SOUNDS.fullmatch(token.lower_))
+    """With a capital, if it stands for itself: Huh is a name, too."""
+    if not SOUNDS.fullmatch(token.lower_):
+        return False
+    begins = token.i == 0 or token.is_sent_start or token.nbor(-1).is_punct
+    ends = token.i + 1 == len(token.doc) or token.nbor().is_punct
+    return token.is_lower or (begins and ends)
 
 
 def _is_number(token) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 import dataclasses
 import difflib
+import re
 
 from jaxtyping import Float
 import numpy as np
@@ -14,6 +15,7 @@ from deemo_jax.deidentify.settings import Words
 # Of `deidentification`; a change of how they are counts up.
 REDACTED, SILENCED = "+words/2", "+silence/2"
 COUNTS = (*redaction.TYPES, "transcribed", "silenced", "mostly_silenced", "unmatched")
+UNHEARD = "["  # which `transcript.plain` leaves in no word
 MOST = 0.5  # of the words; where more tell something, they may be of another language
 
 
@@ -91,6 +93,8 @@ def reworded(
     if said is None and settings.transcribe:
         said = transcript.text_of(heard or ()) or None
         counts["transcribed"] = int(bool(said))
+    if said and settings.redact:  # judged as what is heard is
+        said = " ".join(said.split())
     texts = {"transcript": said, "reasoning": annotation.reasoning}
     for name, text in texts.items():
         if text and settings.redact:
@@ -120,14 +124,22 @@ def _told(heard: list[str], given: str | None, redactor: str) -> tuple[set[int],
     told = set(redaction.redacted_words(heard, model=redactor))
     said, unmatched = (given or "").split(), 0
     places = set(redaction.redacted_words(said, model=redactor))
-    plain_said, plain_heard = (
-        [transcript.plain(word) for word in words] for words in (said, heard)
+    names, others = (
+        {part for i, word in enumerate(said) if (i in places) == named
+         for part in _parts(word)}
+        for named in (True, False)
+    )  # fmt: skip
+    names -= others | redaction.stop_words(redactor)
+    told |= {place for place, word in enumerate(heard) if names & _parts(word)}
+    held = {i for i, word in enumerate(said) if redaction.PLACEHOLDER.search(word)}
+    places |= held
+    matcher = difflib.SequenceMatcher(
+        None,
+        # With a marked one nothing that is heard can agree.
+        [UNHEARD if i in held else transcript.plain(w) for i, w in enumerate(said)],
+        [transcript.plain(word) for word in heard],
+        autojunk=False,
     )
-    names = {plain_said[place] for place in places}
-    names -= {word for i, word in enumerate(plain_said) if i not in places}
-    told |= {place for place, word in enumerate(plain_heard) if word in names}
-    places |= {i for i, word in enumerate(said) if redaction.PLACEHOLDER.search(word)}
-    matcher = difflib.SequenceMatcher(None, plain_said, plain_heard, autojunk=False)
     for kind, start, end, first, last in matcher.get_opcodes():
         here = places & set(range(start, end))
         if kind == "equal":
@@ -137,3 +149,8 @@ def _told(heard: list[str], given: str | None, redactor: str) -> tuple[set[int],
         else:
             unmatched += len(here)
     return told, unmatched
+
+
+def _parts(word: str) -> set[str]:
+    """Grace, of "Grace's"; twenty and five, of "twenty-five"."""
+    return set(re.findall(r"[^\W_]{2,}", word.casefold()))

@@ -194,6 +194,9 @@ def test_where_names_cannot_be_told_nothing_is_made(
         with pytest.raises(ValueError, match="not installed"):
             deidentify_folder(raw, output)
         assert not three.exists()  # consent comes first
+        for name in ("deidentified.jsonl", "annotations.jsonl"):
+            text = (output / name).read_text()
+            assert ('"talk"' in text, '"three"' in text) == (True, False)
         before = {p: p.read_bytes() for p in output.rglob("*.*")}
         for _ in range(2):
             with pytest.raises(ValueError, match="not installed"):

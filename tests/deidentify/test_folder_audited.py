@@ -1,5 +1,6 @@
 """De-identifying a folder whose clips are audited at once: real faces, real speech."""
 
+import dataclasses
 import re
 
 import pytest
@@ -95,10 +96,15 @@ def test_a_voice_that_is_recognised_fails_and_is_drawn_again(
         "run `deemo deidentify` again for other draws",
         summary.describe(),
     )
-    with monkeypatch.context() as patch:  # another one could not be judged
-        patch.setattr(audit_faces, "missing", lambda: "dlib is not there: get it")
-        summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
-    assert (summary.resumed, summary.verdicts) == (1, {"failed": 1})
+    for judges in (audit_faces, speakers):  # without which another is not judged
+        with monkeypatch.context() as patch:
+            patch.setattr(judges, "missing", lambda: "it is not there: get it")
+            summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
+        assert (summary.resumed, summary.verdicts) == (1, {"failed": 1})
+    again = dataclasses.replace(settings, look_again=1)  # which changes no file
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_faces, "missing", lambda: "it is not there: get it")
+        assert deidentify_folder(raw, tmp_path / "output", settings=again).resumed == 1
     summary = deidentify_folder(raw, tmp_path / "output", settings=settings)
     assert (summary.resumed, summary.verdicts) == (0, {"passed": 1})
     summary = deidentify_folder(raw, tmp_path / "output", settings=settings)

@@ -1,9 +1,11 @@
 import dataclasses
+import errno
 
 import pytest
 
+from deemo_jax.config import ConfigError
 from deemo_jax.deidentify import jobs as room
-from deemo_jax.deidentify.jobs import do_all, shares
+from deemo_jax.deidentify.jobs import do_all, refused, shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,3 +52,17 @@ def test_nothing_to_do():
 def test_cores_are_shared_out(jobs, workers, expected, monkeypatch):
     monkeypatch.setattr(room, "cores", lambda: 8)
     assert shares(jobs, workers) == expected
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("config.words.redactor cannot be read"),
+        ImportError("libcudart.so.12: cannot open shared object file"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+)
+def test_what_no_other_clip_would_escape_ends_the_run(error):
+    with pytest.raises(type(error)) as raised:
+        refused(error, "a")
+    assert raised.value is error

@@ -160,6 +160,9 @@ def test_a_model_that_is_named_must_be_there(tmp_path):
         # What else was said is not heard, so that nobody knows where a name may be.
         ("I am Sheila from text and I won it in Paris", {"Sheila"}, 1),
         ("I am Sheila from [PLACE] and I won it", {"Sheila", "text"}, 0),
+        # A marked name is not what is heard as "name", and neither is a place.
+        ("I am [NAME] from [PLACE] and I won it", {"Sheila", "text"}, 0),
+        ("I am Sheila from\n\ntext and I [NUMBER] it", {"Sheila", "won"}, 0),
         ("So am I", {"Sheila"}, 0),
         ("", {"Sheila"}, 0),
         # Case and marks say nothing of what is heard.
@@ -192,6 +195,37 @@ def test_a_name_that_was_told_is_silenced_wherever_it_is_heard(monkeypatch):
     _, _, found = reworded(annotation(transcript=given), [], Words())
     assert [word.start for word in found if word.text == "grace"] == [2.0, 8.0]
     assert [word.start for word in found if word.text == "will"] == [13.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "heard", "silenced"),
+    [
+        ("In [PLACE] to play we won", "in tech sauce a great place to play we won",
+         "tech sauce a great place"),
+        ("The coach of [NAME] and we won", "the coach of shy name and we won",
+         "shy name"),
+        ("Thank you, Grace's shop, we all like it", "we all like grace a lot", "grace"),
+        ("The Bank of America is gold, and her",
+         "the bank of america is gold and the end of her", "bank of america"),
+    ],
+)  # fmt: skip
+def test_marks_and_parts_of_names_are_no_words(monkeypatch, given, heard, silenced):
+    """A placeholder is not heard; "'s" and "of" are no name."""
+    words = [transcript.Word(word, i, i + 0.5) for i, word in enumerate(heard.split())]
+    monkeypatch.setattr(transcript, "spoken_words", lambda *_, **__: words)
+    _, _, found = reworded(annotation(transcript=given), [], Words())
+    told = [word.text for word in found]
+    assert set(silenced.split()) <= set(told)
+    assert told.count("of") == silenced.split().count("of")
+
+
+def test_lines_of_a_transcript_are_joined_where_it_is_redacted():
+    """Or the words that are heard, which have none, would be judged otherwise."""
+    about, _, _ = reworded(annotation(transcript="We won\n\n it."), None, Words())
+    assert about.transcript == "We won it."
+    kept = Words(redact=False)
+    about, _, _ = reworded(annotation(transcript="We won\n\n it."), None, kept)
+    assert about.transcript == "We won\n\n it."
 
 
 def test_long_transcripts_are_aligned_by_their_commonest_words(monkeypatch):
