@@ -106,7 +106,8 @@ def deidentify_folder(
     with alone_in(output):
         for partial in (output / "media").glob(".*.partial"):  # of an interrupted run
             partial.unlink()
-        _forget(output, {r.clip_id for r in rejections if r.reason == WITHDRAWN})
+        withdrawn = [r.clip_id for r in rejections if r.reason == WITHDRAWN]
+        _forget(output, {clip_id for clip_id in withdrawn if clip_id is not None})
         check_installed(settings.words)
         write_taxonomy(output / "taxonomy.json", taxonomy)
 
@@ -301,7 +302,7 @@ def _earlier(output: Path) -> dict[str, DeidentifiedClip]:
     return {clip.annotation.clip_id: clip for clip in clips}
 
 
-def _forget(output: Path, clip_ids: set[str | None]) -> None:
+def _forget(output: Path, clip_ids: set[str]) -> None:
     """Deletes what earlier runs wrote of clips, and the report that shows them."""
     if not clip_ids:
         return
