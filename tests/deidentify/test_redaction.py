@@ -18,6 +18,8 @@ from deemo_jax.deidentify import redaction as room
 from deemo_jax.deidentify.redaction import (
     PLACEHOLDER,
     TYPES,
+    only_told,
+    parts,
     redact,
     redacted_words,
     require,
@@ -236,11 +238,16 @@ def test_what_is_missing_is_named(monkeypatch):
         require()
 
 
-def test_what_is_installed_and_broken_is_told(monkeypatch, tmp_path):
+def test_parts_of_names_are_those_that_stand_nowhere_else():
+    text = "Will you see Grace's shop, O'Brien? Will Twenty-Five come; it's so"
+    names = {"grace", "o", "brien", "twenty", "five"}
+    assert only_told(text.split(), [3, 5, 6, 7]) == names
+    assert parts("it\u2019s U.S.") == {"it", "u", "s"}
+
+
+def test_what_is_installed_and_broken_is_told(broken):
     room._pipeline.cache_clear()
-    (tmp_path / "spacy.py").write_text("raise ImportError('no library')")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "spacy", raising=False)
+    broken("spacy")
     with pytest.raises(ConfigError, match=r"\(no library\): install spaCy"):
         redact("We won.")
 

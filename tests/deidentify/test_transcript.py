@@ -2,7 +2,6 @@
 
 import itertools
 from pathlib import Path
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -146,11 +145,9 @@ def test_weights_that_are_not_the_known_ones_are_refused(monkeypatch):
         weights_path()
 
 
-def test_what_is_installed_and_broken_is_told(monkeypatch, tmp_path):
+def test_what_is_installed_and_broken_is_told(broken):
     room._whisper.cache_clear()
-    (tmp_path / "faster_whisper.py").write_text("raise ImportError('no library')")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "faster_whisper", raising=False)
+    broken("faster_whisper")
     with pytest.raises(ConfigError, match=r"\(no library\): install faster"):
         transcribe(np.zeros(16_000, np.float32))
 
