@@ -58,7 +58,7 @@ BEFORE_MONTHS = _words("in of since until till by last next this early late")
 # What spontaneous speech is full of, and WordNet does not hold.
 SOUNDS = re.compile(
     r"u+h+m*|u+m+|h*m+h*m+|hm+ph|e+r+m*|[aeo]+h+|a+w+|h+u+h+|h[ae]h+|(ha){2,}h*|"
-    r"(he){2,}h*|aha+|hey+|ye+p|yu+p|no+pe|na+h|p?hew+|whew+|who+a|wo+w|o+ps|oo+f|ugh+|"
+    r"(he){2,}h*|aha+|hey+|ye+p|yu+p|no+pe|na+h|phew+|whew+|who+a|wo+w|o+ps|oo+f|ugh+|"
     r"tsk|ya+y|y[ao]|duh+|yikes|welp|wanna|gotcha|sorta|outta|lotta|(c|w|sh)oulda|lemme|"
     r"gimme|dunno|'?cause|cuz|'?em|y'(all|know)"
 )
